@@ -1,0 +1,105 @@
+"""The command line: global flags, verbs, and errors turned into messages and exit codes.
+
+Exit codes: 0 all is well, 1 a check failed, 2 a mistake in the request, 130 interrupted.
+Importing this module does not import torch; each verb imports what it needs when it runs.
+"""
+
+import importlib
+import os
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from elmanctl import __version__
+from elmanctl.errors import CheckFailed, UserError
+
+VERBS = (
+    "new",
+    "list",
+    "build",
+    "verify",
+    "dims",
+    "data",
+    "train",
+    "suites",
+    "bench",
+    "report",
+    "runs",
+    "gpus",
+    "doctor",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"elmanctl {__version__}\n")
+        raise typer.Exit
+
+
+def global_flags(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error in the request.")] = False,
+    no_local: Annotated[
+        bool, typer.Option("--no-local", help="Ignore variants/ folders of the current directory; they run code.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    """From a recurrence in one folder to a number that can be believed: new, build, verify, dims, train, bench, report."""
+    if debug:
+        os.environ["ELMANCTL_DEBUG"] = "1"
+    if no_local:
+        os.environ["ELMANCTL_NO_LOCAL"] = "1"
+
+
+def make_app() -> typer.Typer:
+    """Build the Typer application: the verbs of elmanctl/commands, then those of plugins."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(global_flags)
+    for verb in VERBS:
+        importlib.import_module(f"elmanctl.commands.{verb}").register(app)
+    from elmanctl.plugins.registry import registry
+
+    registry().hook.elmanctl_commands(app=app)
+    return app
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    if "--no-local" in arguments:  # needed before the verbs of local plugins are collected
+        os.environ["ELMANCTL_NO_LOCAL"] = "1"
+    try:
+        return typer.main.get_command(make_app()).main(arguments, prog_name="elmanctl", standalone_mode=False) or 0
+    except UserError as error:
+        if os.environ.get("ELMANCTL_DEBUG"):
+            raise
+        return _say(error, 2)
+    except CheckFailed as error:
+        return _say(error, 1)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        return _say("Interrupted. What was finished before is kept.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _say(error: object, code: int) -> int:
+    sys.stderr.write(f"{error}\n")
+    return code

@@ -1,0 +1,65 @@
+"""What is printed where: results on stdout, progress and notes on stderr, never a prompt."""
+
+import json
+import sys
+from functools import cache
+from typing import Any
+
+WIDE = 200
+
+
+@cache
+def out():
+    """Return the rich console for results. Piped output is not wrapped to 80 columns."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+
+
+@cache
+def err():
+    """Return the rich console for progress, notes and errors."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def note(text: str) -> None:
+    """Print one line of progress or advice on stderr, without markup."""
+    err().print(text, markup=False)
+
+
+def print_json(data: Any) -> None:
+    """Print structs or plain data as one JSON document on stdout."""
+    import msgspec
+
+    sys.stdout.write(json.dumps(msgspec.to_builtins(data), indent=1) + "\n")
+
+
+def print_table(
+    columns: list[str], rows: list[list[Any]], title: str | None = None, right: tuple[str, ...] = ()
+) -> None:
+    """Print a table on stdout; cells are shown as text, None as an empty cell.
+
+    Args:
+        columns: headings.
+        rows: one list a row, as long as `columns`; a cell may be a rich renderable.
+        right: headings whose column is aligned right.
+    """
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(
+            *(
+                ""
+                if cell is None
+                else cell
+                if hasattr(cell, "__rich__") or hasattr(cell, "__rich_console__")
+                else str(cell)
+                for cell in row
+            )
+        )
+    out().print(table)

@@ -1,0 +1,248 @@
+"""One declaration per kernel, used for checking, allocation, the C argument structs, fake tensors and autograd.
+
+The shape language, one text per tensor: `"B T H N @acc ?GATE"`
+* dimensions: a name (bound by the first tensor that has it), a number, a constant's name, or arithmetic over these without
+  spaces, for example `2*H*N+H*M` or `cdiv(T,K)`;
+* dtype: the compute dtype (fp32, bf16 or fp64) unless `@acc` (the accumulator: fp32, or fp64 in the fp64 build) or `@int32`;
+* `?NAME`: the tensor exists only where the constant NAME is not 0; elsewhere its pointer is null.
+
+All tensors are contiguous, rightmost index fastest.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+DTYPES = ("float32", "bfloat16", "float64")
+ACCUMULATOR = {"float32": "float32", "bfloat16": "float32", "float64": "float64"}
+
+
+class ArgumentError(ValueError):
+    """A tensor that does not fit its declaration."""
+
+
+def cdiv(a, b):
+    """Return the quotient rounded up."""
+    return (a + b - 1) // b
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor as declared: name, dimension expressions, dtype kind (`scalar`, `acc`, `int32`) and the constant it depends on."""
+
+    name: str
+    dims: tuple[str, ...]
+    kind: str = "scalar"
+    when: str | None = None
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> "TensorSpec":
+        dims, kind, when = [], "scalar", None
+        for token in text.split():
+            if token.startswith("@"):
+                kind = token[1:]
+                if kind not in ("acc", "int32"):
+                    raise ValueError(f"{name}: unknown dtype {token} in {text!r}; use @acc, @int32 or none")
+            elif token.startswith("?"):
+                when = token[1:]
+            elif re.fullmatch(r"[A-Za-z0-9_+*/(),-]+", token):
+                dims.append(token)
+            else:
+                raise ValueError(f"{name}: cannot read dimension {token!r} in {text!r}")
+        return cls(name, tuple(dims), kind, when)
+
+    def dtype(self, scalar: str) -> str:
+        """Return the dtype's name where the compute dtype is `scalar`."""
+        return {"scalar": scalar, "acc": ACCUMULATOR[scalar], "int32": "int32"}[self.kind]
+
+    def present(self, constants: Mapping[str, int]) -> bool:
+        return self.when is None or bool(constants[self.when])
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple:
+        """Evaluate the dimensions; sizes may be symbolic (torch.SymInt)."""
+        return tuple(evaluate(d, sizes) for d in self.dims)
+
+    def text(self) -> str:
+        return f"{self.name} [{', '.join(self.dims)}]"
+
+
+def evaluate(expression: str, sizes: Mapping[str, int]):
+    """Evaluate one dimension expression over `sizes`."""
+    if expression in sizes:
+        return sizes[expression]
+    if expression.isdigit():
+        return int(expression)
+    # The text comes from a binding.py, which is code already; builtins are withheld to keep typos from resolving.
+    return eval(expression, {"__builtins__": {}, "cdiv": cdiv}, dict(sizes))
+
+
+def _specs(tensors: Mapping[str, str]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec.parse(name, text) for name, text in tensors.items())
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """What one `.cu.cc` file takes and gives.
+
+    Args:
+        package: `__package__` of binding.py: the variant's folder.
+        inputs, outputs: name -> shape text. Every output may receive a gradient; every input gets one.
+        saved: what forward keeps for backward besides inputs and outputs.
+        scratch, backward_scratch: uninitialised work space of one call.
+        constants: compile-time integers, name -> meaning; a call gives a value for each.
+        dtypes: compute dtypes that compile; `@host` restricts one to the host backend.
+        torch_gradients: inputs whose gradient `after_backward` makes from the others with torch (one GEMM over all T*B rows).
+        after_backward: name of that function in reference.py: `(tensors: dict) -> dict` of `d_<input>`.
+        backward_outputs: further tensors that the kernel's backward writes for `after_backward`.
+        rounds: rounding points besides loads and stores, name -> `forward`, `backward` or `both`: where the compute dtype is
+            rounded to inside (an operand of a product, a saved tensor that is read back). reference.py marks each with `at(name, x)`.
+        terms: expression over the dims: how many terms the longest sum behind a result has (for the accumulation error), by tensor name;
+            `*` is the default.
+        budgets: resource limits for the device build, for example {"registers": 168, "spill_bytes": 0}.
+    """
+
+    package: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    saved: Mapping[str, str] = field(default_factory=dict)
+    scratch: Mapping[str, str] = field(default_factory=dict)
+    backward_scratch: Mapping[str, str] = field(default_factory=dict)
+    backward_outputs: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict)
+    dtypes: tuple[str, ...] = ("float32", "bfloat16", "float64@host")
+    torch_gradients: tuple[str, ...] = ()
+    after_backward: str | None = None
+    rounds: Mapping[str, str] = field(default_factory=dict)
+    terms: Mapping[str, str] = field(default_factory=lambda: {"*": "T"})
+    budgets: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for group in ("inputs", "outputs", "saved", "scratch", "backward_scratch", "backward_outputs"):
+            for spec in _specs(getattr(self, group)):
+                if spec.when is not None and spec.when not in self.constants:
+                    raise ValueError(
+                        f"{self.package}: {spec.name} depends on ?{spec.when}, which is not among the constants"
+                    )
+        if unknown := set(self.torch_gradients) - set(self.inputs):
+            raise ValueError(f"{self.package}: torch_gradients names {', '.join(sorted(unknown))}, which are no inputs")
+        if bool(self.torch_gradients) != bool(self.after_backward):
+            raise ValueError(f"{self.package}: torch_gradients and after_backward go together")
+
+    @cached_property
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        return _specs(self.inputs)
+
+    @cached_property
+    def output_specs(self) -> tuple[TensorSpec, ...]:
+        return _specs(self.outputs)
+
+    @cached_property
+    def saved_specs(self) -> tuple[TensorSpec, ...]:
+        return _specs(self.saved)
+
+    @cached_property
+    def gradient_specs(self) -> tuple[TensorSpec, ...]:
+        """What backward writes: `d_<input>` for each input that torch does not make, then backward_outputs."""
+        own = {f"d_{name}": text for name, text in self.inputs.items() if name not in self.torch_gradients}
+        return _specs(own) + _specs(self.backward_outputs)
+
+    @cached_property
+    def output_gradient_specs(self) -> tuple[TensorSpec, ...]:
+        return _specs({f"d_{name}": text for name, text in self.outputs.items()})
+
+    @cached_property
+    def forward_arguments(self) -> tuple[tuple[TensorSpec, bool], ...]:
+        """The pointers of the forward struct in order: (spec, writable)."""
+        return (
+            *((s, False) for s in self.input_specs),
+            *((s, True) for s in (*self.output_specs, *self.saved_specs, *_specs(self.scratch))),
+        )
+
+    @cached_property
+    def backward_arguments(self) -> tuple[tuple[TensorSpec, bool], ...]:
+        """The pointers of the backward struct in order: (spec, writable)."""
+        read = (*self.input_specs, *self.output_specs, *self.saved_specs, *self.output_gradient_specs)
+        return (
+            *((s, False) for s in read),
+            *((s, True) for s in (*self.gradient_specs, *_specs(self.backward_scratch))),
+        )
+
+    @cached_property
+    def dims(self) -> tuple[str, ...]:
+        """Names of the run-time dimensions, in the order in which the inputs bind them."""
+        names = {d: None for s in self.input_specs for d in s.dims if d.isidentifier() and d not in self.constants}
+        return tuple(names)
+
+    def sizes(self, inputs: Mapping[str, object], constants: Mapping[str, int]) -> dict[str, int]:
+        """Bind and check dimensions.
+
+        Args:
+            inputs: name -> tensor (anything with `.shape`), or None for one that is absent.
+            constants: value of every compile-time constant.
+        Returns:
+            dimensions and constants by name.
+        Raises:
+            ArgumentError: for a missing or superfluous tensor, a wrong rank, or a size that contradicts another.
+        """
+        if wrong := set(constants) ^ set(self.constants):
+            raise ArgumentError(
+                f"{self.package}: constants {', '.join(sorted(wrong))} given or missing; it takes {', '.join(self.constants) or 'none'}."
+            )
+        if wrong := set(inputs) - set(self.inputs):
+            raise ArgumentError(
+                f"{self.package}: unknown input {', '.join(sorted(wrong))}; it takes {', '.join(self.inputs)}."
+            )
+        sizes, owner = dict(constants), dict.fromkeys(constants, "the constants")
+        later = []
+        for spec in self.input_specs:
+            tensor = inputs.get(spec.name)
+            if (tensor is not None) != spec.present(constants):
+                state = "is missing" if tensor is None else f"was given, but {spec.when}=0 has no such input"
+                raise ArgumentError(f"{spec.name} {state}. Expected {spec.text()}.")
+            if tensor is None:
+                continue
+            if len(tensor.shape) != len(spec.dims):
+                raise ArgumentError(f"{spec.name} has {len(tensor.shape)} dimensions. Expected {spec.text()}.")
+            for name, size in zip(spec.dims, tensor.shape, strict=True):
+                if not name.isidentifier():
+                    later.append((spec, name, size))
+                elif name not in sizes:
+                    sizes[name], owner[name] = size, spec.name
+                elif sizes[name] != size:
+                    raise ArgumentError(
+                        f"{spec.name} has {name}={size} but {owner[name]} has {name}={sizes[name]}. Expected {spec.text()}."
+                    )
+        for spec, expression, size in later:
+            if evaluate(expression, sizes) != size:
+                raise ArgumentError(
+                    f"{spec.name} has {expression}={size}, which should be {evaluate(expression, sizes)}. Expected {spec.text()}."
+                )
+        return sizes
+
+    def header(self) -> str:
+        """Return the text of `elman_args.h`: dtypes, constants and the two argument structs, generated so that no side can disagree."""
+        lines = [
+            "#pragma once",
+            f"// Generated from {self.package}.binding. Do not edit.",
+            "#include <elman/types.cuh>",
+            "namespace args {",
+        ]
+        lines += [
+            "using scalar = elman::dtype<ELMAN_DTYPE>::type;",
+            "using acc = elman::Acc<scalar>;",
+            "struct Constant {",
+        ]
+        lines += [
+            f"  static constexpr int {name} = ELMAN_{name};  // {meaning}" for name, meaning in self.constants.items()
+        ]
+        lines += ["};"]
+        for struct, arguments in (("Forward", self.forward_arguments), ("Backward", self.backward_arguments)):
+            lines += [f"struct {struct} {{"]
+            for spec, writable in arguments:
+                ctype = {"scalar": "scalar", "acc": "acc", "int32": "int"}[spec.kind]
+                absent = f", null unless {spec.when}" if spec.when else ""
+                lines += [f"  {'' if writable else 'const '}{ctype}* {spec.name};  // [{', '.join(spec.dims)}]{absent}"]
+            lines += [f"  int64_t {name};" for name in self.dims]
+            lines += ["  elman::Stream stream;", "};"]
+        return "\n".join([*lines, "}  // namespace args", ""])

@@ -1,0 +1,207 @@
+"""What a run writes: JSON by the program, with a schema version; nothing is ever parsed out of printed text.
+
+* `trial.json` (Trial, fully resolved), `steps.jsonl` (one Step a line), `result.json` (Result), receipts (Receipt).
+* Definitions: last-100 loss, throughput and status are here and nowhere else.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from elmanctl.errors import UserError
+
+SCHEMA = 1
+STATUSES = ("ok", "diverged", "oom", "timeout", "failed", "interrupted", "contaminated")
+LAST = 100
+WARM_STEPS = 20
+
+
+class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How long to train: exactly one of optimizer steps, target tokens or minutes."""
+
+    steps: int | None = None
+    tokens: int | None = None
+    minutes: float | None = None
+
+
+class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The training block; defaults are the method's. Batch in rows, chunk in bytes, learning rate at its peak."""
+
+    batch: int = 32
+    chunk: int = 512
+    lr: float = 3e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.01
+    warmup_steps: int = 1000
+    warmup_share: float = 0.05
+    clip: float = 1.0
+    seed: int = 42
+    schedule: str = "cosine"
+    final_lr_share: float = 0.1
+    data: str = "data/pile.txt"
+    graph: bool = True
+    eval_batches: int = 16
+    checkpoint_every: int = 0
+
+
+class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One row to train, resolved to the last field.
+
+    `model` is the canonical name; `label` the row's name in its suite; `params` counted from the built model.
+    """
+
+    label: str
+    model: str
+    dim: int
+    depth: int
+    params: int
+    budget: Budget
+    training: Training
+    suite: str = ""
+    device: str = "cpu"
+    matched: bool = True
+    relaxed: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One optimizer step: training loss in nats per byte, learning rate, gradient norm before clipping, seconds since the first counted step, target tokens."""
+
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    seconds: float
+    tokens: int
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """How a trial ended. Losses in nats per byte; absent (None) rather than invented where a run was too short."""
+
+    status: str
+    steps: int
+    tokens: int
+    seconds: float
+    last100_loss: float | None = None
+    heldout_loss: float | None = None
+    tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    epochs: float = 0.0
+    initial_loss: float | None = None
+    data_hash: str = ""
+    batch_hash: str = ""
+    execution: str = ""
+    receipt: str = ""
+    norm: str = ""
+    graph: bool = False
+    device_name: str = ""
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
+    message: str = ""
+    schema: int = SCHEMA
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """Proof that one configuration of a variant passed verify on one target, bound to the sources by their hash."""
+
+    variant: str
+    model: str
+    target: str
+    source_hash: str
+    dtypes: tuple[str, ...]
+    cases: int
+    worst: float
+    worst_tensor: str
+    seconds: float
+    created: str
+    device_name: str = ""
+    seed: int = 0
+    quick: bool = False
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+def last100_loss(steps: list[Step]) -> float | None:
+    """Return the token-weighted mean training loss, nats per byte, over the last 100 optimizer steps; None if fewer ran."""
+    if len(steps) < LAST:
+        return None
+    window = steps[-LAST:]
+    return sum(s.loss * s.tokens for s in window) / sum(s.tokens for s in window)
+
+
+def throughput(steps: list[Step]) -> float | None:
+    """Return target tokens per second of training time after the first 20 steps; None if no step followed them."""
+    if len(steps) <= WARM_STEPS:
+        return None
+    rest = steps[WARM_STEPS:]
+    seconds = rest[-1].seconds - steps[WARM_STEPS - 1].seconds
+    return sum(s.tokens for s in rest) / seconds if seconds > 0 else None
+
+
+@contextlib.contextmanager
+def atomic(path: Path, mode: str = "w"):
+    """Write a file aside and rename it into place, so that a killed process leaves the old one or the new one.
+
+    Raises:
+        UserError: when the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    name = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+        name = None
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written: {error.strerror or error}. Free some space or choose another folder; the previous file is intact."
+        ) from error
+    finally:
+        if name is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write a record (a struct or plain data) as indented JSON, atomically."""
+    with atomic(path) as file:
+        file.write(json.dumps(msgspec.to_builtins(record), indent=1) + "\n")
+
+
+def read_json(path: Path, kind: type):
+    """Read a record written by write_json.
+
+    Raises:
+        UserError: when the file is missing or does not hold a `kind`.
+    """
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=kind)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except msgspec.DecodeError as error:
+        raise UserError(f"{path} is not a {kind.__name__} record: {error}.") from None
+
+
+def read_steps(path: Path) -> list[Step]:
+    """Read steps.jsonl; a last line cut off by a kill is dropped."""
+    decode = msgspec.json.Decoder(Step).decode
+    steps = []
+    lines = Path(path).read_bytes().split(b"\n")
+    for number, line in enumerate(lines):
+        if not line:
+            continue
+        try:
+            steps.append(decode(line))
+        except msgspec.DecodeError as error:
+            if number == len(lines) - 1:
+                break
+            raise UserError(f"{path} line {number + 1} is not a Step record: {error}.") from None
+    return steps

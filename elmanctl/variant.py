@@ -1,0 +1,200 @@
+"""What a variant is, and the grammar of its name.
+
+* A variant is a folder: `__init__.py` holds one `Variant`, `layer.py` its modules, `binding.py` and `<name>.cu.cc` its kernel.
+* The grammar is derived: a head (name or preset), then the tagged fields in order, then `:option=value,...`.
+  `E75h4n32` and `E88h8n32:linear_state=true` are canonical: every tag is spelled, every other field only where it differs from its default.
+* Importing this module, or a variant's `__init__.py`, does not import torch.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from elmanctl.errors import UserError, did_you_mean
+from elmanctl.plugins import hookimpl
+from elmanctl.rules import Rules
+
+
+def tagged(tag: str, default: int, help: str = "") -> Any:
+    """Declare an integer Config field that is spelled in the name, as the `h4` of E75h4n32."""
+    return dataclasses.field(default=default, metadata={"tag": tag, "help": help})
+
+
+def option(default: bool | int | float | str, help: str = "", choices: tuple[str, ...] = ()) -> Any:
+    """Declare a Config field that is given as `name=value` and checked against `choices` where there are any."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+def convert(label: str, config_field: dataclasses.Field, value: Any) -> Any:
+    """Convert one option, text or already typed, to its field's type.
+
+    Raises:
+        UserError: when the value does not have the type of the field's default, or is not among its choices.
+    """
+    kind = type(config_field.default)
+    try:
+        if kind is bool:
+            result = value if isinstance(value, bool) else {"true": True, "false": False}[str(value).lower()]
+        elif isinstance(value, bool) or (kind is int and isinstance(value, float)):
+            raise ValueError
+        else:
+            result = kind(value)
+    except (ValueError, KeyError, TypeError):
+        wanted = "true or false" if kind is bool else kind.__name__
+        raise UserError(
+            f"{label}: {config_field.name}={value} is not {wanted}. Default: {show(config_field.default)}."
+        ) from None
+    choices = config_field.metadata.get("choices")
+    if choices and result not in choices:
+        raise UserError(f"{label}: {config_field.name}={value} is not one of {', '.join(choices)}.")
+    return result
+
+
+def show(value: Any) -> str:
+    """Return an option's value as it is written in a name."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One recurrence or baseline, as its folder declares it. The instance is itself a pluggy plugin.
+
+    Args:
+        package: `__name__` of the folder's package; layer.py, binding.py and reference.py are found below it.
+        name: head of every canonical name, for example `E75`.
+        summary: one line for `list`.
+        config: frozen dataclass of the options.
+        rules: which sizes and combinations are allowed, and why.
+        aliases: other spellings of a full name, for example {"E75h4": "E75h4n32"}.
+        presets: other heads, each pinning some options; tags may follow them as they follow the name.
+        requires: importable modules that a baseline needs.
+        install: the command that installs what `requires` names.
+        sublayers: classes in layer.py that one depth step runs in order, each with its own norm and residual add.
+        library: for a variant without a kernel, whose implementation runs (for records).
+    """
+
+    package: str
+    name: str
+    summary: str
+    config: type
+    rules: Rules = field(default_factory=Rules)
+    aliases: dict[str, str] = field(default_factory=dict)
+    presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    requires: tuple[str, ...] = ()
+    install: str = ""
+    sublayers: tuple[str, ...] = ("Layer",)
+    library: str = ""
+
+    @hookimpl
+    def elmanctl_variants(self) -> list["Variant"]:
+        """Offer this variant to the registry."""
+        return [self]
+
+    def __hash__(self) -> int:
+        return hash((self.package, self.name))
+
+    @property
+    def folder(self) -> Path:
+        """The variant's folder."""
+        return Path(importlib.import_module(self.package).__file__).parent
+
+    @property
+    def has_kernel(self) -> bool:
+        return (self.folder / "binding.py").exists()
+
+    def module(self, name: str):
+        """Import one file of the folder: `layer`, `binding` or `reference`."""
+        return importlib.import_module(f"{self.package}.{name}")
+
+    def kernel(self):
+        """Return the Kernel that binding.py declares, or None for a baseline."""
+        return self.module("binding").kernel if self.has_kernel else None
+
+    def missing(self) -> list[str]:
+        """Return the required modules that cannot be imported here (looked up, not imported)."""
+        return [name for name in self.requires if importlib.util.find_spec(name) is None]
+
+    def tags(self) -> list[tuple[str, dataclasses.Field]]:
+        return [(f.metadata["tag"], f) for f in dataclasses.fields(self.config) if "tag" in f.metadata]
+
+    def heads(self) -> dict[str, dict[str, Any]]:
+        """Return every head a name may start with, with the options it pins."""
+        return {self.name: {}, **self.presets}
+
+    def match(self, text: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Match the part of a name before `:`; return (pinned by the head, given by tags), or None."""
+        tags = "".join(f"(?:{tag}(?P<{f.name}>[0-9]+))?" for tag, f in self.tags())
+        for head, pinned in sorted(self.heads().items(), key=lambda item: -len(item[0])):
+            if found := re.fullmatch(re.escape(head) + tags, text, re.IGNORECASE):
+                return pinned, {name: int(value) for name, value in found.groupdict().items() if value is not None}
+        return None
+
+    def configure(self, label: str, *sources: tuple[str, dict[str, Any]]) -> Any:
+        """Build a Config from several sources that must agree.
+
+        Args:
+            label: the name as given, for messages.
+            sources: (where it came from, {field: value}), for example ("the name", {"n_heads": 4}).
+        Raises:
+            UserError: for an unknown option, a bad value, or two sources that disagree.
+        """
+        fields = {f.name: f for f in dataclasses.fields(self.config)}
+        values: dict[str, tuple[Any, str]] = {}
+        for origin, given in sources:
+            for key, raw in given.items():
+                if key not in fields:
+                    raise UserError(
+                        f"{label}: {self.name} has no option {key}.{did_you_mean(key, fields)} Options: {', '.join(fields) or 'none'}."
+                    )
+                value = convert(label, fields[key], raw)
+                if key in values and values[key][0] != value:
+                    raise UserError(
+                        f"{label}: {key}={show(value)} from {origin} contradicts {key}={show(values[key][0])} from {values[key][1]}. Give it once."
+                    )
+                values[key] = (value, origin)
+        return self.config(**{key: value for key, (value, _) in values.items()})
+
+    def format(self, config: Any) -> str:
+        """Return the canonical name: every tag, then each other option that differs from its default."""
+        text = self.name + "".join(f"{tag}{getattr(config, f.name)}" for tag, f in self.tags())
+        other = [
+            f
+            for f in dataclasses.fields(self.config)
+            if "tag" not in f.metadata and getattr(config, f.name) != f.default
+        ]
+        return text + (":" + ",".join(f"{f.name}={show(getattr(config, f.name))}" for f in other) if other else "")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A variant with its options chosen: what a name stands for."""
+
+    variant: Variant
+    config: Any
+
+    @property
+    def name(self) -> str:
+        return self.variant.format(self.config)
+
+    def check(self, dim: int | None = None, relaxed: tuple[str, ...] = ()) -> None:
+        """Refuse sizes that break a rule; see Rules.check."""
+        self.variant.rules.check(self.name, self.config, dim, relaxed)
+
+    def kind(self, device: str) -> str:
+        """Return what runs on a device (`cpu` or `cuda`): `kernel`, `reference` or `library`."""
+        if not self.variant.has_kernel:
+            return "library"
+        return "kernel" if device == "cuda" else "reference"
+
+    def layers(self, dim: int) -> list:
+        """Build the modules of one depth step, in order. Raises UserError where a required package is absent."""
+        if missing := self.variant.missing():
+            raise UserError(
+                f"{self.name} needs {', '.join(missing)}, which cannot be imported. Install: {self.variant.install}"
+            )
+        module = self.variant.module("layer")
+        return [getattr(module, name)(dim, self.config) for name in self.variant.sublayers]
