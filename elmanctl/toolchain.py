@@ -1,0 +1,156 @@
+"""Where the sources are, which compiler takes them, and with which flags.
+
+* Targets: `host` (g++, every CUDA thread a fiber) and `sm_90a` and the like (nvcc with the language forced to CUDA, since
+  `.cu.cc` is C++ to every tool that decides by the last suffix).
+* This module does not import torch.
+"""
+
+import functools
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from elmanctl.errors import UserError
+from elmanctl.kernel import Kernel
+from elmanctl.records import write_json
+
+HOST = "host"
+COMMON = ("-std=c++20", "-fno-strict-aliasing")
+HOST_FLAGS = ("-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas", *COMMON)
+DEVICE_FLAGS = (
+    "-O3",
+    "-std=c++20",
+    "-lineinfo",
+    "-Xptxas=-v",
+    "-Xcompiler=-fPIC,-fvisibility=hidden,-fno-strict-aliasing",
+)
+INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
+ERROR_LINE = re.compile(
+    r"^(?P<file>[^\s:(]+)(?::(?P<line>\d+)(?::\d+)?|\((?P<cuda_line>\d+)\))?: (?:fatal )?error:? (?P<text>.*)$",
+    re.MULTILINE,
+)
+
+
+def cache_folder() -> Path:
+    """Return where artefacts live: ELMANCTL_CACHE, else ~/.cache/elmanctl."""
+    return Path(os.environ.get("ELMANCTL_CACHE") or Path.home() / ".cache" / "elmanctl")
+
+
+@functools.cache
+def csrc_folder() -> Path:
+    """Return the folder that holds `elman/`: beside the package in a checkout, else the installed elmanctl_csrc."""
+    checkout = Path(__file__).resolve().parent.parent / "csrc_common"
+    if checkout.is_dir():
+        return checkout
+    from importlib.resources import files
+
+    return Path(str(files("elmanctl_csrc")))
+
+
+def kernel_source(folder: Path) -> Path:
+    """Return the one `.cu.cc` file of a variant's folder."""
+    found = sorted(folder.glob("*.cu.cc"))
+    if len(found) != 1:
+        names = ", ".join(f.name for f in found) or "none"
+        raise UserError(f"{folder} must hold exactly one .cu.cc file (one kernel per variant); it holds {names}.")
+    return found[0]
+
+
+def sources(folder: Path) -> list[Path]:
+    """Return the kernel and every header it reaches, in the order reached. A copy below the variant's folder shadows the shared header."""
+    roots = (folder, csrc_folder())
+    reached, pending = {}, [kernel_source(folder)]
+    while pending:
+        path = pending.pop()
+        if path in reached:
+            continue
+        reached[path] = None
+        for name in INCLUDE.findall(path.read_text()):
+            for base in (path.parent, *roots):
+                if (base / name).is_file():
+                    pending.append((base / name).resolve())
+                    break
+    return list(reached)
+
+
+def host_sources() -> list[Path]:
+    """Return the runtime files that are compiled once and linked into every host build."""
+    return sorted((csrc_folder() / "elman" / "host").glob("runtime*.cc"))
+
+
+@functools.cache
+def compiler(target: str) -> tuple[str, str]:
+    """Return (path, version line) of the compiler for a target. The version is remembered beside the cache by path, size and time.
+
+    Raises:
+        UserError: when there is none.
+    """
+    name = os.environ.get("CXX", "g++") if target == HOST else os.environ.get("NVCC", "nvcc")
+    path = shutil.which(name) or (shutil.which("/usr/local/cuda/bin/nvcc") if target != HOST else None)
+    if path is None:
+        advice = (
+            "Install g++ (Debian: apt install g++)"
+            if target == HOST
+            else "Install the CUDA toolkit, or put nvcc on PATH"
+        )
+        raise UserError(
+            f"No compiler for target {target}: {name} is not on PATH. {advice}; elmanctl doctor shows what is found."
+        )
+    stat = os.stat(os.path.realpath(path))
+    identity = f"{os.path.realpath(path)}|{stat.st_size}|{stat.st_mtime_ns}"
+    memory = cache_folder() / "compilers.json"
+    known = json.loads(memory.read_text()) if memory.exists() else {}
+    if identity not in known:
+        text = (
+            subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.strip().splitlines()
+        )
+        known[identity] = text[-1] if target != HOST else text[0]
+        write_json(memory, known)
+    return path, known[identity]
+
+
+def device_target(major: int, minor: int) -> str:
+    """Return the target of a compute capability; from 9.0 on with the architecture's own instructions (`sm_90a`)."""
+    return f"sm_{major}{minor}" + ("a" if major >= 9 else "")
+
+
+def folder_of(kernel: Kernel) -> Path:
+    """Return the variant's folder that declares a kernel."""
+    return Path(importlib.import_module(kernel.package).__file__).resolve().parent
+
+
+def command(
+    kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str, folder: Path, work: Path
+) -> list[str]:
+    """Return the compiler call, without its output."""
+    path, _ = compiler(target)
+    flags = (
+        [*HOST_FLAGS, "-x", "c++"]
+        if target == HOST
+        else [*DEVICE_FLAGS, f"-gencode=arch=compute_{target[3:]},code={target}", "-DELMAN_DEVICE", "-x", "cu"]
+    )
+    defines = [
+        f"-DELMAN_DTYPE=elman::{dtype}",
+        *(f"-DELMAN_{name}={int(value)}" for name, value in sorted(constants.items())),
+    ]
+    return [path, *flags, *defines, f"-I{work}", f"-I{folder}", f"-I{csrc_folder()}", "-c", str(kernel_source(folder))]
+
+
+def execute(call: list[str]) -> str:
+    """Run a compiler and return what it printed; raise its first error as a UserError."""
+    ran = subprocess.run(call, capture_output=True, text=True)
+    text = ran.stdout + ran.stderr
+    if ran.returncode:
+        first = ERROR_LINE.search(text)
+        where = (
+            f"{first['file']}:{first['line'] or first['cuda_line'] or '?'}: {first['text']}"
+            if first
+            else text.strip()[-800:]
+        )
+        raise UserError(f"The kernel does not compile. {where}\nThe whole command: {' '.join(call)}")
+    return text
