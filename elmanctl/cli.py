@@ -5,15 +5,19 @@ Importing this module does not import torch; each verb imports what it needs whe
 """
 
 import importlib
+import importlib.util
 import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from elmanctl import __version__
 from elmanctl.errors import CheckFailed, UserError
+
+# typer carries its own click from 0.17 on; this is the base of its usage errors either way.
+UsageProblem = typer.BadParameter.__mro__[2]
+INTERRUPTED = 130
 
 VERBS = (
     "new",
@@ -64,7 +68,8 @@ def make_app() -> typer.Typer:
     )
     app.callback()(global_flags)
     for verb in VERBS:
-        importlib.import_module(f"elmanctl.commands.{verb}").register(app)
+        if importlib.util.find_spec(f"elmanctl.commands.{verb}"):  # TEMPORARY while the verbs are being written
+            importlib.import_module(f"elmanctl.commands.{verb}").register(app)
     from elmanctl.plugins.registry import registry
 
     registry().hook.elmanctl_commands(app=app)
@@ -81,20 +86,24 @@ def run(arguments: list[str]) -> int:
     if "--no-local" in arguments:  # needed before the verbs of local plugins are collected
         os.environ["ELMANCTL_NO_LOCAL"] = "1"
     try:
-        return typer.main.get_command(make_app()).main(arguments, prog_name="elmanctl", standalone_mode=False) or 0
+        command = typer.main.get_command(make_app())
+        code = command.main(arguments, prog_name="elmanctl", standalone_mode=False) or 0
+        if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
+            raise KeyboardInterrupt
+        return code
     except UserError as error:
         if os.environ.get("ELMANCTL_DEBUG"):
             raise
         return _say(error, 2)
     except CheckFailed as error:
         return _say(error, 1)
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except click.ClickException as error:
+    except UsageProblem as error:
         error.show()
         return 2
-    except (KeyboardInterrupt, click.Abort):
-        return _say("Interrupted. What was finished before is kept.", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("Interrupted. What was finished before is kept.", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
