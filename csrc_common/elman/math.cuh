@@ -1,0 +1,50 @@
+#pragma once
+// Elementary functions in fp32 and fp64, accurate to a few ulp and free of overflow for every finite argument, and their derivatives.
+// * A derivative takes what the backward pass has at hand: `tanh_slope` and `sigmoid_slope` the function's value,
+//   `silu_slope` and `softplus_slope` its argument.
+// * No fast-math variants: device and host then differ by ulps only.
+#include <elman/types.cuh>
+
+// The host uses the compiler's built-ins, since <cmath> costs more to compile than all these headers.
+#ifdef ELMAN_DEVICE
+#define ELMAN_LIBM(name) ::name
+#else
+#define ELMAN_LIBM(name) __builtin_##name
+#endif
+
+namespace elman {
+ELMAN_FN float tanh_of(float x) { return ELMAN_LIBM(tanhf)(x); }
+ELMAN_FN double tanh_of(double x) { return ELMAN_LIBM(tanh)(x); }
+ELMAN_FN float exp_of(float x) { return ELMAN_LIBM(expf)(x); }
+ELMAN_FN double exp_of(double x) { return ELMAN_LIBM(exp)(x); }
+ELMAN_FN float log_of(float x) { return ELMAN_LIBM(logf)(x); }
+ELMAN_FN double log_of(double x) { return ELMAN_LIBM(log)(x); }
+ELMAN_FN float log1p_of(float x) { return ELMAN_LIBM(log1pf)(x); }
+ELMAN_FN double log1p_of(double x) { return ELMAN_LIBM(log1p)(x); }
+ELMAN_FN float sqrt_of(float x) { return ELMAN_LIBM(sqrtf)(x); }
+ELMAN_FN double sqrt_of(double x) { return ELMAN_LIBM(sqrt)(x); }
+ELMAN_FN float abs_of(float x) { return ELMAN_LIBM(fabsf)(x); }
+ELMAN_FN double abs_of(double x) { return ELMAN_LIBM(fabs)(x); }
+template <class A> ELMAN_BOTH A max_of(A a, A b) { return a < b ? b : a; }
+template <class A> ELMAN_BOTH A min_of(A a, A b) { return b < a ? b : a; }
+template <class I> ELMAN_BOTH I ceil_div(I a, I b) { return (a + b - 1) / b; }
+
+// d tanh / dx = 1 - y^2, written so that nothing cancels near |y| = 1.
+template <class A> ELMAN_FN A tanh_slope(A y) { return (1 - y) * (1 + y); }
+
+// The exponential's argument is never positive, so it cannot overflow.
+template <class A> ELMAN_FN A sigmoid_of(A x) {
+  const A e = exp_of(-abs_of(x)), r = 1 / (1 + e);
+  return x < 0 ? e * r : r;
+}
+// d sigmoid / dx = s (1 - s).
+template <class A> ELMAN_FN A sigmoid_slope(A s) { return s * (1 - s); }
+
+template <class A> ELMAN_FN A silu_of(A x) { return x * sigmoid_of(x); }
+// d silu / dx = s (1 + x (1 - s)), with 1 - s as sigmoid(-x), which keeps its digits.
+template <class A> ELMAN_FN A silu_slope(A x) { return sigmoid_of(x) * (1 + x * sigmoid_of(-x)); }
+
+// log(1 + e^x) = max(x, 0) + log1p(e^-|x|).
+template <class A> ELMAN_FN A softplus_of(A x) { return max_of(x, A(0)) + log1p_of(exp_of(-abs_of(x))); }
+template <class A> ELMAN_FN A softplus_slope(A x) { return sigmoid_of(x); }
+}  // namespace elman
