@@ -1,0 +1,34 @@
+# `make demo` and `make test` work on a fresh machine with Python >= 3.11, g++ and internet. PYTHON chooses the interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench-build clean
+.DELETE_ON_ERROR:
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Build, verify, size, train and compare two recurrent variants and a baseline; the last line is the path of the report.
+demo: .venv/installed
+	$(BIN)/elmanctl doctor
+	$(BIN)/elmanctl data make --size 20M
+	$(BIN)/elmanctl verify E42 E88 --quick
+	$(BIN)/elmanctl dims E75h4n32 --params 100M
+	$(BIN)/elmanctl bench smoke --run demo --again
+	$(BIN)/elmanctl report demo
+	@$(BIN)/elmanctl report demo --format markdown --out runs/demo/report.md
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench-build: .venv/installed
+	$(BIN)/python bench/build_time.py
+
+clean:
+	rm -rf .venv build *.egg-info
