@@ -54,9 +54,12 @@ def _capability(index: int) -> str:
 
 def compute_dtype(kernel: Kernel, tensors: Mapping[str, Tensor]) -> str:
     """Return the name of the dtype of the first compute tensor among the inputs."""
-    return next(
+    name = next(
         dtype_name(tensors[s.name].dtype) for s in kernel.input_specs if s.kind == "scalar" and s.name in tensors
     )
+    if name not in DTYPES:
+        raise ArgumentError(f"{kernel.package}: no kernel computes in {name}. Use {', '.join(DTYPES)}.")
+    return name
 
 
 def _allocate(specs: Sequence[TensorSpec], sizes, constants, scalar: str, device) -> dict[str, Tensor]:
