@@ -16,7 +16,7 @@ from torch import Tensor
 
 from elmanctl.build import load
 from elmanctl.errors import CheckFailed
-from elmanctl.kernel import Kernel, TensorSpec
+from elmanctl.kernel import DTYPES, ArgumentError, Kernel, TensorSpec
 from elmanctl.toolchain import HOST, device_target
 
 GUARD = 64  # elements on either side of a guarded tensor
