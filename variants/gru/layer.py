@@ -1,0 +1,80 @@
+"""The GRU layer: project in, run the cell over time, project out.
+
+* Under autocast the cell runs in the autocast dtype by casting its weights here. torch's own autocast of cuDNN cells always
+  chooses float16, whatever dtype was asked for, and float16 gradients need a loss scale that the training loop does not use.
+* The cast weights lie in one buffer in cuDNN's order, so that cuDNN takes them without another copy and without a warning.
+"""
+
+import torch
+from torch import nn
+
+from elmanctl.errors import UserError
+
+CUDNN_WITH_BF16 = 91300  # the first release whose recurrent cells take bfloat16
+
+
+class Layer(nn.Module):
+    """y = W_out GRU(W_in x), with [B, T, dim] in and out and a cell of width dim * expansion.
+
+    Args:
+        dim: model width.
+        config: the variant's Config.
+    """
+
+    no_decay: frozenset[str] = frozenset()
+
+    def __init__(self, dim: int, config):
+        super().__init__()
+        inner = dim * config.expansion
+        self.in_proj = nn.Linear(dim, inner, bias=False)
+        self.cell = nn.GRU(inner, inner, batch_first=True)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters: input weights N(0, 0.02), recurrent weights orthogonal per gate, biases and W_out zero."""
+        nn.init.normal_(self.in_proj.weight, std=0.02)
+        nn.init.normal_(self.cell.weight_ih_l0, std=0.02)
+        for gate in self.cell.weight_hh_l0.detach().chunk(3):
+            nn.init.orthogonal_(gate)
+        nn.init.zeros_(self.cell.bias_ih_l0)
+        nn.init.zeros_(self.cell.bias_hh_l0)
+        nn.init.zeros_(self.out_proj.weight)
+
+    def initial_state(self, batch: int, device, dtype) -> dict[str, torch.Tensor]:
+        """Return the zero state: `h` [B, inner]."""
+        return {"h": torch.zeros(batch, self.cell.hidden_size, device=device, dtype=dtype)}
+
+    def forward(self, x: torch.Tensor, state: dict | None = None) -> tuple[torch.Tensor, dict]:
+        """Run the layer.
+
+        Args:
+            x: [B, T, dim].
+            state: `h` [B, inner] before the first step; None stands for zero.
+        Returns:
+            y [B, T, dim], and the state after the last step in float32 (float64 for float64 inputs).
+        Raises:
+            UserError: for bfloat16 on a GPU whose cuDNN cannot run the cell in it.
+        """
+        u = self.in_proj(x)
+        if state is None:
+            state = self.initial_state(x.shape[0], x.device, u.dtype)
+        h0 = state["h"].to(u.dtype)[None]
+        with torch.autocast(x.device.type, enabled=False):
+            # cuDNN keeps what its backward needs only in training mode; there is no dropout that the mode would turn on.
+            h, last = torch.gru(u, h0, cell_weights(self.cell, u), True, 1, 0.0, torch.is_grad_enabled(), False, True)
+        return self.out_proj(h), {"h": last[0].to(torch.promote_types(last.dtype, torch.float32))}
+
+
+def cell_weights(cell: nn.RNNBase, u: torch.Tensor) -> list[torch.Tensor]:
+    """Return the cell's weights in the dtype of `u`: the parameters themselves, or cast views of one flat buffer."""
+    weights = [cell.weight_ih_l0, cell.weight_hh_l0, cell.bias_ih_l0, cell.bias_hh_l0]
+    if u.dtype == weights[0].dtype:
+        return weights
+    if u.is_cuda and u.dtype == torch.bfloat16 and (torch.backends.cudnn.version() or 0) < CUDNN_WITH_BF16:
+        raise UserError(
+            f"{type(cell).__name__} in bfloat16 needs cuDNN {CUDNN_WITH_BF16} or newer; this torch has "
+            f"{torch.backends.cudnn.version()}. Install torch 2.10 or newer, built for CUDA 12.8 or newer."
+        )
+    flat = torch.cat([w.flatten() for w in weights]).to(u.dtype)
+    return [part.view_as(w) for part, w in zip(flat.split([w.numel() for w in weights]), weights, strict=True)]
