@@ -1,0 +1,164 @@
+"""A run: the rows of one suite in one folder, joined by every call of bench that names it.
+
+* `run.json` says which rows belong to it and how large each is; each row has a folder with its trial.json, steps.jsonl,
+  result.json and log.txt. A row that cannot be built here has a result.json that says why, and no trial.json.
+"""
+
+import datetime
+from pathlib import Path
+
+import msgspec
+
+from elmanctl.errors import UserError, did_you_mean
+from elmanctl.records import Result, Trial, read_json, write_json
+from elmanctl.suite import Sized, Suite, slug
+
+RUNS = Path("runs")
+RUN = "run.json"
+
+
+class PlannedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One row: its folder inside the run, and its size; `dim` and `params` are None where the model cannot be built here."""
+
+    label: str
+    folder: str
+    model: str
+    depth: int
+    dim: int | None = None
+    params: int | None = None
+    problem: str = ""
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run compares. `params` is the common budget (None: none), `kind` is `suite` or `batch_sizes`."""
+
+    suite: str
+    description: str
+    created: str
+    params: int | None
+    tolerance: float
+    matched: bool
+    relaxed: tuple[str, ...]
+    rows: tuple[PlannedRow, ...]
+    kind: str = "suite"
+    schema: int = 1
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """A row with what its folder holds: the trial if it was ever started, the result if it ended."""
+
+    row: PlannedRow
+    folder: Path
+    trial: Trial | None
+    result: Result | None
+
+
+def planned(sized: Sized, batch: int | None = None) -> PlannedRow:
+    """Return the run's entry for a sized row; `batch` distinguishes the rows of a batch-size table."""
+    row, size = sized.row, sized.size
+    label = row.label if batch is None else f"{row.label}@{batch}"
+    return PlannedRow(
+        label=label,
+        folder=slug(label),
+        model=row.spec.name,
+        depth=row.depth,
+        dim=size.dim if size else row.dim,
+        params=size.params if size else None,
+        problem=sized.problem,
+    )
+
+
+def start(suite: Suite, rows: list[PlannedRow], name: str | None, kind: str = "suite") -> Path:
+    """Open a run's folder, new or joined: rows of an earlier call stay, rows of the same name are replaced.
+
+    Args:
+        name: folder name below runs/, or None for `<suite>-<time>`.
+    Raises:
+        UserError: when the folder belongs to another suite or kind.
+    """
+    now = datetime.datetime.now().astimezone()
+    folder = RUNS / (name or f"{suite.name}{'-batches' if kind == 'batch_sizes' else ''}-{now:%Y%m%d-%H%M%S}")
+    before: tuple[PlannedRow, ...] = ()
+    created = now.isoformat(timespec="seconds")
+    if (folder / RUN).exists():
+        old = read_json(folder / RUN, Run)
+        if (old.suite, old.kind) != (suite.name, kind):
+            raise UserError(f"{folder} holds a run of suite {old.suite} ({old.kind}). Choose another --run.")
+        before, created = old.rows, old.created
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} exists and is no run of a suite. Choose another --run.")
+    joined = {row.label: row for row in (*before, *rows)}
+    order = {row.label: i for i, row in enumerate(suite.rows)}
+    run = Run(
+        suite=suite.name,
+        description=suite.description,
+        created=created,
+        params=suite.params,
+        tolerance=suite.tolerance,
+        matched=suite.matched,
+        relaxed=suite.relaxed,
+        rows=tuple(sorted(joined.values(), key=lambda row: order.get(row.label.partition("@")[0], len(order)))),
+        kind=kind,
+    )
+    write_json(folder / RUN, run)
+    return folder
+
+
+def outcomes(folder: Path) -> tuple[Run, list[Outcome]]:
+    """Read a run with the state of each row. A single trial's folder is read as a run of one row.
+
+    Raises:
+        UserError: when the folder holds neither, or a record in it is damaged.
+    """
+    folder = Path(folder)
+    if (folder / RUN).exists():
+        run = read_json(folder / RUN, Run)
+        return run, [_outcome(row, folder / row.folder) for row in run.rows]
+    trial = read_json(folder / "trial.json", Trial)
+    row = PlannedRow(
+        label=trial.label, folder=".", model=trial.model, depth=trial.depth, dim=trial.dim, params=trial.params
+    )
+    created = datetime.datetime.fromtimestamp((folder / "trial.json").stat().st_mtime).astimezone()
+    run = Run(
+        suite=trial.suite,
+        description="",
+        created=created.isoformat(timespec="seconds"),
+        params=None,
+        tolerance=1.0,
+        matched=trial.matched,
+        relaxed=trial.relaxed,
+        rows=(row,),
+    )
+    return run, [_outcome(row, folder)]
+
+
+def _outcome(row: PlannedRow, folder: Path) -> Outcome:
+    def record(name: str, kind: type):
+        return read_json(folder / name, kind) if (folder / name).exists() else None
+
+    return Outcome(row=row, folder=folder, trial=record("trial.json", Trial), result=record("result.json", Result))
+
+
+def find(name: str | None) -> Path:
+    """Return a run's folder by name below runs/ or by path; the newest run where no name is given.
+
+    Raises:
+        UserError: when there is none.
+    """
+    folders = [path for path in RUNS.glob("*") if _marker(path)]
+    if name is None:
+        if not folders:
+            raise UserError(f"There is no run in {RUNS}/ yet. `elmanctl bench SUITE` makes one.")
+        return max(folders, key=lambda path: _marker(path).stat().st_mtime)
+    for path in (RUNS / name, Path(name)):
+        if _marker(path):
+            return path
+    known = [path.name for path in folders]
+    raise UserError(
+        f"There is no run {name}: no {RUN} or trial.json in {RUNS / name} or {name}.{did_you_mean(name, known)}"
+    )
+
+
+def _marker(folder: Path) -> Path | None:
+    """Return the file that makes a folder a run, or None."""
+    return next((path for path in (folder / RUN, folder / "trial.json") if path.is_file()), None)

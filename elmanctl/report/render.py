@@ -1,0 +1,113 @@
+"""The text forms of a report: terminal, Markdown, CSV and JSON."""
+
+import csv
+import io
+import json
+
+import msgspec
+
+from elmanctl.report.rows import Report, ReportRow
+from elmanctl.sizes import short_bytes, short_count
+
+COLUMNS = (
+    "model",
+    "params",
+    "dim x depth",
+    "steps",
+    "last-100 loss",
+    "perplexity",
+    "held-out loss",
+    "tok/s",
+    "peak memory",
+    "status",
+    "receipt",
+    "execution",
+    "differs in",
+)
+RIGHT = COLUMNS[1:9]
+DEFINITIONS = (
+    "Loss: nats per byte. Last-100: mean training loss over the last 100 optimizer steps. Perplexity: exp(last-100), per byte. "
+    "tok/s: target bytes per second of training after the first 20 steps."
+)
+
+
+def cells(row: ReportRow) -> list[str]:
+    """Return a row's cells as text, in the order of COLUMNS."""
+
+    def number(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    return [
+        row.label if row.label == row.model else f"{row.label} ({row.model})",
+        short_count(row.params),
+        f"{row.dim or '?'}x{row.depth}",
+        number(row.steps, ",d"),
+        number(row.last100_loss, ".4f"),
+        number(row.perplexity, ".3f"),
+        number(row.heldout_loss, ".4f"),
+        "" if row.tokens_per_second is None else short_count(round(row.tokens_per_second)),
+        short_bytes(row.peak_memory_bytes),
+        row.status,
+        row.receipt or ("" if row.steps is None else "none"),
+        row.execution,
+        ", ".join(row.differs),
+    ]
+
+
+def remarks(report: Report) -> list[str]:
+    """Return the sentences under the table: definitions, notes, and the message of each row that has one."""
+    messages = [f"{row.label}: {row.message}" for row in report.rows if row.message]
+    return [DEFINITIONS, *report.notes, *messages]
+
+
+def title(report: Report) -> str:
+    """Return the heading: the suite, or the folder of a single trial."""
+    return f"Suite {report.suite}" if report.suite else f"Trial {report.folder}"
+
+
+def print_report(report: Report) -> None:
+    """Print a report on stdout as a table with its facts above and its notes below."""
+    from elmanctl.console import out, print_table
+
+    console = out()
+    console.print(title(report), style="bold")
+    for name, text in report.facts.items():
+        console.print(f"  {name}: {text}", markup=False)
+    console.print()
+    print_table(list(COLUMNS), [cells(row) for row in report.rows], right=RIGHT)
+    console.print()
+    for text in remarks(report):
+        console.print(text, markup=False)
+
+
+def markdown(report: Report) -> str:
+    """Return a report as Markdown."""
+
+    def line(texts: list[str]) -> str:
+        return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+
+    parts = [f"# {title(report)}", ""]
+    parts += [f"* {name}: {text}" for name, text in report.facts.items()]
+    parts += ["", line(list(COLUMNS)), line(["---:" if c in RIGHT else "---" for c in COLUMNS])]
+    parts += [line(cells(row)) for row in report.rows]
+    parts += ["", *(f"* {text}" for text in remarks(report))]
+    return "\n".join(parts) + "\n"
+
+
+def as_csv(report: Report) -> str:
+    """Return the rows as CSV with full numbers, one column a field of ReportRow."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(ReportRow.__struct_fields__)
+    for row in report.rows:
+        values = msgspec.structs.asdict(row)
+        writer.writerow(["; ".join(v) if isinstance(v, tuple) else "" if v is None else v for v in values.values()])
+    return buffer.getvalue()
+
+
+def as_json(report: Report) -> str:
+    """Return the report as a JSON document."""
+    return json.dumps(msgspec.to_builtins(report), indent=1) + "\n"
+
+
+FORMATS = {"markdown": markdown, "csv": as_csv, "json": as_json}

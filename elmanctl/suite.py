@@ -1,0 +1,206 @@
+"""Suites: which models to compare, at which size and under which one training block. Data, not code.
+
+* A suite is a YAML file: `description`, `params` or a `dim` for each row, `depth`, `tolerance`, `align`, `relaxed`, `matched`,
+  `device`, `budget`, `training` and `rows` of {model, label, options, dim, depth}. An unknown key is an error.
+* Rows are sized by counting real models. A row further from `params` than `tolerance` stops the suite unless it says
+  `matched: false`, which every report of it then prints.
+"""
+
+import importlib.util
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import elmanctl
+from elmanctl import dims
+from elmanctl.errors import UserError, did_you_mean
+from elmanctl.records import Budget, Training, Trial
+from elmanctl.sizes import parse_count, parse_share, short_count
+from elmanctl.suite_file import read
+from elmanctl.variant import Spec
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row with its model resolved; `dim` is None where it is to be sized."""
+
+    label: str
+    spec: Spec
+    dim: int | None
+    depth: int
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A loaded suite. `params` is the common budget, None where there is none; `relaxed` includes `dim` where `align` asks for it."""
+
+    name: str
+    path: Path
+    description: str
+    params: int | None
+    depth: int
+    tolerance: float
+    align: int | None
+    relaxed: tuple[str, ...]
+    matched: bool
+    device: str
+    budget: Budget
+    training: Training
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A row with its size, or with the reason why it cannot be built here."""
+
+    row: Row
+    size: dims.Size | None = None
+    relaxed: tuple[str, ...] = field(default=())
+    problem: str = ""
+
+
+def folders() -> list[Path]:
+    """Return where suites are looked for, first match first: ./suites, those of plugins, those shipped."""
+    from elmanctl.plugins.registry import registry
+
+    found = [Path("suites")]
+    for given in registry().hook.elmanctl_suites():
+        found += map(Path, given)
+    checkout = Path(elmanctl.__file__).parent.parent / "suites"
+    packaged = importlib.util.find_spec("elmanctl_suites")
+    if packaged is not None and packaged.submodule_search_locations:
+        found += map(Path, packaged.submodule_search_locations)
+    elif checkout.is_dir():
+        found.append(checkout)
+    return list({folder.resolve(): folder for folder in reversed(found) if folder.is_dir()}.values())[::-1]
+
+
+def available() -> dict[str, Path]:
+    """Return every suite that a name finds: name -> file."""
+    found: dict[str, Path] = {}
+    for folder in folders():
+        for path in sorted(folder.glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def find(name: str) -> Path:
+    """Return the file of a suite, given by name or by path.
+
+    Raises:
+        UserError: when there is none.
+    """
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"Suite file {name} does not exist. `elmanctl suites` lists the suites that a name finds.")
+        return path
+    known = available()
+    if name not in known:
+        raise UserError(
+            f"Unknown suite {name}.{did_you_mean(name, known)} `elmanctl suites` lists all {len(known)}; a path to a .yaml file works too."
+        )
+    return known[name]
+
+
+def load(name: str) -> Suite:
+    """Load a suite by name or path: read, check, and resolve each model. Nothing is built; see `sized`.
+
+    Raises:
+        UserError: naming the file and the key or row at fault.
+    """
+    from elmanctl.plugins.registry import registry
+
+    path = find(name)
+    file = read(path)
+    params = None if file.params is None else parse_count(file.params, f"{path}: params")
+    relaxed = tuple(dict.fromkeys((*file.relaxed, *(("dim",) if file.align else ()))))
+    rows: dict[str, Row] = {}
+    for number, given in enumerate(file.rows):
+        try:
+            spec = registry().resolve(given.model, given.options)
+            spec.check(given.dim, relaxed)
+        except UserError as error:
+            raise UserError(f"{path}: rows[{number}]: {error}") from None
+        label = given.label or spec.name
+        if slug(label) in rows:
+            raise UserError(f"{path}: rows[{number}]: the name {label} is given twice. Tell the rows apart with label.")
+        rows[slug(label)] = Row(label, spec, given.dim, given.depth or file.depth)
+    return Suite(
+        name=path.stem,
+        path=path,
+        description=file.description,
+        params=params,
+        depth=file.depth,
+        tolerance=parse_share(file.tolerance, f"{path}: tolerance"),
+        align=file.align,
+        relaxed=relaxed,
+        matched=file.matched,
+        device=file.device,
+        budget=file.budget,
+        training=file.training,
+        rows=tuple(rows.values()),
+    )
+
+
+def slug(label: str) -> str:
+    """Return a row's name as the name of its folder."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", label)
+
+
+def sized(suite: Suite) -> list[Sized]:
+    """Size every row: count the model at its `dim`, or search the width nearest to the suite's `params`.
+
+    A row whose package is absent is returned with that as its problem; the others do not suffer.
+    Raises:
+        UserError: for a budget that no legal width meets.
+    """
+    found = []
+    for row in suite.rows:
+        if missing := row.spec.variant.missing():
+            problem = f"{row.spec.name} needs {', '.join(missing)}, which cannot be imported here. Install: {row.spec.variant.install}"
+            found.append(Sized(row, problem=problem))
+        elif row.dim is not None:
+            found.append(Sized(row, dims.size(row.spec, row.dim, row.depth), suite.relaxed))
+        else:
+            fit = dims.search(row.spec, suite.params, row.depth, suite.tolerance, suite.align, suite.relaxed)
+            found.append(Sized(row, fit.nearest, suite.relaxed))
+    return found
+
+
+def check_sizes(suite: Suite, rows: list[Sized]) -> None:
+    """Stop a matched suite in which a row misses the common size.
+
+    Raises:
+        UserError: listing the rows beyond the tolerance.
+    """
+    if not suite.matched:
+        return
+    off = [
+        f"{s.row.label} {s.size.dim}x{s.size.depth} has {short_count(s.size.params)} ({s.size.error(suite.params):+.1%})"
+        for s in rows
+        if s.size is not None and abs(s.size.error(suite.params)) > suite.tolerance
+    ]
+    if off:
+        raise UserError(
+            f"{suite.path}: {'; '.join(off)}: further than {suite.tolerance:.3g} from {short_count(suite.params)} parameters, so the "
+            "comparison would be unfair. Set other dims, a finer align, a wider tolerance, or matched: false, which the report then says."
+        )
+
+
+def trial(suite: Suite, sized_row: Sized, device: str, budget: Budget, training: Training) -> Trial:
+    """Return the fully resolved trial of a sized row."""
+    row, size = sized_row.row, sized_row.size
+    return Trial(
+        label=row.label,
+        model=row.spec.name,
+        dim=size.dim,
+        depth=size.depth,
+        params=size.params,
+        budget=budget,
+        training=training,
+        suite=suite.name,
+        device=device,
+        matched=suite.matched,
+        relaxed=sized_row.relaxed,
+    )

@@ -1,0 +1,115 @@
+"""Reading a suite's YAML file strictly: unknown and repeated keys, wrong types and bad values are errors that name the key."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from elmanctl import dims
+from elmanctl.errors import UserError, did_you_mean
+from elmanctl.records import Budget, Training
+
+
+class RowFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """One row as the file has it."""
+
+    model: str
+    label: str = ""
+    options: dict[str, Any] = {}
+    dim: int | None = None
+    depth: int | None = None
+
+
+class SuiteFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A suite as the file has it; see the module's description."""
+
+    description: str
+    rows: list[RowFile]
+    params: str | int | None = None
+    depth: int = dims.DEPTH
+    tolerance: str | float = dims.TOLERANCE
+    align: int | None = None
+    relaxed: tuple[str, ...] = ()
+    matched: bool = True
+    device: Literal["cuda", "cpu"] = "cuda"
+    budget: Budget = msgspec.field(default_factory=lambda: Budget(minutes=10))
+    training: Training = msgspec.field(default_factory=Training)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error, as the second would win silently."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
+    seen = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+        seen.add(key.value)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read(path: Path) -> SuiteFile:
+    """Read and check a suite's file; texts such as 3e-4, which YAML leaves as text, take the type that is declared.
+
+    Raises:
+        UserError: naming file and key for YAML that does not parse, an unknown or repeated key, a wrong type or a missing key.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path} line {mark.line + 1}" if mark else f"{path}"
+        raise UserError(f"{where}: not readable as YAML: {getattr(error, 'problem', None) or error}.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a suite is a mapping with the keys {', '.join(SuiteFile.__struct_fields__)}.")
+    _known_keys(path, "", data, SuiteFile)
+    _known_keys(path, "training.", data.get("training"), Training)
+    _known_keys(path, "budget.", data.get("budget"), Budget)
+    for number, row in enumerate(data["rows"] if isinstance(data.get("rows"), list) else ()):
+        _known_keys(path, f"rows[{number}].", row, RowFile)
+    try:
+        file = msgspec.convert(data, SuiteFile, strict=False)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: {str(error).replace('`$.', '`')}.") from None
+    _check(path, file)
+    return file
+
+
+def _known_keys(path: Path, where: str, data: Any, kind: type) -> None:
+    for key in data if isinstance(data, dict) else ():
+        if key not in kind.__struct_fields__:
+            known = kind.__struct_fields__
+            raise UserError(
+                f"{path}: unknown key {where}{key}.{did_you_mean(str(key), known)} Keys: {', '.join(known)}."
+            )
+
+
+def _check(path: Path, file: SuiteFile) -> None:
+    try:
+        file.budget.check()
+        file.training.check()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if not file.rows:
+        raise UserError(f"{path}: rows is empty. Give at least one {{model: NAME}}.")
+    numbers = {"depth": file.depth, "align": file.align}
+    for index, row in enumerate(file.rows):
+        numbers |= {f"rows[{index}].dim": row.dim, f"rows[{index}].depth": row.depth}
+    for key, value in numbers.items():
+        if value is not None and value < 1:
+            raise UserError(f"{path}: {key} is {value}; it must be at least 1.")
+    if file.params is None:
+        for row in file.rows:
+            if row.dim is None:
+                raise UserError(
+                    f"{path}: {row.label or row.model} has no dim and the suite no params. Give one of them."
+                )
+        if file.matched:
+            raise UserError(f"{path}: nothing says how large the rows should be. Give params, or matched: false.")
