@@ -2,7 +2,7 @@
 
 * A variant is a folder: `__init__.py` holds one `Variant`, `layer.py` its modules, `binding.py` and `<name>.cu.cc` its kernel.
 * The grammar is derived: a head (name or preset), then the tagged fields in order, then `:option=value,...`.
-  `E75h4n32` and `E88h8n32:linear_state=true` are canonical: every tag is spelled, every other field only where it differs from its default.
+  `X7h4n32` and `X8h8n32:linear_state=true` are canonical: every tag is spelled, every other field only where it differs from its default.
 * Importing this module, or a variant's `__init__.py`, does not import torch.
 """
 
@@ -15,48 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from elmanctl.errors import UserError, did_you_mean
+from elmanctl.options import convert, declared, option, parse_options, show, tagged
 from elmanctl.plugins import hookimpl
 from elmanctl.rules import Rules
 
+__all__ = ["Spec", "Variant", "option", "parse_options", "tagged"]
 
-def tagged(tag: str, default: int, help: str = "") -> Any:
-    """Declare an integer Config field that is spelled in the name, as the `h4` of E75h4n32."""
-    return dataclasses.field(default=default, metadata={"tag": tag, "help": help})
-
-
-def option(default: bool | int | float | str, help: str = "", choices: tuple[str, ...] = ()) -> Any:
-    """Declare a Config field that is given as `name=value` and checked against `choices` where there are any."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
-
-
-def convert(label: str, config_field: dataclasses.Field, value: Any) -> Any:
-    """Convert one option, text or already typed, to its field's type.
-
-    Raises:
-        UserError: when the value does not have the type of the field's default, or is not among its choices.
-    """
-    kind = type(config_field.default)
-    try:
-        if kind is bool:
-            result = value if isinstance(value, bool) else {"true": True, "false": False}[str(value).lower()]
-        elif isinstance(value, bool) or (kind is int and isinstance(value, float)):
-            raise ValueError
-        else:
-            result = kind(value)
-    except (ValueError, KeyError, TypeError):
-        wanted = "true or false" if kind is bool else kind.__name__
-        raise UserError(
-            f"{label}: {config_field.name}={value} is not {wanted}. Default: {show(config_field.default)}."
-        ) from None
-    choices = config_field.metadata.get("choices")
-    if choices and result not in choices:
-        raise UserError(f"{label}: {config_field.name}={value} is not one of {', '.join(choices)}.")
-    return result
-
-
-def show(value: Any) -> str:
-    """Return an option's value as it is written in a name."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+HEAD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True)
@@ -65,11 +30,11 @@ class Variant:
 
     Args:
         package: `__name__` of the folder's package; layer.py, binding.py and reference.py are found below it.
-        name: head of every canonical name, for example `E75`.
+        name: head of every canonical name, for example `X7`.
         summary: one line for `list`.
         config: frozen dataclass of the options.
         rules: which sizes and combinations are allowed, and why.
-        aliases: other spellings of a full name, for example {"E75h4": "E75h4n32"}.
+        aliases: other spellings of a full name, for example {"X7h4": "X7h4n32"}.
         presets: other heads, each pinning some options; tags may follow them as they follow the name.
         requires: importable modules that a baseline needs.
         install: the command that installs what `requires` names.
@@ -88,6 +53,19 @@ class Variant:
     install: str = ""
     sublayers: tuple[str, ...] = ("Layer",)
     library: str = ""
+
+    def __post_init__(self):
+        """Refuse a declaration that could not work later; the registry shows it as this plugin's problem."""
+        fields = declared(self.name, self.config)
+        for head, pinned in self.heads().items():
+            if not HEAD.fullmatch(head):
+                raise ValueError(f"{head!r} is no name: letters, digits, _ and -, a letter first")
+            if unknown := set(pinned) - set(fields):
+                raise ValueError(f"preset {head} pins {', '.join(sorted(unknown))}, which {self.name} does not have")
+        if unknown := {name for name in self.rules.sizes if name not in (*fields, "dim")}:
+            raise ValueError(f"rules name {', '.join(sorted(unknown))}, which {self.name} does not have")
+        if self.requires and not self.install:
+            raise ValueError(f"{self.name} requires {', '.join(self.requires)} but does not say how to install it")
 
     @hookimpl
     def elmanctl_variants(self) -> list["Variant"]:
@@ -116,7 +94,14 @@ class Variant:
 
     def missing(self) -> list[str]:
         """Return the required modules that cannot be imported here (looked up, not imported)."""
-        return [name for name in self.requires if importlib.util.find_spec(name) is None]
+
+        def absent(name: str) -> bool:
+            try:
+                return importlib.util.find_spec(name) is None
+            except ModuleNotFoundError:  # a parent package is absent
+                return True
+
+        return [name for name in self.requires if absent(name)]
 
     def tags(self) -> list[tuple[str, dataclasses.Field]]:
         return [(f.metadata["tag"], f) for f in dataclasses.fields(self.config) if "tag" in f.metadata]
@@ -143,9 +128,11 @@ class Variant:
             UserError: for an unknown option, a bad value, or two sources that disagree.
         """
         fields = {f.name: f for f in dataclasses.fields(self.config)}
+        lower = {name.lower(): name for name in fields}
         values: dict[str, tuple[Any, str]] = {}
         for origin, given in sources:
             for key, raw in given.items():
+                key = lower.get(key.lower(), key)
                 if key not in fields:
                     raise UserError(
                         f"{label}: {self.name} has no option {key}.{did_you_mean(key, fields)} Options: {', '.join(fields) or 'none'}."

@@ -4,11 +4,13 @@
 * The order is the precedence: the current directory first, then its parents, ELMANCTL_VARIANTS, installed packages.
 """
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,11 +24,24 @@ ROOT_MARKERS = ("pyproject.toml", ".git")
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A folder that may hold a variant: its path, and whether it ships with a tool that runs uninstalled."""
+class Source:
+    """Where a variant came from: `installed` or `local`, its place, and the place of the one that it hides, if any."""
 
-    path: Path
-    shipped: bool
+    kind: str
+    where: str
+    hides: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}, hides {self.hides}" if self.hides else self.kind
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plugin that can be loaded: its short name, where it is, and the call that imports it and returns the plugin object."""
+
+    name: str
+    source: Source
+    load: Callable[[], object]
 
 
 def variants_folders(start: Path) -> list[Path]:
@@ -76,14 +91,34 @@ def installed_folders() -> list[Path]:
     return [Path(p) for p in parent.__path__]
 
 
-def candidates() -> list[Candidate]:
-    """Return the folders to load by file location, in order of precedence."""
+def plan() -> list[Found]:
+    """Return every plugin to load, in order of precedence. Of several folders of one name the first counts, and hides the others."""
     shipped = shipped_folder()
-    result = []
+    entries = entry_points()
+    installed = {path.name: path for e in entries if (path := installed_path(e))}
+    folders: dict[str, list[Path]] = {}
     for place in dict.fromkeys([*local_folders(), *([shipped] if shipped else [])]):
-        own = shipped is not None and same(place, shipped)
-        folders = [init.parent for init in sorted(place.glob("*/__init__.py"))]
-        result += [Candidate(folder, own) for folder in folders if folder.name[0] not in "._"]
+        for init in sorted(place.glob("*/__init__.py")):
+            if init.parent.name[0] not in "._":
+                folders.setdefault(init.parent.name, []).append(init.parent)
+    result = []
+    for name, paths in folders.items():
+        first = paths[0]
+        others = [p for p in (*paths[1:], installed.get(name)) if p and not same(p, first)]
+        own = any(same(first, p) for p in (installed.get(name), shipped and shipped / name) if p)
+        source = Source("installed" if own else "local", str(first), str(others[0]) if others else "")
+        result.append(Found(name, source, functools.partial(load_variant, first)))
+    for entry in entries:
+        folder = entry.module.removeprefix(NAMESPACE + ".")
+        if folder != entry.module and folder in folders:
+            continue
+        package = entry.dist.name if entry.dist else "unknown"
+        path = installed_path(entry)
+        # A folder is loaded by its place, since a package of that name may be in memory from a place that no longer applies.
+        load = functools.partial(load_variant, path) if path else entry.load
+        name = entry.name if entry.name not in [f.name for f in result] else f"{entry.name} ({package})"
+        where = str(path) if path else f"{entry.value} of package {package}"
+        result.append(Found(name, Source("installed", where), load))
     return result
 
 
@@ -123,6 +158,14 @@ def load_folder(path: Path) -> ModuleType:
     return module
 
 
+def load_variant(path: Path) -> object:
+    """Load a folder and return its `variant`."""
+    module = load_folder(path)
+    if not hasattr(module, "variant"):
+        raise AttributeError("__init__.py defines no `variant = Variant(...)`")
+    return module.variant
+
+
 def forget(name: str) -> None:
     """Drop a package and its submodules from the loaded modules."""
     for key in [key for key in sys.modules if key == name or key.startswith(name + ".")]:
@@ -150,5 +193,5 @@ def describe(error: BaseException, folder: Path | None = None) -> str:
     if isinstance(error, SyntaxError):  # its text has the place
         return text
     frames = traceback.extract_tb(error.__traceback__)
-    inside = [f for f in frames if folder is None or Path(f.filename).is_relative_to(folder)]
+    inside = [f for f in frames if (Path(f.filename).is_relative_to(folder) if folder else f.filename[0] != "<")]
     return f"{text} ({inside[-1].filename}, line {inside[-1].lineno})" if inside else text

@@ -5,7 +5,7 @@
 """
 
 import functools
-from collections.abc import Callable, Iterable
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import pluggy
 from elmanctl.console import note
 from elmanctl.errors import UserError, did_you_mean
 from elmanctl.plugins import discovery, hookspecs
-from elmanctl.variant import Spec, Variant
+from elmanctl.plugins.discovery import Found, Source
+from elmanctl.plugins.isolation import Hooks, PluginManager
+from elmanctl.variant import Spec, Variant, parse_options
 
 
 @dataclass(frozen=True)
@@ -25,49 +27,6 @@ class Problem:
     plugin: str
     where: str
     text: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a variant came from: `installed` or `local`, its place, and the place of the one that it hides, if any."""
-
-    kind: str
-    where: str
-    hides: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.kind}, hides {self.hides}" if self.hides else self.kind
-
-
-class PluginManager(pluggy.PluginManager):
-    """pluggy's manager, except that it does not evaluate the properties of a plugin while it looks for hooks."""
-
-    def parse_hookimpl_opts(self, plugin, name):
-        if isinstance(getattr(type(plugin), name, None), property):
-            return None
-        return super().parse_hookimpl_opts(plugin, name)
-
-
-class Hooks:
-    """Calls a hook in every plugin, as `registry().hook.elmanctl_suites()`; a plugin that raises becomes a problem and a note on stderr."""
-
-    def __init__(self, manager: pluggy.PluginManager, report: Callable[[str, BaseException], None]):
-        self._manager, self._report = manager, report
-
-    def __getattr__(self, name: str) -> Callable[..., list]:
-        caller = getattr(self._manager.hook, name)
-
-        def call(**arguments: Any) -> list:
-            results = []
-            for plugin in [impl.plugin for impl in reversed(caller.get_hookimpls())]:
-                others = [p for p in self._manager.get_plugins() if p is not plugin]
-                try:
-                    results += self._manager.subset_hook_caller(name, others)(**arguments)
-                except (Exception, SystemExit) as error:
-                    self._report(self._manager.get_name(plugin), name, error)
-            return results
-
-        return call
 
 
 class Registry:
@@ -84,7 +43,7 @@ class Registry:
         self.hook = Hooks(self._manager, self._hook_failed)
 
     def variants(self) -> dict[str, Variant]:
-        """Return every usable variant by name, in natural order (E1, E42, E75)."""
+        """Return every usable variant by name, in natural order (X2, X10)."""
         return dict(self._variants)
 
     def sources(self) -> dict[str, Source]:
@@ -99,7 +58,7 @@ class Registry:
         """Turn a name, without regard to case, into a variant and its options. Rules are not applied: see Spec.check.
 
         Args:
-            text: a name such as `E75h4n32`, an alias, or a preset; `:key=value,...` may follow.
+            text: a name such as `X7h4n32`, an alias, or a preset; `:key=value,...` may follow.
             options: further options; where the name gives the same one, the values must agree.
         Raises:
             UserError: for an unknown name, with near misses, or for options that are unknown, malformed or in conflict.
@@ -152,43 +111,16 @@ class Registry:
         return f"{text} Run elmanctl list to see all {len(self._variants)}."
 
     def _load(self) -> None:
-        taken: dict[str, str] = {}  # folder name -> plugin name
-        hides: dict[str, str] = {}
-        entries = discovery.entry_points()
-        installed = {path.name: path for e in entries if (path := discovery.installed_path(e))}
-        found: dict[str, discovery.Candidate] = {}
-        for candidate in discovery.candidates():
-            first = found.setdefault(candidate.path.name, candidate)
-            if first is not candidate and not discovery.same(first.path, candidate.path):
-                hides.setdefault(candidate.path.name, str(candidate.path))
-        for folder, candidate in found.items():
-            shipped = installed.get(folder)
-            own = candidate.shipped or (shipped is not None and discovery.same(shipped, candidate.path))
-            if shipped is not None and not discovery.same(shipped, candidate.path):
-                hides.setdefault(folder, str(shipped))
-            source = Source("installed" if own else "local", str(candidate.path), hides.get(folder, ""))
-            taken[folder] = folder
-            self._add(folder, source, functools.partial(_variant_of, candidate.path))
-        for entry in entries:
-            path = discovery.installed_path(entry)
-            if path is not None and path.name in taken:
-                continue
-            where = (
-                str(path) if path else f"{entry.value} of {entry.dist.name if entry.dist else 'an installed package'}"
-            )
-            if path is not None:  # a package of this name may be loaded from a folder that no longer applies
-                self._add(entry.name, Source("installed", where), functools.partial(_variant_of, path))
-            else:
-                self._add(entry.name, Source("installed", where), entry.load)
+        for found in discovery.plan():
+            self._add(found)
         self._variants = dict(sorted(self._variants.items(), key=lambda item: natural(item[0])))
 
-    def _add(self, name: str, source: Source, load: Callable[[], object]) -> None:
+    def _add(self, found: Found) -> None:
         """Load and register one plugin and take its variants; whatever goes wrong becomes its problem."""
-        folder = Path(source.where) if Path(source.where).is_dir() else None
-        plugin = None
+        name, source, plugin = found.name, found.source, None
+        self._where[name] = source
         try:
-            plugin = load()
-            self._where[name] = source
+            plugin = found.load()
             self._manager.register(plugin, name=name)
             self._manager.check_pending()
             impl = [i for i in self._manager.hook.elmanctl_variants.get_hookimpls() if i.plugin is plugin]
@@ -196,9 +128,10 @@ class Registry:
             if not isinstance(variants, list) or not all(isinstance(v, Variant) for v in variants):
                 raise TypeError("elmanctl_variants did not return a list of Variant")
         except (Exception, SystemExit) as error:  # every failure is reported, as this plugin's problem
-            if plugin is not None and self._manager.has_plugin(name):
+            if plugin is not None and self._manager.get_plugin(name) is plugin:
                 self._manager.unregister(plugin)
-            text = discovery.describe(error, folder)
+            folder = Path(source.where)
+            text = discovery.describe(error, folder if folder.is_dir() else None)
             if isinstance(error, pluggy.PluginValidationError):
                 known = [hook for hook in dir(hookspecs) if hook.startswith("elmanctl_")]
                 text = f"{error}. Hooks: {', '.join(known)}."
@@ -234,36 +167,8 @@ def registry() -> Registry:
     return Registry()
 
 
-def parse_options(pairs: Iterable[str], label: str = "-o") -> dict[str, str]:
-    """Parse `key=value` texts, as given by `-o` or after the colon of a name.
-
-    Raises:
-        UserError: for a text without `=`, or a key given twice.
-    """
-    options: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise UserError(f"{label}: {pair!r} is not option=value, for example -o use_gate=true.")
-        if key in options:
-            raise UserError(f"{label}: option {key} is given twice. Give it once.")
-        options[key] = value.strip()
-    return options
-
-
 def natural(name: str) -> list:
-    """Return a sort key that orders E2 before E10."""
-    import re
-
+    """Return a sort key that orders X2, X10."""
     return [
         (0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in re.split(r"([0-9]+)", name) if part
     ]
-
-
-def _variant_of(path: Path) -> object:
-    """Load a folder and return its `variant`."""
-    module = discovery.load_folder(path)
-    if not hasattr(module, "variant"):
-        raise AttributeError("__init__.py defines no `variant = Variant(...)`")
-    return module.variant
