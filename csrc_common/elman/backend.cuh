@@ -17,6 +17,10 @@
 #ifdef ELMAN_DEVICE
 #define ELMAN_FN __device__ __forceinline__
 #define ELMAN_BOTH __host__ __device__ constexpr
+#define ELMAN_SITE
+#define ELMAN_COMMA_SITE
+#define ELMAN_SAME_SITE
+#define ELMAN_COMMA_SAME_SITE
 namespace elman {
 using Stream = cudaStream_t;
 }
@@ -24,6 +28,12 @@ using Stream = cudaStream_t;
 #include <elman/host/host.h>
 #define ELMAN_FN inline
 #define ELMAN_BOTH constexpr
+// Last parameters of a wrapper: where kernel code called it (the place of the call, since the optimiser duplicates addresses).
+// SAME_SITE hands the own caller's place on, so that a helper's error names its user. COMMA_: after other parameters.
+#define ELMAN_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+#define ELMAN_COMMA_SITE , ELMAN_SITE
+#define ELMAN_SAME_SITE file, line
+#define ELMAN_COMMA_SAME_SITE , file, line
 namespace elman {
 using Stream = void*;
 }

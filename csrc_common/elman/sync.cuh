@@ -34,14 +34,14 @@ struct GroupBarrier {
   unsigned target = 0;
 
   // Wait until every member has called this as often; orders all memory among the threads of the members.
-  ELMAN_FN void wait() {
+  ELMAN_FN void wait(ELMAN_SITE) {
     target += members;
-    sync_block();
+    sync_block(ELMAN_SAME_SITE);
     if (thread_x() == 0) {
       add_release(counter, 1u);
-      wait_until_acquire(counter, target);
+      wait_until_acquire(counter, target ELMAN_COMMA_SAME_SITE);
     }
-    sync_block();
+    sync_block(ELMAN_SAME_SITE);
   }
 };
 }  // namespace elman

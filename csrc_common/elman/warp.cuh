@@ -12,8 +12,6 @@ template <class T> ELMAN_FN T shfl_xor(T v, int mask) { return __shfl_xor_sync(~
 template <class T> ELMAN_FN T shfl_up(T v, unsigned delta) { return __shfl_up_sync(~0u, v, delta); }
 template <class T> ELMAN_FN T shfl_down(T v, unsigned delta) { return __shfl_down_sync(~0u, v, delta); }
 ELMAN_FN unsigned ballot(bool predicate) { return __ballot_sync(~0u, predicate); }
-#define ELMAN_CALLER
-#define ELMAN_PASS_CALLER
 #else
 template <class T> inline T shfl_from(T v, unsigned source, const char* op, const char* file, int line) {
   static_assert(sizeof(T) <= 8, "a shuffle moves 4 or 8 bytes");
@@ -37,23 +35,20 @@ inline unsigned ballot(bool predicate, ELMAN_SITE) {
   for (unsigned i = 0; i < 32; ++i) bits |= (unsigned)(slots[i].bytes[0] != 0) << i;
   return bits;
 }
-// A helper built from the above hands on its caller's place, so that a divergence is reported where the variant made it.
-#define ELMAN_CALLER , ELMAN_SITE
-#define ELMAN_PASS_CALLER , file, line
 #endif
 
-template <int W = 32, class T> ELMAN_FN T warp_sum(T v ELMAN_CALLER) {
+template <int W = 32, class T> ELMAN_FN T warp_sum(T v ELMAN_COMMA_SITE) {
   static_assert(W >= 1 && W <= 32 && (W & (W - 1)) == 0, "a group of lanes is a power of two");
 #pragma unroll
-  for (int mask = W / 2; mask > 0; mask /= 2) v += shfl_xor(v, mask ELMAN_PASS_CALLER);
+  for (int mask = W / 2; mask > 0; mask /= 2) v += shfl_xor(v, mask ELMAN_COMMA_SAME_SITE);
   return v;
 }
 
-template <int W = 32, class T> ELMAN_FN T warp_max(T v ELMAN_CALLER) {
+template <int W = 32, class T> ELMAN_FN T warp_max(T v ELMAN_COMMA_SITE) {
   static_assert(W >= 1 && W <= 32 && (W & (W - 1)) == 0, "a group of lanes is a power of two");
 #pragma unroll
   for (int mask = W / 2; mask > 0; mask /= 2) {
-    const T other = shfl_xor(v, mask ELMAN_PASS_CALLER);
+    const T other = shfl_xor(v, mask ELMAN_COMMA_SAME_SITE);
     v = v < other ? other : v;
   }
   return v;

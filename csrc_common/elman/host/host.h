@@ -9,9 +9,6 @@
 #error "this is the host backend"
 #endif
 
-// Last parameters of a wrapper: where kernel code called it. Place of call, not address, since the optimiser duplicates calls.
-#define ELMAN_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
-
 namespace elman::host {
 inline constexpr unsigned shared_gap = 16;  // bytes between two shared arrays, watched
 

@@ -1,0 +1,270 @@
+"""The host backend must name each planted mistake, pass right kernels in every order, and round as torch does.
+
+* `plain` is an ordinary host build, `race` one with every load and store checked for a barrier.
+* A mistake that a GPU might survive by luck must be an error here.
+"""
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from elmanctl import build, toolchain
+
+SOURCE = Path(__file__).parent / "host_backend" / "planted.cu.cc"
+MISTAKES = [
+    "none",
+    "missing_sync_block",
+    "missing_sync_warp",
+    "shuffle_as_fence",
+    "divergent_collective",
+    "divergent_barrier",
+    "returned_lanes",
+    "past_the_end",
+    "into_the_next",
+    "past_the_launch",
+    "forgotten_wait",
+    "misaligned_pair",
+    "other_block_unordered",
+    "wait_in_plain_launch",
+    "early_exit",
+    "skipped_group_barrier",
+    "bad_threads",
+    "bad_blocks",
+    "too_much_shared",
+    "local_array",
+]
+NEIGHBOURS, EXCHANGE, PRODUCT, ROUND = 100, 101, 102, 103
+ORDERS = [(0, 0), (1, 0), (2, 1), (2, 2), (2, 3)]
+
+
+class Arguments(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("x", "y", "counter")] + [
+        ("which", ctypes.c_int64),
+        ("stream", ctypes.c_void_p),
+    ]
+
+
+def compile_library(path: Path, source: Path, kernel_flags=(), runtime_flags=(), runtime=None, extra=()) -> Path:
+    """Compile a kernel file into a host library as build.py does, with further flags."""
+    compiler, csrc = toolchain.compiler(toolchain.HOST)[0], toolchain.csrc_folder()
+    include = [f"-I{csrc}"]
+    objects = list(runtime or [])
+    if runtime is None:
+        objects = [str(path / "runtime.o")]
+        runtime_source = str(csrc / "elman/host/runtime.cc")
+        toolchain.execute(
+            [compiler, *toolchain.HOST_FLAGS, *runtime_flags, *include, "-c", runtime_source, "-o", objects[0]]
+        )
+    for more in extra:
+        objects.append(str(path / f"{more.stem}.o"))
+        toolchain.execute([compiler, *toolchain.HOST_FLAGS, *include, "-c", str(more), "-o", objects[-1]])
+    kernel, library = str(path / "kernel.o"), path / "kernel.so"
+    flags = [*toolchain.HOST_FLAGS, *kernel_flags, "-x", "c++", *include]
+    toolchain.execute([compiler, *flags, "-c", str(source), "-o", kernel])
+    script = f"-Wl,--version-script={build.version_script(path)}"
+    toolchain.execute([compiler, "-shared", *runtime_flags, kernel, *objects, script, "-o", str(library)])
+    return library
+
+
+class Planted:
+    """The loaded library: `run(which)` returns (y, error text)."""
+
+    def __init__(self, path: Path):
+        self.library = ctypes.CDLL(str(path))
+        self.library.elman_host_order.argtypes = [ctypes.c_int, ctypes.c_uint64]
+        self.library.elman_host_order.restype = None
+
+    def run(self, which, order=(0, 0), x=None, watch=False, function="elman_forward"):
+        x = torch.arange(1.0, 129.0) if x is None else x
+        y, counter = torch.full((128,), float("nan")), torch.zeros(1, dtype=torch.int32)
+        which = MISTAKES.index(which) if isinstance(which, str) else which
+        self.library.elman_host_order(*order)
+        if watch:
+            self.library.elman_race_watch(ctypes.c_void_p(y.data_ptr()), ctypes.c_size_t(4 * y.numel()))
+        error = ctypes.create_string_buffer(2048)
+        arguments = Arguments(x.data_ptr(), y.data_ptr(), counter.data_ptr(), which, None)
+        failed = getattr(self.library, function)(ctypes.byref(arguments), error, ctypes.c_size_t(2048))
+        if watch:
+            self.library.elman_race_unwatch()
+        assert bool(failed) == bool(error.value)
+        return y, error.value.decode()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plain")
+    return Planted(compile_library(path, SOURCE, runtime=build.runtime_objects(toolchain.HOST)))
+
+
+@pytest.fixture(scope="module")
+def race(tmp_path_factory):
+    path = tmp_path_factory.mktemp("race")
+    checker = toolchain.csrc_folder() / "elman/host/race.cc"
+    runtime = build.runtime_objects(toolchain.HOST)
+    return Planted(compile_library(path, SOURCE, ["-fsanitize=thread"], runtime=runtime, extra=[checker]))
+
+
+def expected(which):
+    x = torch.arange(1.0, 129.0)
+    if which == "none":
+        return x[:64].flip(0)
+    return x[:32].view(16, 2).flip(1).reshape(32) if which == NEIGHBOURS else 2 * x.view(2, 64).flip(0).reshape(128)
+
+
+@pytest.mark.parametrize("which", ["none", NEIGHBOURS, EXCHANGE])
+@pytest.mark.parametrize("library", ["plain", "race"])
+def test_right_kernels_pass_in_every_order(which, library, request):
+    for order in ORDERS:
+        y, error = request.getfixturevalue(library).run(which, order, watch=library == "race")
+        assert error == ""
+        want = expected(which)
+        assert torch.equal(y[: len(want)], want)
+
+
+LOUD = {
+    "divergent_collective": ["divergent warp collective: block 0 thread 16 is in shfl_xor at planted.cu.cc:", "in shfl at planted.cu.cc:"],
+    "divergent_barrier": ["divergent sync_block: block 0 thread 32 at planted.cu.cc:", "others at planted.cu.cc:"],
+    "returned_lanes": ["divergent warp collective: block 0", "returned while its warp is in shfl_xor at planted.cu.cc:"],
+    "past_the_end": ["block 0 wrote past the end of a shared array"],
+    "into_the_next": ["block 0 wrote past the end of a shared array"],
+    "past_the_launch": ["shared array at planted.cu.cc:", "past the launch's 544 bytes"],
+    "forgotten_wait": ["copy without a wait: block 0 thread 0 returned with 1 copies in flight"],
+    "misaligned_pair": ["load2 at ", "is not a multiple of 8"],
+    "wait_in_plain_launch": ["a wait for other blocks in a launch that is not cooperative, at planted.cu.cc:"],
+    "early_exit": ["cooperative grid of 2 blocks", "deadlock: no thread can go on;", "block 1 threads 0-63 have returned",
+                   "block 0 threads 0-0 wait in group barrier at planted.cu.cc:"],
+    "bad_threads": ["turn_around: grid of 1 blocks of 48 threads", "launch refused: the number of threads must be a multiple of 32"],
+    "bad_blocks": ["grid of 0 blocks", "launch refused: the number of blocks"],
+    "too_much_shared": ["300000 bytes of shared memory", "launch refused: more shared memory than the 232448 bytes"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", LOUD)
+def test_a_mistake_that_hangs_or_corrupts_is_named(plain, mistake):
+    _, error = plain.run(mistake)
+    for part in LOUD[mistake]:
+        assert part in error
+    y, error = plain.run("none")
+    assert error == "" and torch.equal(y[:64], expected("none")), "the library stays usable"
+
+
+def test_a_missing_block_barrier_reads_nan_in_some_order(plain):
+    values = [plain.run("missing_sync_block", order)[0][:64] for order in ORDERS]
+    assert any(v.isnan().any() for v in values)
+
+
+RACES = {
+    "missing_sync_block": ["race: read after write of shared memory byte", "race: write after read of shared memory byte"],
+    "missing_sync_warp": ["race: read after write of shared memory byte", "race: write after read of shared memory byte"],
+    "shuffle_as_fence": ["race: read after write of shared memory byte"],
+    "other_block_unordered": ["after write of a watched tensor byte", "write after read of a watched tensor byte"],
+    "skipped_group_barrier": ["after write of a watched tensor byte", "write after read of a watched tensor byte"],
+    "past_the_end": ["block 0 thread 0: access past the end of shared memory", "block 0 thread 0: access past the end of a shared array"],
+    "into_the_next": ["block 0 thread 0: access past the end of a shared array"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", RACES)
+def test_the_race_check_names_two_threads_in_every_order(race, mistake):
+    for order in ORDERS[:3]:
+        _, error = race.run(mistake, order, watch=True)
+        assert any(text in error for text in RACES[mistake]), error
+        assert "planted.cu.cc:" in error, "the line in the source"
+
+
+def test_race_report_gives_threads_and_both_lines(race):
+    _, error = race.run("shuffle_as_fence")
+    found = re.search(
+        r"block 0 thread (\d+) then block 0 thread (\d+), no barrier .*\((.*):(\d+), then (.*):(\d+)\)", error
+    )
+    first, second, file, write, other_file, read = found.groups()
+    assert int(first) == int(second) ^ 1 and file == other_file == "planted.cu.cc"
+    lines = SOURCE.read_text().splitlines()
+    assert lines[int(write) - 1].strip() == "a[t] = x[t];" and lines[int(read) - 1].strip() == "y[t] = a[t ^ 1];"
+
+
+def test_an_entry_can_refuse_with_its_own_text(plain):
+    assert plain.run("none", function="elman_backward")[1] == "there is no backward pass for mistake 0"
+
+
+def test_matrix_product_follows_the_documented_fragments(plain):
+    x = torch.randn(128).bfloat16().float()
+    y, error = plain.run(PRODUCT, x=x)
+    i, k, j = torch.arange(16)[:, None], torch.arange(16), torch.arange(8)
+    a, b = x[(i + k) % 8].double(), x[(k[:, None] * j) % 8].double()
+    assert error == ""
+    assert torch.equal(y.view(16, 8), (a @ b).float())
+
+
+def test_bf16_rounds_to_nearest_even_as_torch_does(plain):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(200):
+        bits = torch.randint(-(2**31), 2**31, (128,), generator=generator).to(torch.int32)
+        bits[:4] = torch.tensor([0x3F808000, 0x3F818000, 0x00000001, 0x7F7FFFFF])  # ties, a subnormal, the largest
+        x = bits.view(torch.float32)
+        y, _ = plain.run(ROUND, x=x)
+        want = x.bfloat16().float()
+        number = ~want.isnan()
+        assert torch.equal(y[number], want[number]) and bool(y[~number].isnan().all())
+    assert plain.run(ROUND, x=torch.full((128,), float("nan")))[0].view(torch.int32)[0] == 0x7FFF0000
+
+
+def test_only_our_names_are_exported(plain):
+    listed = subprocess.run(
+        ["nm", "-D", "--defined-only", plain.library._name], capture_output=True, text=True, check=True
+    )
+    names = {line.split()[-1] for line in listed.stdout.splitlines()}
+    assert names == {"elman_forward", "elman_backward", "elman_host_order"}
+
+
+def test_a_device_build_needs_the_cuda_language(tmp_path):
+    compiler = toolchain.compiler(toolchain.HOST)[0]
+    call = [
+        compiler,
+        "-std=c++20",
+        f"-I{toolchain.csrc_folder()}",
+        "-DELMAN_DEVICE",
+        "-x",
+        "c++",
+        "-fsyntax-only",
+        str(SOURCE),
+    ]
+    ran = subprocess.run(call, capture_output=True, text=True)
+    assert ran.returncode and "pass -x cu to nvcc" in ran.stderr
+
+
+CHILD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_host_backend import Planted, expected
+import torch
+library = Planted(sys.argv[2])
+for which in ("none", "early_exit", "none"):
+    y, error = library.run(which)
+    assert which != "none" or (error == "" and torch.equal(y[:64], expected("none"))), error
+print("right kernels pass", flush=True)
+library.run(sys.argv[3])
+print("not reached" if sys.argv[3] == "local_array" else "done")
+"""
+
+
+def test_address_and_undefined_sanitizers_see_into_fibers(tmp_path):
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    library = compile_library(tmp_path, SOURCE, flags, flags)
+    compiler = toolchain.compiler(toolchain.HOST)[0]
+    preload = [
+        subprocess.run([compiler, f"-print-file-name=lib{name}.so"], capture_output=True, text=True).stdout.strip()
+        for name in ("asan", "ubsan")
+    ]
+    environment = os.environ | {"LD_PRELOAD": ":".join(preload), "ASAN_OPTIONS": "detect_leaks=0"}
+    call = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(library), "local_array"]
+    ran = subprocess.run(call, capture_output=True, text=True, env=environment)
+    assert "right kernels pass" in ran.stdout, ran.stderr
+    assert "not reached" not in ran.stdout
+    assert "planted.cu.cc" in ran.stderr and ("out of bounds" in ran.stderr or "stack-buffer-overflow" in ran.stderr)
