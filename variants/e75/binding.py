@@ -1,0 +1,45 @@
+"""Tensors and compile-time constants of the E75 kernel.
+
+* `qkvb` is the fused raw projection as it leaves the GEMM: queries, keys, values and forget-gate logits of all heads.
+* `beta_bias_part` is a sum over time of one (batch, head); torch adds it over the batch.
+"""
+
+from elmanctl.kernel import Kernel
+
+kernel = Kernel(
+    package=__package__,
+    inputs={"qkvb": "B T 4*H*N", "beta_bias": "H N @acc", "s0": "B H N N @acc"},
+    outputs={"y": "B T H*N", "s_last": "B H N N @acc"},
+    saved={"slots": "B H cdiv(T,K) N N @acc"},
+    backward_scratch={
+        "history": "B H K N N @acc ?GLOBAL_HISTORY",
+        "partial": "B H K 16 2*N @acc ?GLOBAL_HISTORY",
+    },
+    backward_outputs={"beta_bias_part": "B H N @acc"},
+    constants={
+        "N": "rows and columns of a state",
+        "K": "steps between two saved states",
+        "GLOBAL_HISTORY": "1: a chunk's states go to global memory, since they do not fit on the chip",
+    },
+    torch_gradients=("beta_bias",),
+    after_backward="weight_gradients",
+    # Nothing is rounded inside but loads and stores: states, slots and all sums stay in the accumulator's dtype.
+    rounds={},
+    # A state sums T writes of sums over N; a gradient also sums over its rows; the bias over the batch and time besides.
+    terms={"y": "T*N", "s_last": "T*N", "*": "2*T*N", "beta_bias": "B*T*N"},
+    budgets={"spill_bytes": 0},
+)
+
+
+def chunk(n: int) -> tuple[int, int]:
+    """Return (K, whether a chunk's states go to global memory): the K states of a chunk are to fit in shared memory, 128 KiB in
+    fp32, with K at least 8; fewer steps per slot would cost more memory than they save."""
+    if n > 64:
+        return 16, 1
+    return (16 if n * n <= 2048 else 8), 0
+
+
+def constants(config) -> dict[str, int]:
+    """Return the compile-time constants of a Config."""
+    steps, spilled = chunk(config.n_state)
+    return {"N": config.n_state, "K": steps, "GLOBAL_HISTORY": spilled}

@@ -1,0 +1,230 @@
+// E88: multi-head delta rule with a tanh matrix state, S' = tanh(lambda S + b (v - S k) k^T), o = act(g) (S' q).
+// Tensors and constants: binding.py. Equations: README.md.
+#include <elman/families/matrix_state.cuh>
+
+#include "elman_args.h"
+
+using namespace elman;
+
+namespace e88 {
+using args::acc;
+using args::scalar;
+using Constant = args::Constant;
+
+struct Step {
+  using Scalar = scalar;
+  using Tile = matrix_state::Tile<Constant::N, Constant::M>;
+  static constexpr int N = Tile::N, M = Tile::M, K = Constant::K;
+  static constexpr bool tied = Constant::TIED, silu = Constant::SILU, unit = Constant::UNIT, linear = Constant::LINEAR;
+  static constexpr bool write_gate = Constant::WRITE_GATE, projected_decay = Constant::DECAY_LOGIT, mamba = Constant::MAMBA;
+  static constexpr bool constant_decay = Constant::CONSTANT, has_decay = projected_decay || constant_decay;
+  static constexpr bool gate = Constant::GATE, sigmoid_gate = Constant::GATE == 2;
+  static_assert(!tied || M == N, "tied keys and values have one width");
+
+  // Record: the value (and the raw gate) by row; decay, write gate, and the factors of q's and k's norms.
+  enum { VALUE, GATE };
+  enum { LAMBDA, WRITE, Q_FACTOR, K_FACTOR };
+  static constexpr int rows = gate ? 2 : 1, scalars = 4, grad_rows = 1, grad_scalars = 2;
+  static constexpr bool needs_readout = gate, global_history = Constant::GLOBAL_HISTORY;
+  static constexpr int EN = Tile::team_keys, EM = Tile::team_values;
+  using Record = matrix_state::Record<Step>;
+  using Lane = matrix_state::Lane<Step>;
+  using Team = matrix_state::Team<Step>;
+  using Place = matrix_state::Place;
+  using Inputs = matrix_state::Inputs<Step>;
+  static constexpr int R = Tile::R, C = Tile::C;
+
+  // S' = phi(lambda S + b delta k^T),  delta = v - S k
+  ELMAN_FN static void forward(const Lane& lane, acc (&s)[R][C], const Inputs& in, acc (&delta)[R]) {
+    const acc lambda = in.scalar[LAMBDA], b = in.scalar[WRITE];
+#pragma unroll
+    for (int r = 0; r < R; ++r) delta[r] = in.row[VALUE][r] - lane.dot(s[r], in.k);
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int c = 0; c < C; ++c) {
+        const acc p = lambda * s[r][c] + b * delta[r] * in.k[c];
+        s[r][c] = linear ? p : tanh_of(p);
+      }
+  }
+
+  // With g = dL/dS' on entry and A = g (1 - S'^2):  du = A k,  db = <du, delta>,  dv = b du,  dk = A^T (b delta) - S^T dv,
+  // dlambda = <A, S>;  on return g = dL/dS = lambda A - dv k^T.
+  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&after)[R][C], const Inputs& in,
+                                const acc (&delta)[R], acc (&g)[R][C], Inputs& d) {
+    const acc lambda = in.scalar[LAMBDA], b = in.scalar[WRITE];
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+#pragma unroll
+      for (int c = 0; c < C; ++c) {
+        if (!linear) g[r][c] *= tanh_slope(after[r][c]);
+        d.scalar[LAMBDA] += g[r][c] * before[r][c];
+      }
+      const acc du = lane.dot(g[r], in.k), dv = b * du, u = b * delta[r];
+      d.row[VALUE][r] = dv;
+      d.scalar[WRITE] += lane.first() ? du * delta[r] : acc(0);
+#pragma unroll
+      for (int c = 0; c < C; ++c) {
+        d.k[c] += g[r][c] * u - before[r][c] * dv;
+        g[r][c] = lambda * g[r][c] - dv * in.k[c];
+      }
+    }
+  }
+
+  // o = silu(g) y or sigmoid(g) y
+  ELMAN_FN static acc output(const acc* record, int i, acc y) {
+    if (!gate) return y;
+    const acc g = record[Record::row(GATE, i)];
+    return y * (sigmoid_gate ? sigmoid_of(g) : silu_of(g));
+  }
+  template <class Args>
+  ELMAN_FN static acc output_backward(const Args& a, const Place& at, const acc* record, int i, acc y, acc d) {
+    const acc g = record[Record::row(GATE, i)];
+    store(a.d_gate + at.head() * M + i, d * y * (sigmoid_gate ? sigmoid_slope(sigmoid_of(g)) : silu_slope(g)));
+    return d * (sigmoid_gate ? sigmoid_of(g) : silu_of(g));
+  }
+
+  struct Raw {
+    scalar q[EN], k[EN], v[EM], g[EM], decay, write;
+  };
+
+  // Offsets within one time step of the fused projection: q of all heads, k of all heads, v of all heads.
+  ELMAN_FN static int64_t q_at(const Place& at, int i) { return at.step() * width(at) + at.h * N + i; }
+  ELMAN_FN static int64_t k_at(const Place& at, int i) { return q_at(at, i) + at.H * N; }
+  ELMAN_FN static int64_t v_at(const Place& at, int i) { return at.step() * width(at) + 2 * at.H * N + at.h * M + i; }
+  ELMAN_FN static int64_t width(const Place& at) { return at.H * (2 * N + (tied ? 0 : M)); }
+
+  template <class Args> ELMAN_FN static Raw load(const Args& a, const Place& at, const Team& team) {
+    Raw raw{};
+    if (!at.valid) return raw;
+#pragma unroll
+    for (int j = 0; j < EN; ++j)
+      if (const int i = team.element(j); i < N) {
+        raw.q[j] = a.qkv[q_at(at, i)];
+        raw.k[j] = a.qkv[k_at(at, i)];
+      }
+#pragma unroll
+    for (int j = 0; j < EM; ++j)
+      if (const int i = team.element(j); i < M) {
+        if (!tied) raw.v[j] = a.qkv[v_at(at, i)];
+        if (gate) raw.g[j] = a.gate[at.head() * M + i];
+      }
+    if (projected_decay) raw.decay = a.decay_logit[at.head()];
+    if (write_gate) raw.write = a.write_logit[at.head()];
+    return raw;
+  }
+
+  ELMAN_FN static acc activation(acc x) { return silu ? silu_of(x) : x; }
+  ELMAN_FN static acc activation_slope(acc x) { return silu ? silu_slope(x) : acc(1); }
+
+  // l = log lambda = -exp(A_log) softplus(alpha + dt_bias)
+  template <class Args> ELMAN_FN static acc log_decay(const Args& a, const Place& at, acc alpha) {
+    return -exp_of(a.A_log[at.h]) * softplus_of(alpha + a.dt_bias[at.h]);
+  }
+  template <class Args> ELMAN_FN static acc decay(const Args& a, const Place& at, acc alpha) {
+    if (mamba) return exp_of(log_decay(a, at, alpha));
+    if (projected_decay) return sigmoid_of(alpha);
+    return constant_decay ? sigmoid_of(a.decay_bias[at.h]) : acc(1);
+  }
+
+  template <class Args>
+  ELMAN_FN static void prepare(const Args& a, const Place& at, const Team& team, const Raw& raw, acc* record) {
+    acc q[EN], k[EN], q_factor = 1, k_factor = 1;
+#pragma unroll
+    for (int j = 0; j < EN; ++j) q[j] = activation(elman::load(&raw.q[j])), k[j] = activation(elman::load(&raw.k[j]));
+    if (unit) q_factor = matrix_state::unit_factor(team, q), k_factor = matrix_state::unit_factor(team, k);
+#pragma unroll
+    for (int j = 0; j < EN; ++j)
+      if (const int i = team.element(j); i < N) {
+        record[Record::q(i)] = q[j] * q_factor;
+        record[Record::k(i)] = k[j] * k_factor;
+        if (tied) record[Record::row(VALUE, i)] = k[j];
+      }
+#pragma unroll
+    for (int j = 0; j < EM; ++j)
+      if (const int i = team.element(j); i < M) {
+        if (!tied) record[Record::row(VALUE, i)] = activation(elman::load(&raw.v[j]));
+        if (gate) record[Record::row(GATE, i)] = elman::load(&raw.g[j]);
+      }
+    if (team.first()) {
+      record[Record::scalar(LAMBDA)] = decay(a, at, elman::load(&raw.decay));
+      record[Record::scalar(WRITE)] = write_gate ? sigmoid_of(elman::load(&raw.write)) : acc(1);
+      record[Record::scalar(Q_FACTOR)] = q_factor;
+      record[Record::scalar(K_FACTOR)] = k_factor;
+    }
+  }
+
+  struct Sums {
+    acc A_log, dt_bias, decay_bias;
+  };
+
+  template <class Args>
+  ELMAN_FN static void finish(const Args& a, const Place& at, const Team& team, const Raw& raw, const acc* record,
+                              const matrix_state::RecordGradient<Step>& gradient, Sums& sums) {
+    acc dq[EN], dk[EN];
+#pragma unroll
+    for (int j = 0; j < EN; ++j) {
+      const int i = team.element(j);
+      dq[j] = i < N ? gradient.q(i) : acc(0);
+      dk[j] = i < N ? gradient.k(i) : acc(0);
+    }
+    if (unit) {
+      acc q[EN], k[EN];
+#pragma unroll
+      for (int j = 0; j < EN; ++j) {
+        const int i = team.element(j);
+        q[j] = i < N ? record[Record::q(i)] : acc(0);
+        k[j] = i < N ? record[Record::k(i)] : acc(0);
+      }
+      matrix_state::unit_backward(team, dq, q, record[Record::scalar(Q_FACTOR)]);
+      matrix_state::unit_backward(team, dk, k, record[Record::scalar(K_FACTOR)]);
+    }
+    const acc d_lambda = has_decay ? gradient.scalar(LAMBDA, team) : acc(0);
+    const acc d_write = write_gate ? gradient.scalar(WRITE, team) : acc(0);
+    if (!at.valid) return;
+#pragma unroll
+    for (int j = 0; j < EN; ++j)
+      if (const int i = team.element(j); i < N) {
+        const acc d = dk[j] + (tied ? gradient.row(VALUE, i) : acc(0));
+        store(a.d_qkv + q_at(at, i), dq[j] * activation_slope(elman::load(&raw.q[j])));
+        store(a.d_qkv + k_at(at, i), d * activation_slope(elman::load(&raw.k[j])));
+      }
+    if (!tied) {
+#pragma unroll
+      for (int j = 0; j < EM; ++j)
+        if (const int i = team.element(j); i < M)
+          store(a.d_qkv + v_at(at, i), gradient.row(VALUE, i) * activation_slope(elman::load(&raw.v[j])));
+    }
+    const acc lambda = record[Record::scalar(LAMBDA)], alpha = elman::load(&raw.decay);
+    acc d_logit = d_lambda * sigmoid_slope(lambda);
+    if (mamba) {
+      // dl = lambda dlambda,  dalpha = -dl exp(A_log) sigmoid(alpha + dt_bias),  dA_log = dl l
+      const acc d_log = lambda * d_lambda;
+      d_logit = -d_log * exp_of(a.A_log[at.h]) * softplus_slope(alpha + a.dt_bias[at.h]);
+      sums.A_log += d_log * log_decay(a, at, alpha);
+      sums.dt_bias += d_logit;
+    }
+    if (constant_decay) sums.decay_bias += d_logit;
+    if (team.first()) {
+      if (projected_decay) store(a.d_decay_logit + at.head(), d_logit);
+      if (write_gate) store(a.d_write_logit + at.head(), d_write * sigmoid_slope(record[Record::scalar(WRITE)]));
+    }
+  }
+
+  template <class Args, class OverTeams>
+  ELMAN_FN static void store_sums(const Args& a, const Place& at, const Team&, const Sums& sums, const OverTeams& over_teams) {
+    const int64_t head = at.b * at.H + at.h;
+    if (mamba) {
+      const acc A_log = over_teams(sums.A_log), dt_bias = over_teams(sums.dt_bias);
+      if (thread_x() == 0) a.A_log_part[head] = A_log, a.dt_bias_part[head] = dt_bias;
+    }
+    if (constant_decay) {
+      const acc decay_bias = over_teams(sums.decay_bias);
+      if (thread_x() == 0) a.decay_bias_part[head] = decay_bias;
+    }
+  }
+};
+}  // namespace e88
+
+ELMAN_FORWARD(a) { return matrix_state::forward<e88::Step>(a, "e88_forward"); }
+ELMAN_BACKWARD(a) { return matrix_state::backward<e88::Step>(a, "e88_backward"); }
