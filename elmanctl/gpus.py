@@ -35,7 +35,13 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     memory_total: int
     memory_used: int
     utilisation: int
+    capability: tuple[int, int]
     processes: tuple[GpuProcess, ...] = ()
+
+    @property
+    def target(self) -> str:
+        """The build target of its kernels: `sm_90`."""
+        return f"sm_{self.capability[0]}{self.capability[1]}"
 
     @property
     def busy(self) -> str | None:
@@ -80,6 +86,7 @@ class Nvml:
             memory_total=memory.total,
             memory_used=memory.used,
             utilisation=self._utilisation(handle),
+            capability=tuple(self.api.nvmlDeviceGetCudaComputeCapability(handle)),
             processes=tuple(_process(p) for p in self.api.nvmlDeviceGetComputeRunningProcesses(handle)),
         )
 

@@ -15,6 +15,7 @@ from elmanctl.suite import Sized, Suite, slug
 
 RUNS = Path("runs")
 RUN = "run.json"
+BATCHES = "batch_sizes"
 
 
 class PlannedRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +78,7 @@ def start(suite: Suite, rows: list[PlannedRow], name: str | None, kind: str = "s
         UserError: when the folder belongs to another suite or kind.
     """
     now = datetime.datetime.now().astimezone()
-    folder = RUNS / (name or f"{suite.name}{'-batches' if kind == 'batch_sizes' else ''}-{now:%Y%m%d-%H%M%S}")
+    folder = RUNS / (name or f"{suite.name}{'-batches' if kind == BATCHES else ''}-{now:%Y%m%d-%H%M%S}")
     before: tuple[PlannedRow, ...] = ()
     created = now.isoformat(timespec="seconds")
     if (folder / RUN).exists():
@@ -137,6 +138,11 @@ def _outcome(row: PlannedRow, folder: Path) -> Outcome:
         return read_json(folder / name, kind) if (folder / name).exists() else None
 
     return Outcome(row=row, folder=folder, trial=record("trial.json", Trial), result=record("result.json", Result))
+
+
+def is_batches(folder: Path) -> bool:
+    """Return whether a run's folder holds a batch-size table."""
+    return (folder / RUN).exists() and read_json(folder / RUN, Run).kind == BATCHES
 
 
 def find(name: str | None) -> Path:

@@ -8,7 +8,7 @@
 
 import importlib.util
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import elmanctl
@@ -140,6 +140,37 @@ def load(name: str) -> Suite:
         budget=file.budget,
         training=file.training,
         rows=tuple(rows.values()),
+    )
+
+
+def resized(
+    suite: Suite,
+    params: int | None = None,
+    depth: int | None = None,
+    tolerance: float | None = None,
+    align: int | None = None,
+) -> Suite:
+    """Return a suite at another budget, depth, tolerance or step of widths; None keeps the suite's own.
+
+    A new budget, depth or step makes the widths in the file meaningless, so that every row is searched anew.
+    Raises:
+        UserError: where rows would have to be searched but there is no budget.
+    """
+    anew = (params, depth, align) != (None, None, None)
+    if anew and params is None and suite.params is None:
+        raise UserError(f"{suite.name} has no common budget, so its rows cannot be searched anew. Add --params.")
+    rows = suite.rows
+    if anew:
+        rows = tuple(replace(row, dim=None, depth=depth or row.depth) for row in rows)
+    relaxed = tuple(dict.fromkeys((*suite.relaxed, *(("dim",) if align else ()))))
+    return replace(
+        suite,
+        params=params or suite.params,
+        depth=depth or suite.depth,
+        tolerance=suite.tolerance if tolerance is None else tolerance,
+        align=align or suite.align,
+        relaxed=relaxed,
+        rows=rows,
     )
 
 

@@ -1,5 +1,8 @@
 """The batch-size table of a run: throughput and peak memory of each model against batch."""
 
+import csv
+import io
+import json
 from pathlib import Path
 
 import msgspec
@@ -56,3 +59,43 @@ def _text(cell: BatchCell | None) -> str:
     if cell.tokens_per_second is None:
         return cell.status
     return f"{short_count(round(cell.tokens_per_second))} tok/s, {short_bytes(cell.peak_memory_bytes)}"
+
+
+def print_cells(cells: list[BatchCell]) -> None:
+    """Print the table on stdout, and under it the message of each cell that has one."""
+    from elmanctl.console import out, print_table
+
+    columns, rows = table(cells)
+    print_table(columns, rows, right=tuple(columns[1:]))
+    for text in messages(cells):
+        out().print(text, markup=False)
+
+
+def messages(cells: list[BatchCell]) -> list[str]:
+    """Return why cells have no number, each reason once."""
+    return list(dict.fromkeys(f"{cell.label}: {cell.message}" for cell in cells if cell.message))
+
+
+def markdown(cells: list[BatchCell]) -> str:
+    """Return the table as Markdown."""
+    columns, rows = table(cells)
+    lines = [columns, ["---", *("---:" for _ in columns[1:])], *rows]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join([text, "", *(f"* {message}" for message in messages(cells))]).rstrip() + "\n"
+
+
+def as_csv(cells: list[BatchCell]) -> str:
+    """Return the cells as CSV, one a line."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(BatchCell.__struct_fields__)
+    writer.writerows(["" if v is None else v for v in msgspec.structs.astuple(cell)] for cell in cells)
+    return buffer.getvalue()
+
+
+def as_json(cells: list[BatchCell]) -> str:
+    """Return the cells as a JSON document."""
+    return json.dumps(msgspec.to_builtins(cells), indent=1) + "\n"
+
+
+FORMATS = {"markdown": markdown, "csv": as_csv, "json": as_json}

@@ -48,10 +48,15 @@ def cells(row: ReportRow) -> list[str]:
         "" if row.tokens_per_second is None else short_count(round(row.tokens_per_second)),
         short_bytes(row.peak_memory_bytes),
         row.status,
-        row.receipt or ("" if row.steps is None else "none"),
+        receipt(row),
         row.execution,
         ", ".join(row.differs),
     ]
+
+
+def receipt(row: ReportRow) -> str:
+    """Return the start of a receipt's hash; `none` where a kernel ran without one, nothing where there is no kernel to vouch for."""
+    return row.receipt[:12] or ("none" if row.execution == "kernel" else "")
 
 
 def remarks(report: Report) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from elmanctl import plan
-from elmanctl.records import Training
+from elmanctl.records import Budget, Training
 from elmanctl.sizes import short_count
 
 # Statuses whose losses are those of a finished run.
@@ -92,7 +92,7 @@ def _row(outcome: plan.Outcome, differs: tuple[str, ...]) -> ReportRow:
     if result is None:
         status = "unfinished" if outcome.trial else "waiting"
     elif result.status == "diverged":
-        status = f"diverged at step {result.steps}"
+        status = f"diverged at step {result.steps + 1}"  # steps counts those that were recorded
     else:
         status = result.status
     shown = result is not None and result.status in SHOWN
@@ -125,7 +125,7 @@ def fields(outcome: plan.Outcome) -> dict[str, Any]:
     if trial is not None:
         training = {name: getattr(trial.training, name) for name in Training.__struct_fields__ if name != "data"}
         found |= {name.replace("_", " "): value for name, value in training.items()}
-        found |= {"budget": budget_text(trial), "depth": trial.depth}
+        found |= {"budget": budget_text(trial.budget), "depth": trial.depth}
     if result is not None and result.data_hash:
         found |= {
             "data hash": result.data_hash,
@@ -165,9 +165,8 @@ def show(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value) or "none"
 
 
-def budget_text(trial) -> str:
-    """Return a trial's budget in words: `10 minutes`, `500 steps`, `10M tokens`."""
-    budget = trial.budget
+def budget_text(budget: Budget) -> str:
+    """Return a budget in words: `10 minutes`, `500 steps`, `10M tokens`."""
     if budget.tokens is not None:
         return f"{short_count(budget.tokens)} tokens"
     return f"{budget.steps} steps" if budget.steps is not None else f"{budget.minutes:g} minutes"
@@ -187,7 +186,7 @@ def _facts(run: plan.Run, outcomes: list[plan.Outcome]) -> dict[str, str]:
     results = [o.result for o in outcomes if o.result and o.result.data_hash]
     if trials:
         training = _usual([t.training for t in trials])
-        facts["budget"] = _usual([budget_text(t) for t in trials])
+        facts["budget"] = _usual([budget_text(t.budget) for t in trials])
         facts["training"] = (
             f"batch {training.batch} x {training.chunk} bytes, AdamW lr {training.lr:g} {training.schedule}, "
             f"weight decay {training.weight_decay:g}, clip {training.clip:g}, seed {training.seed}"
@@ -198,5 +197,6 @@ def _facts(run: plan.Run, outcomes: list[plan.Outcome]) -> dict[str, str]:
         facts["device"] = _usual([r.device_name for r in results])
         facts["norm"] = _usual([r.norm for r in results])
         facts["CUDA graph"] = show(_usual([r.graph for r in results]))
-        facts["versions"] = _usual([", ".join(f"{k} {v}" for k, v in r.versions.items()) for r in results])
+        versions = {name: version for r in results for name, version in r.versions.items()}
+        facts["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     return {name: text for name, text in facts.items() if text}

@@ -1,0 +1,193 @@
+"""Bench: from a suite to trials on devices. Everything that can be refused is refused before the first trial starts."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from elmanctl import gpus, plan, schedule
+from elmanctl import suite as suites
+from elmanctl.errors import UserError, did_you_mean
+from elmanctl.records import Budget, Result, Training, Trial, write_json
+from elmanctl.report.rows import SHOWN
+
+# Enough for a throughput after the first 20 steps.
+BATCH_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One row about to run: its sized model, its entry in the run, and its trial (None where it cannot be built here)."""
+
+    sized: suites.Sized
+    row: plan.PlannedRow
+    trial: Trial | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A suite with its rows sized, its devices chosen and its budget fixed.
+
+    Args:
+        kind: `suite` or plan.BATCHES.
+        devices: where trials run; empty in a dry run that found none.
+        target: build target of the device: `sm_90`, or `host`.
+        obstacles: what a dry run found that would stop the real one.
+    """
+
+    suite: suites.Suite
+    rows: tuple[Planned, ...]
+    devices: tuple[schedule.Device, ...]
+    target: str
+    kind: str = "suite"
+    obstacles: tuple[str, ...] = field(default=())
+
+
+def prepare(
+    name: str,
+    gpu_text: str | None,
+    budget: Budget | None,
+    only: list[str],
+    batches: list[int],
+    dry_run: bool,
+) -> Bench:
+    """Load, size and check a suite, and choose its devices.
+
+    Args:
+        gpu_text: what --gpus says, None if it was not given.
+        budget: in place of the suite's.
+        only: labels or model names of the rows to run; empty for all.
+        batches: batch sizes for a throughput table; empty for a normal run.
+        dry_run: report missing devices and data as obstacles instead of refusing.
+    Raises:
+        UserError: for anything that would make the run fail or be unfair.
+    """
+    suite = suites.load(name)
+    chosen = choose(suite, only)
+    rows = suites.sized(suite)
+    suites.check_sizes(suite, rows)
+    on_cpu = suite.device == "cpu" and gpu_text is None
+    obstacles: list[str] = []
+
+    def need(check):
+        """Return what a check returns; in a dry run its refusal becomes an obstacle."""
+        try:
+            return check()
+        except UserError as error:
+            if not dry_run:
+                raise
+            obstacles.append(str(error))
+            return None
+
+    if on_cpu:
+        devices, target = (schedule.cpu(),), "host"
+    else:
+        box = gpus.gpus()
+        wanted = None if gpu_text is None else gpus.indices(gpu_text, len(box))
+        found = need(lambda: gpus.select(gpu_text, box))
+        devices = tuple(map(schedule.gpu, found or ()))
+        if found is None and wanted:
+            devices = tuple(schedule.Device(f"GPU {index}") for index in wanted)
+        target = (found or box)[0].target if found or box else "sm_90"
+    training = suite.training
+    need(lambda: check_data(training))
+    planned = []
+    for sized in rows:
+        if sized.row.label not in chosen:
+            continue
+        for batch in batches or [None]:
+            trial = None
+            if sized.size is not None:
+                own = training if batch is None else msgspec.structs.replace(training, batch=batch, eval_batches=0)
+                limit = Budget(steps=BATCH_STEPS) if batch is not None else budget or suite.budget
+                trial = suites.trial(suite, sized, "cpu" if on_cpu else "cuda", limit, own)
+            entry = plan.planned(sized, batch)
+            planned.append(Planned(sized, entry, trial and msgspec.structs.replace(trial, label=entry.label)))
+    return Bench(
+        replace(suite, budget=budget or suite.budget),
+        tuple(planned),
+        devices,
+        target,
+        plan.BATCHES if batches else "suite",
+        tuple(obstacles),
+    )
+
+
+def choose(suite: suites.Suite, only: list[str]) -> set[str]:
+    """Return the labels of the rows that --only names, all without it."""
+    labels = {row.label.lower(): row.label for row in suite.rows}
+    models = {row.spec.name.lower(): row.label for row in suite.rows}
+    if unknown := next((name for name in only if name.lower() not in {**models, **labels}), None):
+        known = [row.label for row in suite.rows]
+        raise UserError(
+            f"--only {unknown}: {suite.name} has no such row.{did_you_mean(unknown, known)} Rows: {', '.join(known)}."
+        )
+    return {{**models, **labels}[name.lower()] for name in only} if only else set(labels.values())
+
+
+def check_data(training: Training) -> None:
+    """Refuse a data file that is missing, unreadable or too short for the training block."""
+    from elmanctl import data
+
+    data.Source.open(data.locate(training.data), training.batch, training.chunk)
+
+
+def receipt(row: Planned, target: str) -> str:
+    """Return what vouches for a row before it runs: the start of a receipt's hash, `none`, or nothing where no kernel runs."""
+    if row.trial is None or row.sized.row.spec.kind(row.trial.device) != "kernel":
+        return ""
+    from elmanctl.verify import receipt as receipts
+
+    found = receipts.find(row.sized.row.spec, target)
+    return found.source_hash[:12] if found else "none"
+
+
+def jobs(bench: Bench, folder: Path, again: bool) -> tuple[list[schedule.Job], list[str]]:
+    """Prepare the folders of a run and return the trials that are still to run, with notes on those that are not.
+
+    * A row that is finished stays, unless `again`. A row that ended otherwise is run anew.
+    * What a folder held before moves to `previous/`; nothing is deleted.
+    * A row that cannot be built here gets its failed result at once.
+    """
+    _, outcomes = plan.outcomes(folder)
+    before = {outcome.row.label: outcome for outcome in outcomes}
+    todo, notes = [], []
+    for planned in bench.rows:
+        label, place = planned.row.label, folder / planned.row.folder
+        old = before[label]
+        if old.result is not None and old.result.status in SHOWN and not again:
+            other = "" if old.trial == planned.trial else ", with other settings than now"
+            notes.append(f"{label} is finished{other}; --again runs it anew.")
+            continue
+        set_aside(folder, place)
+        if planned.trial is None:
+            result = Result(status="failed", steps=0, tokens=0, seconds=0.0, message=planned.row.problem)
+            write_json(place / "result.json", result)
+            notes.append(planned.row.problem)
+        else:
+            place.mkdir(parents=True, exist_ok=True)
+            todo.append(schedule.Job(planned.trial, place))
+    return todo, notes
+
+
+def set_aside(folder: Path, place: Path) -> None:
+    """Move what a row's folder holds to `previous/<row>-<n>`."""
+    if not place.exists():
+        return
+    previous = folder / "previous"
+    previous.mkdir(exist_ok=True)
+    number = 1
+    while (previous / f"{place.name}-{number}").exists():
+        number += 1
+    place.rename(previous / f"{place.name}-{number}")
+
+
+def not_ok(bench: Bench, folder: Path) -> list[str]:
+    """Return `label: status` of each row of this call that is not ok."""
+    called = {planned.row.label for planned in bench.rows}
+    _, outcomes = plan.outcomes(folder)
+    return [
+        f"{o.row.label}: {o.result.status if o.result else 'unfinished'}"
+        for o in outcomes
+        if o.row.label in called and (o.result is None or o.result.status != "ok")
+    ]

@@ -1,0 +1,166 @@
+"""`elmanctl bench`: run a suite, one trial on each device at a time, and report it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from elmanctl.console import note, print_json, print_table
+from elmanctl.errors import CheckFailed, UserError
+from elmanctl.sizes import parse_count, short_count
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb `bench`."""
+
+    @app.command()
+    def bench(
+        suite: Annotated[str, typer.Argument(help="A suite by name or file; `elmanctl suites` lists them.")],
+        gpus: Annotated[str | None, typer.Option("--gpus", help="0-5, 0,2 or all. Default: every free GPU.")] = None,
+        minutes: Annotated[float | None, typer.Option("--minutes", help="Training time of each row.")] = None,
+        steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps of each row.")] = None,
+        tokens: Annotated[str | None, typer.Option("--tokens", help="Target bytes of each row, such as 50M.")] = None,
+        only: Annotated[list[str] | None, typer.Option("--only", help="Run this row; may be repeated.")] = None,
+        batch_sizes: Annotated[
+            str | None,
+            typer.Option("--batch-sizes", help="8,16,32: a table of throughput and memory against batch instead."),
+        ] = None,
+        run: Annotated[str | None, typer.Option("--run", help="Name of the run below runs/, new or to join.")] = None,
+        again: Annotated[bool, typer.Option("--again", help="Run rows anew that are finished.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+        json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
+    ) -> None:
+        """Run a suite: one trial on each GPU at a time, in processes of their own, with a report at the end."""
+        from elmanctl import bench as benching
+        from elmanctl.records import Budget
+
+        budget = Budget(steps=steps, tokens=parse_count(tokens, "--tokens") if tokens else None, minutes=minutes)
+        batches = parse_batches(batch_sizes) if batch_sizes is not None else []
+        if budget == Budget():
+            budget = None
+        elif batches:
+            raise UserError(
+                f"--batch-sizes runs {benching.BATCH_STEPS} steps of each row. Leave --minutes, --steps and --tokens out."
+            )
+        else:
+            budget.check()
+        if run is not None and (Path(run).name != run or run in (".", "..")):
+            raise UserError(f"--run {run} is not a plain folder name; runs lie below runs/.")
+        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run)
+        if dry_run:
+            show_plan(plan, json)
+        else:
+            execute(plan, run, again, json)
+
+
+def parse_batches(text: str) -> list[int]:
+    """Read `8,16,32`."""
+    try:
+        batches = [int(part) for part in text.split(",")]
+    except ValueError:
+        batches = []
+    if not batches or min(batches) < 1:
+        raise UserError(f"--batch-sizes {text}: give positive whole numbers, such as 8,16,32,64.")
+    return list(dict.fromkeys(batches))
+
+
+def show_plan(plan, json: bool) -> None:
+    """Print what a run would do: rows, sizes, devices, receipts, and what stands in its way."""
+    from elmanctl import bench as benching
+    from elmanctl.report.rows import budget_text
+
+    waiting = [planned for planned in plan.rows if planned.trial is not None]
+    place = {}
+    for number, planned in enumerate(waiting):
+        names = [device.label for device in plan.devices]
+        place[planned.row.label] = (names[number] if number < len(names) else "when one is free") if names else "none"
+    rows = [
+        {
+            "label": planned.row.label,
+            "model": planned.row.model,
+            "dim": planned.row.dim,
+            "depth": planned.row.depth,
+            "params": planned.row.params,
+            "device": place.get(planned.row.label, ""),
+            "budget": budget_text(planned.trial.budget) if planned.trial else "",
+            "batch": planned.trial.training.batch if planned.trial else None,
+            "execution": planned.sized.row.spec.kind(planned.trial.device) if planned.trial else "",
+            "receipt": benching.receipt(planned, plan.target),
+            "problem": planned.row.problem,
+        }
+        for planned in plan.rows
+    ]
+    if json:
+        suite = plan.suite
+        print_json(
+            {
+                "suite": suite.name,
+                "params": suite.params,
+                "matched": suite.matched,
+                "rows": rows,
+                "obstacles": plan.obstacles,
+            }
+        )
+        return
+    table = [
+        [
+            r["label"] if r["label"] == r["model"] else f"{r['label']} ({r['model']})",
+            f"{r['dim'] or '?'}x{r['depth']}",
+            short_count(r["params"]),
+            r["device"],
+            r["budget"],
+            r["execution"],
+            r["receipt"],
+            r["problem"],
+        ]
+        for r in rows
+    ]
+    columns = ["row", "dim x depth", "params", "device", "budget", "execution", "receipt", ""]
+    print_table(columns, table, title=f"{plan.suite.name}: {plan.suite.description}", right=("dim x depth", "params"))
+    for text in plan.obstacles:
+        note(f"Not ready: {text}")
+
+
+def execute(plan, name: str | None, again: bool, json: bool) -> None:
+    """Run what is planned and report it. Ctrl-C ends the trials, keeps their records and leaves with code 130."""
+    from elmanctl import bench as benching
+    from elmanctl import plan as runs
+    from elmanctl.report.live import Watch
+    from elmanctl.schedule import Schedule
+
+    folder = runs.start(plan.suite, [planned.row for planned in plan.rows], name, plan.kind)
+    jobs, notes = benching.jobs(plan, folder, again)
+    note(f"Run {folder}")
+    for text in notes:
+        note(text)
+    for planned in plan.rows:
+        if benching.receipt(planned, plan.target) == "none":
+            note(f"{planned.row.label}: no receipt for {plan.target}; the report says so. `elmanctl verify` makes one.")
+    try:
+        with Watch() as watch:
+            Schedule(jobs, list(plan.devices), watch.observe).run()
+    except KeyboardInterrupt:
+        note(
+            f"Stopped. `elmanctl report {folder.name}` shows what there is; the same command with --run {folder.name} goes on."
+        )
+        raise
+    show_report(folder, plan.kind, json)
+    if bad := benching.not_ok(plan, folder):
+        raise CheckFailed(f"Not ok: {'; '.join(bad)}. Each row's folder in {folder} has its log.txt.")
+
+
+def show_report(folder: Path, kind: str, json: bool) -> None:
+    """Print a run's report and leave it as report.md in its folder."""
+    from elmanctl import plan as runs
+    from elmanctl.records import atomic
+    from elmanctl.report import batches, render, rows
+
+    form, show = (batches, batches.print_cells) if kind == runs.BATCHES else (render, render.print_report)
+    report = (batches if kind == runs.BATCHES else rows).build(folder)
+    with atomic(folder / "report.md") as file:
+        file.write(form.markdown(report))
+    if json:
+        print(form.as_json(report), end="")
+    else:
+        show(report)
+    note(f"Report: {folder / 'report.md'}")
