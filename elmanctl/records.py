@@ -6,6 +6,7 @@
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ SCHEMA = 1
 STATUSES = ("ok", "diverged", "oom", "timeout", "failed", "interrupted", "contaminated")
 LAST = 100
 WARM_STEPS = 20
+SCHEDULES = ("cosine", "constant")
 
 
 class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -28,9 +30,22 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     tokens: int | None = None
     minutes: float | None = None
 
+    def check(self) -> None:
+        """Raise UserError unless exactly one limit is given and it is positive."""
+        given = {name: getattr(self, name) for name in self.__struct_fields__ if getattr(self, name) is not None}
+        if len(given) != 1:
+            what = " and ".join(f"{name}={value}" for name, value in given.items()) or "none"
+            raise UserError(f"A run needs exactly one budget, of steps, tokens or minutes; given: {what}.")
+        for name, value in given.items():
+            if not (0 < value < math.inf):
+                raise UserError(f"The budget {name}={value} is not a positive number.")
+
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The training block; defaults are the method's. Batch in rows, chunk in bytes, learning rate at its peak."""
+    """The training block; defaults are the method's. Batch in rows, chunk in bytes, learning rate at its peak.
+
+    `eval_every` and `checkpoint_every` count optimizer steps, 0 for never; with checkpoints on, the end is kept too.
+    """
 
     batch: int = 32
     chunk: int = 512
@@ -46,7 +61,35 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     data: str = "data/pile.txt"
     graph: bool = True
     eval_batches: int = 16
+    eval_every: int = 0
     checkpoint_every: int = 0
+
+    def check(self) -> None:
+        """Raise UserError for a value that cannot work, naming it and what it may be."""
+        for name, (accepts, wanted) in _TRAINING_RULES.items():
+            if not accepts(value := getattr(self, name)):
+                raise UserError(f"training {name}={value} is not {wanted}.")
+
+
+_POSITIVE = (lambda value: 0 < value < math.inf, "a positive number")
+_COUNT = (lambda value: value >= 0, "0 (never) or a positive number")
+_SHARE = (lambda value: 0 <= value <= 1, "between 0 and 1")
+_TRAINING_RULES = {
+    "batch": _POSITIVE,
+    "chunk": _POSITIVE,
+    "lr": _POSITIVE,
+    "betas": (lambda value: all(0 <= beta < 1 for beta in value), "two numbers from 0 up to, not including, 1"),
+    "weight_decay": _COUNT,
+    "warmup_steps": _COUNT,
+    "warmup_share": _SHARE,
+    "clip": (lambda value: 0 <= value < math.inf, "0 (no clipping) or a positive number"),
+    "seed": (lambda value: 0 <= value < 2**63, "between 0 and 2^63 - 1"),
+    "schedule": (lambda value: value in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+    "final_lr_share": _SHARE,
+    "eval_batches": _COUNT,
+    "eval_every": _COUNT,
+    "checkpoint_every": _COUNT,
+}
 
 
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -70,7 +113,11 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One optimizer step: training loss in nats per byte, learning rate, gradient norm before clipping, seconds since the first counted step, target tokens."""
+    """One optimizer step, counted from 1.
+
+    Training loss in nats per byte, before this step's update; learning rate; gradient norm before clipping; seconds of
+    training since the first counted step began; target tokens of this step alone.
+    """
 
     step: int
     loss: float
@@ -80,8 +127,18 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
 
 
+class Heldout(msgspec.Struct, frozen=True, kw_only=True):
+    """One evaluation on the held-out tail after `step` steps: mean loss in nats per byte. A line of heldout.jsonl."""
+
+    step: int
+    loss: float
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """How a trial ended. Losses in nats per byte; absent (None) rather than invented where a run was too short."""
+    """How a trial ended. Losses in nats per byte; absent (None) rather than invented where a run was too short.
+
+    `peak_memory_bytes` is device memory on CUDA and the process's largest resident set on a CPU.
+    """
 
     status: str
     steps: int
@@ -93,6 +150,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory_bytes: int | None = None
     epochs: float = 0.0
     initial_loss: float | None = None
+    expected_initial_loss: float | None = None
+    data: str = ""
     data_hash: str = ""
     batch_hash: str = ""
     execution: str = ""
@@ -102,6 +161,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     device_name: str = ""
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     message: str = ""
+    warnings: tuple[str, ...] = ()
     schema: int = SCHEMA
 
 
@@ -126,11 +186,14 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def last100_loss(steps: list[Step]) -> float | None:
-    """Return the token-weighted mean training loss, nats per byte, over the last 100 optimizer steps; None if fewer ran."""
-    if len(steps) < LAST:
-        return None
-    window = steps[-LAST:]
-    return sum(s.loss * s.tokens for s in window) / sum(s.tokens for s in window)
+    """Return the mean training loss, nats per byte, over the last 100 optimizer steps; None if fewer ran."""
+    return mean_loss(steps[-LAST:]) if len(steps) >= LAST else None
+
+
+def mean_loss(steps: list[Step]) -> float:
+    """Return the token-weighted mean training loss of some steps, nats per byte; NaN for none."""
+    tokens = sum(s.tokens for s in steps)
+    return sum(s.loss * s.tokens for s in steps) / tokens if tokens else math.nan
 
 
 def throughput(steps: list[Step]) -> float | None:
@@ -162,7 +225,8 @@ def atomic(path: Path, mode: str = "w"):
         name = None
     except OSError as error:
         raise UserError(
-            f"{path} could not be written: {error.strerror or error}. Free some space or choose another folder; the previous file is intact."
+            f"{path} could not be written: {error.strerror or error}. "
+            "Free some space or choose another folder; the previous file is intact."
         ) from error
     finally:
         if name is not None:

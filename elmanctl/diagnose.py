@@ -1,0 +1,67 @@
+"""Where a loss first stopped being finite: the failed batch once more, eagerly, with every module watched."""
+
+import torch
+
+from elmanctl.step import autocast
+
+
+def tensors_in(value) -> list[torch.Tensor]:
+    """Return the floating tensors inside a module's output."""
+    if isinstance(value, torch.Tensor):
+        return [value] if value.is_floating_point() else []
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for inner in values for tensor in tensors_in(inner)]
+
+
+def finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
+def first_nonfinite(model: torch.nn.Module, tokens: torch.Tensor) -> str:
+    """Name the first tensor that is not finite: a weight, else a module's output, else a gradient in backward order.
+
+    Args:
+        model: a LadderLM with its weights as they were before the failed step.
+        tokens: the failed batch, [B, T+1], on the model's device.
+    Returns:
+        text for the record, for example `output of layers.3 (Layer)`.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not finite(tensor):
+            return f"the weight {name}"
+    found: list[str] = []
+
+    def label(name: str, module: torch.nn.Module) -> str:
+        return f"{name} ({type(module).__name__})"
+
+    def watch(name: str):
+        def hook(module, inputs, output):
+            for tensor in tensors_in(output):
+                if not finite(tensor):
+                    found.append(f"output of {label(name, module)}")
+                elif tensor.requires_grad:
+                    tensor.register_hook(
+                        lambda g: None if finite(g) else found.append(f"gradient at {label(name, module)}")
+                    )
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        model.zero_grad(set_to_none=True)
+        with autocast(tokens.device):
+            loss, _ = model.loss(tokens)
+        if not found and not finite(loss):
+            found.append("the loss itself; every module's output is finite")
+        if not found:
+            loss.backward()
+            found += [
+                f"gradient of {name}"
+                for name, p in model.named_parameters()
+                if p.grad is not None and not finite(p.grad)
+            ]
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.zero_grad(set_to_none=True)
+    return found[0] if found else "nothing: the same batch is finite when run again without the graph"

@@ -1,0 +1,74 @@
+"""The files of a run that grow while it trains: a line a step, on disk as soon as it is known."""
+
+from pathlib import Path
+
+import msgspec
+
+from elmanctl.errors import UserError
+from elmanctl.records import Heldout, Step, atomic, read_steps
+
+TRIAL, RESULT, STEPS, HELDOUT = "trial.json", "result.json", "steps.jsonl", "heldout.jsonl"
+
+
+class Lines:
+    """A JSON-lines file that is appended to without a buffer: a killed process loses at most the line being written."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def append(self, record: msgspec.Struct) -> None:
+        """Write one record.
+
+        Raises:
+            UserError: when the disk is full or the file cannot be written.
+        """
+        line = msgspec.json.encode(record) + b"\n"
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _failed(self, error: OSError) -> UserError:
+        return UserError(
+            f"{self.path} could not be written: {error.strerror or error}. Free some space and start the run again; "
+            "what was written before is kept."
+        )
+
+
+def cut(folder: Path, last_step: int) -> list[Step]:
+    """Drop the records after a step, which a resumed run makes again, and return the steps that remain.
+
+    Raises:
+        UserError: when a step before it is missing.
+    """
+    path = folder / STEPS
+    steps = [s for s in read_steps(path) if s.step <= last_step] if path.exists() else []
+    if len(steps) != last_step:
+        raise UserError(
+            f"{path} holds {len(steps)} of the {last_step} steps before the checkpoint; it cannot be resumed. Start afresh."
+        )
+    _rewrite(path, steps)
+    if (folder / HELDOUT).exists():
+        _rewrite(folder / HELDOUT, [h for h in read_heldout(folder / HELDOUT) if h.step <= last_step])
+    return steps
+
+
+def read_heldout(path: Path) -> list[Heldout]:
+    """Read heldout.jsonl; a last line cut off by a kill is dropped."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [msgspec.json.decode(line, type=Heldout) for line in lines]
+
+
+def _rewrite(path: Path, records: list) -> None:
+    with atomic(path, "wb") as file:
+        for record in records:
+            file.write(msgspec.json.encode(record) + b"\n")

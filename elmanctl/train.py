@@ -1,0 +1,58 @@
+"""The only training loop's entry: run a trial, whatever happens, to a record of how it ended.
+
+* The loop itself is session.Session; one optimizer step is step.py.
+* steps.jsonl grows while it runs; result.json is written at the end, also of a run that fails or is interrupted.
+"""
+
+from pathlib import Path
+
+from elmanctl.errors import UserError
+from elmanctl.records import Result, Trial, write_json
+from elmanctl.runlog import RESULT
+from elmanctl.session import Diverged, Progress, Session
+
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "out of memory")
+
+
+def run(trial: Trial, folder: Path, progress: Progress | None = None, resume: bool = False) -> Result:
+    """Train one trial and write its records to a folder.
+
+    Args:
+        trial: what to train, resolved; folder: where steps.jsonl, result.json and checkpoints go.
+        progress: hears of each step.
+        resume: go on from the folder's newest checkpoint.
+    Returns:
+        the result, with status ok, diverged, oom or interrupted.
+    Raises:
+        UserError: for a mistake in the request, or a full disk; result.json then says failed, where it can be written.
+    """
+    session = Session(trial, Path(folder), progress)
+    status, message = "failed", ""
+    with session.interrupt:
+        try:
+            session.prepare(resume)
+            session.train()
+            status = "interrupted" if session.interrupt.requested else "ok"
+        except Diverged as error:
+            status, message = "diverged", str(error)
+        except KeyboardInterrupt:
+            status = "interrupted"
+        except Exception as error:
+            message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            if not out_of_memory(error):
+                raise
+            status, message = "oom", session.advice_on_memory(error)
+        finally:
+            session.interrupt.gentle = True
+            session.close()
+            if session.log is not None or not resume:  # a resume that never began leaves the earlier records alone
+                result = session.result(status, message)
+                write_json(session.folder / RESULT, result)
+    return result
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Return whether an exception says that memory ran out, on a device or on the host."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+    )
