@@ -125,3 +125,20 @@ def broken(label: str, name: str, value: Any, rule: Rule) -> str:
     near = ", ".join(map(str, rule.nearest(value)))
     kind = "the method asks for" if rule.method else "the kernel needs"
     return f"{label}: {name}={value} is not {rule.text()} ({rule.why}; {kind} it). Nearest: {near}."
+
+
+def inner_width(dim: int, expansion: float) -> int:
+    """Return a cell's width: the model's width times the expansion, rounded down."""
+    return int(dim * expansion)
+
+
+def inner_multiple(step: int) -> Callable[[Any, int | None], str | None]:
+    """Return the `broken` half of a combination: the cell's width, from a Config's `expansion`, must be a multiple of `step`."""
+
+    def clash(config: Any, dim: int | None) -> str | None:
+        if dim is None or (width := inner_width(dim, config.expansion)) % step == 0 < width:
+            return None
+        near = ", ".join(map(str, Multiple(step, "").nearest(width)))
+        return f"dim={dim} with expansion={config.expansion} gives a cell of width {width}, not a multiple of {step}. Nearest: {near}"
+
+    return clash

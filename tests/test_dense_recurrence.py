@@ -1,0 +1,80 @@
+"""The dense recurrences on the host backend against their references in fp64 with autograd."""
+
+import importlib
+
+import pytest
+import torch
+
+import elmanctl_variants.e1
+import elmanctl_variants.e42
+from elmanctl import ops
+
+PACKAGES = [elmanctl_variants.e1.__name__, elmanctl_variants.e42.__name__]
+# Relative to the largest element. fp64 and fp32: a few hundred ulp of the accumulator over sums of at most B T D = 1000 terms.
+# bf16: half an ulp (2^-9) each at load-free stores and at the two declared rounding points, carried over 7 steps.
+BOUND = {torch.float64: 1e-13, torch.float32: 3e-5, torch.bfloat16: 2e-2}
+
+
+def case(package, T, B=3, D=48, dtype=torch.float64, kind="typical", seed=0):
+    """Return (kernel, reference module, inputs in fp64 that `dtype` holds exactly)."""
+    kernel = importlib.import_module(f"{package}.binding").kernel
+    reference = importlib.import_module(f"{package}.reference")
+    generator = torch.Generator().manual_seed(seed)
+    sizes = {"B": B, "T": T, "D": D}
+    shapes = {s.name: s.shape(sizes) for s in kernel.input_specs}
+    inputs = reference.draw(kind, shapes, {}, lambda *s: torch.randn(*s, generator=generator, dtype=torch.float64))
+    accumulator = torch.float32 if dtype == torch.bfloat16 else dtype
+    kinds = {s.name: accumulator if s.kind == "acc" else dtype for s in kernel.input_specs}
+    return kernel, reference, {name: t.to(kinds[name]).double() for name, t in inputs.items()}, kinds
+
+
+def run(kernel, inputs, backend, seed=1):
+    """Return outputs and the gradient of every input, for random gradients of every output."""
+    inputs = {name: t.detach().clone().requires_grad_() for name, t in inputs.items()}
+    with ops.using(backend):
+        outputs = ops.recurrence(kernel, inputs, {})
+    generator = torch.Generator().manual_seed(seed)
+    upstream = [torch.randn(o.shape, generator=generator).to(torch.bfloat16).to(o.dtype) for o in outputs.values()]
+    gradients = torch.autograd.grad(list(outputs.values()), list(inputs.values()), upstream)
+    return outputs | {f"d_{name}": g for name, g in zip(inputs, gradients, strict=True)}
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 7])
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+@pytest.mark.parametrize("package", PACKAGES)
+def test_outputs_and_all_gradients(package, dtype, T):
+    kernel, _, inputs, kinds = case(package, T, dtype=dtype)
+    truth = run(kernel, inputs, "reference")
+    found = run(kernel, {name: t.to(kinds[name]) for name, t in inputs.items()}, "host")
+    assert set(found) == {"y", "h_last", *(f"d_{name}" for name in kernel.inputs)}
+    for name, value in found.items():
+        error = (value.double() - truth[name]).abs().max() / truth[name].abs().max()
+        assert error < BOUND[dtype], (name, float(error))
+
+
+@pytest.mark.parametrize("sizes", [{"B": 1, "D": 16}, {"B": 17, "D": 80}, {"B": 33, "D": 112}])
+@pytest.mark.parametrize("package", PACKAGES)
+def test_any_batch_and_any_width_of_whole_tiles(package, sizes):
+    kernel, _, inputs, _ = case(package, 2, **sizes, kind="extreme")
+    truth, found = run(kernel, inputs, "reference"), run(kernel, inputs, "host")
+    for name, value in found.items():
+        assert (value - truth[name]).abs().max() < 1e-13 * truth[name].abs().max(), name
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_bf16_build_rounds_only_where_it_declares(package):
+    """Rounding the reference at loads, stores and `h_operand` gives the kernel's bf16 outputs to one rounding of fp32 sums."""
+    kernel, reference, inputs, kinds = case(package, 7, dtype=torch.bfloat16)
+    rounded = reference.forward(**inputs, at=lambda name, x: x.bfloat16().double() if name == "h_operand" else x)
+    found = run(kernel, {name: t.to(kinds[name]) for name, t in inputs.items()}, "host")
+    assert (found["h_last"].double() - rounded[1]).abs().max() < 1e-6 * rounded[1].abs().max()
+    assert (found["y"].double() - rounded[0].bfloat16().double()).abs().max() < 2**-8 * rounded[0].abs().max()
+    carried = reference.forward(**inputs, at=lambda name, x: x.bfloat16().double())
+    assert (found["h_last"].double() - carried[1]).abs().max() > 1e-4 * carried[1].abs().max(), "the carry is fp32"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_width_that_is_no_multiple_of_the_tile_is_refused(package):
+    kernel, _, inputs, _ = case(package, 2, D=24)
+    with pytest.raises(RuntimeError, match=r"D=24 is not a multiple of 16, the kernel's tile"):
+        run(kernel, inputs, "host")

@@ -1,0 +1,61 @@
+"""E42 in plain PyTorch: a loop over time, any floating dtype. The truth that the kernel is measured against."""
+
+import torch
+import torch.nn.functional as F
+
+DRAWS = ("typical", "saturated", "extreme")
+
+
+def exact(name, x):
+    """Leave x as it is: no rounding at the point `name`."""
+    return x
+
+
+def forward(wx, W, h0, *, constants=None, at=exact):
+    """Run the linear recurrence and its self-gated readout.
+
+    h[t] = wx[t] + W h[t-1],   y[t] = h[t] silu(h[t])
+
+    Args:
+        wx: input part of the pre-activation, bias included, [B, T, D].
+        W: recurrent weight, [D, D].
+        h0: state before the first step, [B, D]; the computation runs in its dtype.
+        constants: none.
+        at: rounding points `h_operand` and `d_pre`, see binding.py.
+    Returns:
+        y [B, T, D] in the dtype of wx, and the last state [B, D].
+    Source: README.md, equations 2 and 3.
+    """
+    h, states, matrix = h0, [], W.to(h0.dtype).mT
+    for t in range(wx.shape[1]):
+        h = at("d_pre", wx[:, t].to(h0.dtype) + at("h_operand", h) @ matrix)
+        states.append(h)
+    h = torch.stack(states, 1)
+    return (h * F.silu(h)).to(wx.dtype), h[:, -1]
+
+
+def weight_gradients(t):
+    """Return d_W = sum over b, t of d_pre[t] h[t-1]^T as one product over all B T rows.
+
+    Args:
+        t: tensors of the call; d_wx is d_pre [B, T, D]; h [B, T, D] and h0 [B, D] in the accumulator's dtype.
+    """
+    former = torch.cat([t["h0"][:, None], t["h"][:, :-1]], 1).to(t["d_wx"].dtype)
+    return {"d_W": t["d_wx"].flatten(0, 1).mT @ former.flatten(0, 1)}
+
+
+def draw(kind, shapes, constants, randn):
+    """Draw inputs in fp64.
+
+    `typical`: W with a largest singular value near 1. `saturated`: states large against the readout gate's scale, both signs.
+    `extreme`: inputs at zero or of size 30, and a W that nearly forgets (0.02) or keeps (0.98) a channel.
+    """
+    D = shapes["W"][0]
+    wx, W, h0 = (randn(*shapes[name]) for name in ("wx", "W", "h0"))
+    W = W * (0.5 / D**0.5)
+    if kind == "saturated":
+        wx, h0 = 8 * wx, 8 * h0
+    if kind == "extreme":
+        wx = torch.where(wx.abs() < 0.5, 0, torch.where(wx > 1.5, 30.0, wx))
+        W = 0.02 * W + torch.diag((torch.arange(D) % 2).to(W)) * 0.98
+    return {"wx": wx, "W": W, "h0": h0}
