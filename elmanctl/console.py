@@ -26,7 +26,7 @@ def err():
 
 def note(text: str) -> None:
     """Print one line of progress or advice on stderr, without markup."""
-    err().print(text, markup=False)
+    err().print(text, markup=False, soft_wrap=True)
 
 
 def print_json(data: Any) -> None:

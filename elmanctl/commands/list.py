@@ -1,0 +1,189 @@
+"""`elmanctl list`: every variant and baseline that can be used here, what is wrong with the others, and one of them in full."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from elmanctl.console import note, out, print_json, print_table
+from elmanctl.options import show
+from elmanctl.plugins.registry import Problem, Registry, registry
+from elmanctl.variant import Spec, Variant
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb `list`."""
+
+    @app.command("list")
+    def list_(
+        name: Annotated[str | None, typer.Argument(help="A variant to show in full: options, names, rules.")] = None,
+        json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
+    ) -> None:
+        """List the variants and baselines that can be used here, or show one in full."""
+        known = registry()
+        if name is not None:
+            spec = known.resolve(name)
+            one = details(known, spec)
+            print_json(one) if json else print_details(one, spec)
+        elif json:
+            rows = [row(known, v) for v in known.variants().values()]
+            print_json({"variants": rows, "problems": [dataclasses.asdict(p) for p in known.problems()]})
+        else:
+            print_list(known)
+
+
+def row(known: Registry, variant: Variant) -> dict[str, Any]:
+    """Return what `list` says about one variant, as plain data."""
+    source = known.sources()[variant.name]
+    spec = Spec(variant, variant.config())
+    return {
+        "name": variant.name,
+        "canonical": spec.name,
+        "summary": variant.summary,
+        "kind": "kernel" if variant.has_kernel else "baseline",
+        "source": source.kind,
+        "where": source.where,
+        "hides": source.hides,
+        "receipts": receipts(spec) if variant.has_kernel else [],
+        "missing": variant.missing(),
+        "install": variant.install,
+    }
+
+
+def receipts(spec: Spec) -> list[dict[str, Any]]:
+    """Return the valid receipts of a configuration, for the host and for every kind of GPU in this machine."""
+    if importlib.util.find_spec("elmanctl.verify.receipt") is None:
+        return []
+    from elmanctl.verify import receipt
+
+    found = {target: receipt.find(spec, target) for target in targets()}
+    return [
+        {"target": target, "dtypes": list(r.dtypes), "worst": r.worst, "created": r.created, "quick": r.quick}
+        for target, r in found.items()
+        if r is not None
+    ]
+
+
+def targets() -> list[str]:
+    """Return the build targets of this machine: the host, then one per kind of GPU."""
+    if not Path("/dev/nvidiactl").exists():
+        return ["host"]
+    from elmanctl.commands.doctor import gpu_targets
+
+    return ["host", *gpu_targets()]
+
+
+def print_list(known: Registry) -> None:
+    """Print the table of variants, then the problems in red."""
+    from rich.text import Text
+
+    rows = []
+    for r in (row(known, v) for v in known.variants().values()):
+        source = f"{r['source']}, hides {r['hides']}" if r["hides"] else r["source"]
+        summary = r["summary"]
+        if r["missing"]:
+            summary = Text.assemble(summary, "  ", (f"needs {', '.join(r['missing'])}: {r['install']}", "yellow"))
+        rows.append([r["name"], r["kind"], source, receipt_text(r), summary])
+    rows += [
+        [Text(p.plugin, "red"), Text("broken", "red"), None, None, Text(problem_text(p), "red")]
+        for p in known.problems()
+    ]
+    print_table(["name", "kind", "source", "receipt", "summary"], rows)
+    if not known.variants():
+        note("No variant here. `elmanctl new NAME` makes one in ./variants.")
+
+
+def receipt_text(entry: dict[str, Any]) -> str:
+    """Return the receipts of one row in a few words."""
+    if entry["kind"] == "baseline":
+        return "library"
+    texts = [f"{r['target']}{' quick' if r['quick'] else ''} {r['worst']:.1f}x" for r in entry["receipts"]]
+    return ", ".join(texts) or "none"
+
+
+def problem_text(problem: Problem) -> str:
+    """Return one problem as a line that names its place."""
+    return problem.text if problem.where in problem.text else f"{problem.text} [{problem.where}]"
+
+
+def details(known: Registry, spec: Spec) -> dict[str, Any]:
+    """Return all that is declared about one variant, as plain data; `value` holds the options of the name that was asked for."""
+    variant = spec.variant
+    options = [
+        {
+            "name": f.name,
+            "tag": f.metadata.get("tag"),
+            "default": f.default,
+            "value": getattr(spec.config, f.name),
+            "choices": list(f.metadata.get("choices", ())),
+            "help": f.metadata["help"],
+        }
+        for f in dataclasses.fields(variant.config)
+    ]
+    rules = [
+        {"of": name, "rule": rule.text(), "why": rule.why, "strength": "method" if rule.method else "hard"}
+        for name in variant.rules.sizes
+        for rule in variant.rules.of(name)
+    ]
+    rules += [
+        {"of": "combination", "rule": "", "why": why, "strength": "hard"} for why, _ in variant.rules.combinations
+    ]
+    return {
+        **row(known, variant),
+        "canonical": spec.name,
+        "grammar": variant.name + "".join(f"[{tag}<{f.name}>]" for tag, f in variant.tags()),
+        "options": options,
+        "presets": variant.presets,
+        "aliases": variant.aliases,
+        "rules": rules,
+        "sublayers": list(variant.sublayers),
+        "library": variant.library,
+    }
+
+
+def print_details(one: dict[str, Any], spec: Spec) -> None:
+    """Print one variant in full."""
+    console = out()
+    facts = {
+        "name": f"{one['canonical']}  (grammar {one['grammar']})",
+        "kind": one["kind"] + (f", {one['library']}" if one["library"] else ""),
+        "source": f"{one['source']}, {one['where']}" + (f", hides {one['hides']}" if one["hides"] else ""),
+        "receipt": receipt_text(one),
+        "sublayers": ", ".join(one["sublayers"]) if len(one["sublayers"]) > 1 else "",
+        "needs": f"{', '.join(one['missing'])}, absent here: {one['install']}" if one["missing"] else "",
+    }
+    console.print(f"{spec.variant.name}: {one['summary']}", style="bold", markup=False)
+    for key, text in facts.items():
+        if text:
+            console.print(f"  {key:<10}{text}", markup=False)
+    sections = {
+        "Options": (
+            ["option", "tag", "default", "here", "choices", "meaning"],
+            [
+                [
+                    o["name"],
+                    o["tag"],
+                    show(o["default"]),
+                    show(o["value"]),
+                    ", ".join(map(str, o["choices"])),
+                    o["help"],
+                ]
+                for o in one["options"]
+            ],
+        ),
+        "Presets": (
+            ["preset", "options"],
+            [[name, ", ".join(f"{k}={show(v)}" for k, v in pinned.items())] for name, pinned in one["presets"].items()],
+        ),
+        "Aliases": (["alias", "stands for"], [[a, target] for a, target in one["aliases"].items()]),
+        "Rules": (
+            ["on", "rule", "strength", "reason"],
+            [[r["of"], r["rule"], r["strength"], r["why"]] for r in one["rules"]],
+        ),
+    }
+    for title, (columns, rows) in sections.items():
+        if rows:
+            console.print()
+            print_table(columns, rows, title=title)
