@@ -24,14 +24,13 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # Left behind: what was made from the old sources, and hidden files.
 LEFT = re.compile(r"\..*|__pycache__|.*\.(pyc|so|o)|receipts?(\.json)?|.*\.receipt\.json|compile_commands\.json")
 PROVENANCE = "\n## Provenance\n"
-CPP_KEYWORDS = frozenset(
-    "alignas alignof asm auto bool break case catch char class concept const constexpr consteval constinit const_cast continue "
-    "decltype default delete do double dynamic_cast else enum explicit export extern false float for friend goto if inline int long "
-    "mutable namespace new noexcept nullptr operator private protected public register reinterpret_cast requires return short signed "
-    "sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef typeid typename union "
-    "unsigned using virtual void volatile wchar_t while".split()  # noqa: SIM905
-)
-OURS = frozenset("args elman std layer binding reference variant kernel config variants elmanctl".split())  # noqa: SIM905
+# Words that cannot be a namespace, a module of the folder or a name in the generated header.
+CPP_KEYWORDS = """alignas alignof asm auto bool break case catch char class concept const constexpr consteval constinit const_cast
+continue decltype default delete do double dynamic_cast else enum explicit export extern false float for friend goto if inline int
+long mutable namespace new noexcept nullptr operator private protected public register reinterpret_cast requires return short signed
+sizeof static static_assert static_cast struct switch template this thread_local throw true try typedef typeid typename union
+unsigned using virtual void volatile wchar_t while"""
+OURS = "args elman std layer binding reference variant kernel config variants elmanctl"
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,8 @@ def check_name(known: Registry, name: str) -> None:
     """
     if not NAME.fullmatch(name):
         raise UserError(f"{name!r} is no name for a variant: letters, digits and _, a letter first. For example X9.")
-    if name.lower() in OURS | CPP_KEYWORDS or keyword.iskeyword(name.lower()) or name.lower() == TEMPLATE.name:
+    reserved = {*CPP_KEYWORDS.split(), *OURS.split(), *map(str.lower, keyword.kwlist), TEMPLATE.name}
+    if name.lower() in reserved:
         raise UserError(
             f"{name} is a word of Python, C++ or elmanctl and would clash in the copied files. Choose another."
         )

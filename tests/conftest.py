@@ -1,55 +1,92 @@
-"""Fixtures that several test modules share."""
+"""Fixtures for all tests: `project`, a temporary project folder in which the command line runs."""
 
+import os
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
-import numpy as np
 import pytest
 
+from elmanctl import cli
+from elmanctl.plugins import discovery
 from elmanctl.plugins.registry import registry
-from elmanctl.records import Budget, Training, Trial
+
+FAKE = """
+from dataclasses import dataclass
+
+from elmanctl.variant import Variant, option, tagged
 
 
-class Trainee:
-    """A temporary working folder with the Toy variant of tests/trainees, data/pile.txt, and tiny trials on it."""
+@dataclass(frozen=True)
+class Config:
+    n_heads: int = tagged("h", 8, "heads")
+    n_state: int = tagged("n", 32, "state")
+    use_gate: bool = option(False, "gate the output")
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.data = self.write_data(folder / "data" / "pile.txt")
 
-    @staticmethod
-    def write_data(path: Path, size: int = 40_000) -> Path:
-        """Write a file of easily predicted text."""
-        words = [b"alpha ", b"beta ", b"gamma ", b"delta\n"]
-        picks = np.random.default_rng(0).integers(0, len(words), size // 5)
+variant = Variant(package=__name__, name="{name}", summary="a fake of the tests", config=Config{more})
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command line ended: exit code, and what it wrote on stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Project:
+    """A project folder: the current directory of the test, with its own variants/ if it has any."""
+
+    def __init__(self, path: Path, capsys):
+        self.path, self._capsys = path, capsys
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file of the project and return its path."""
+        path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"".join(words[i] for i in picks)[:size])
+        path.write_text(textwrap.dedent(text))
         return path
 
-    def trial(self, model: str = "Toy", steps: int = 6, budget: Budget | None = None, **training) -> Trial:
-        """Return a trial of two layers of width 16 that takes milliseconds a step."""
-        settings = {"batch": 4, "chunk": 16, "lr": 3e-3, "eval_batches": 2, "data": str(self.data)} | training
-        return Trial(
-            label=model,
-            model=model,
-            dim=16,
-            depth=2,
-            params=0,
-            budget=budget or Budget(steps=steps),
-            training=Training(**settings),
+    def fake(self, folder: str, name: str, more: str = "", under: str = "variants") -> Path:
+        """Write a variant without layer or kernel, with tags h and n and the option use_gate; return its folder."""
+        return self.write(f"{under}/{folder}/__init__.py", FAKE.format(name=name, more=more and f", {more}")).parent
+
+    def run(self, *arguments: object) -> Ran:
+        """Run a command line in this process, with a registry of its own."""
+        registry.cache_clear()
+        self._capsys.readouterr()
+        code = cli.run([str(a) for a in arguments])
+        return Ran(code, *self._capsys.readouterr())
+
+    def start(self, *arguments: object, **environment: str) -> Ran:
+        """Run a command line in a process of its own."""
+        call = [sys.executable, "-c", "from elmanctl.cli import main; main()", *map(str, arguments)]
+        ran = subprocess.run(
+            call, cwd=self.path, env=os.environ | environment, capture_output=True, text=True, timeout=250
         )
+        return Ran(ran.returncode, ran.stdout, ran.stderr)
 
 
 @pytest.fixture
-def trainee(tmp_path, monkeypatch):
-    """Yield a Trainee whose folder is the current one; torch runs on one thread."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("ELMANCTL_VARIANTS", str(Path(__file__).parent / "trainees"))
+def project(tmp_path, monkeypatch, capsys):
+    """Return a Project in a fresh folder. Environment, current directory and loaded fakes are as before afterwards."""
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "pyproject.toml").write_text("")
+    with mock.patch.dict(os.environ):
+        for name in [name for name in os.environ if name.startswith("ELMANCTL_") and name != "ELMANCTL_CACHE"]:
+            del os.environ[name]
+        monkeypatch.chdir(root)
+        registry.cache_clear()
+        yield Project(root, capsys)
     registry.cache_clear()
-    yield Trainee(tmp_path)
-    registry.cache_clear()
-    torch.set_num_threads(threads)
+    loaded = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    for name, file in loaded.items():
+        if name.startswith(discovery.NAMESPACE + ".") and file and Path(file).is_relative_to(tmp_path):
+            discovery.forget(name)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -56,23 +55,15 @@ def receipts(spec: Spec) -> list[dict[str, Any]]:
     """Return the valid receipts of a configuration, for the host and for every kind of GPU in this machine."""
     if importlib.util.find_spec("elmanctl.verify.receipt") is None:
         return []
+    from elmanctl import machine
     from elmanctl.verify import receipt
 
-    found = {target: receipt.find(spec, target) for target in targets()}
+    found = {target: receipt.find(spec, target) for target in ("host", *machine.gpu_targets())}
     return [
         {"target": target, "dtypes": list(r.dtypes), "worst": r.worst, "created": r.created, "quick": r.quick}
         for target, r in found.items()
         if r is not None
     ]
-
-
-def targets() -> list[str]:
-    """Return the build targets of this machine: the host, then one per kind of GPU."""
-    if not Path("/dev/nvidiactl").exists():
-        return ["host"]
-    from elmanctl.commands.doctor import gpu_targets
-
-    return ["host", *gpu_targets()]
 
 
 def print_list(known: Registry) -> None:
