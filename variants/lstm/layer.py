@@ -36,6 +36,8 @@ class Layer(nn.Module):
 
         Biases are zero but for the forget gate's, which is 1: gates that start open let gradients through time.
         """
+        if self.in_proj.weight.is_meta:
+            return  # without numbers to draw, normal_ costs seconds: it loads torch's compiler
         nn.init.normal_(self.in_proj.weight, std=0.02)
         nn.init.normal_(self.cell.weight_ih_l0, std=0.02)
         for gate in self.cell.weight_hh_l0.detach().chunk(4):
