@@ -1,6 +1,7 @@
 #pragma once
 // Launches and indices on the device. Included by <elman/launch.cuh> only.
-#define ELMAN_KERNEL(max_threads) __global__ void __launch_bounds__(max_threads)
+// At least one block an SM: without the second number ptxas may spill to fit more blocks, although registers are free.
+#define ELMAN_KERNEL(max_threads) __global__ void __launch_bounds__(max_threads, 1)
 
 namespace elman {
 ELMAN_FN unsigned thread_x() { return threadIdx.x; }

@@ -255,6 +255,7 @@ ELMAN_KERNEL(Step::Tile::threads) forward_kernel(const Args a) {
       if (mine.first()) write(readout + t * M + mine.row0, y);
     }
     sync_block();
+#pragma unroll 1
     for (int i = 0; i < slots; ++i) {
       move_to(chunk, i);
       if (!place.valid) continue;
@@ -276,6 +277,7 @@ template <class Step> struct RecordGradient {
   ELMAN_FN A column(int i) const {
     A sum = 0;
     if (valid)
+#pragma unroll 4
       for (int w = 0; w < Tile::warps; ++w) sum += partial[w * 2 * Tile::N + i];
     return sum;
   }
@@ -322,20 +324,22 @@ ELMAN_KERNEL(Step::Tile::threads) backward_kernel(const Args a) {
     const int length = (int)min_of<int64_t>(K, a.T - chunk * K);
     A after[R][C];
     mine.load_state(after, a.slots + (bh * chunks + chunk) * state);
-    {
-      typename Step::Raw raw[slots];
+    constexpr int batch = min_of(slots, 4);  // loads in flight together; more would cost registers
+#pragma unroll 1
+    for (int i0 = 0; i0 < slots; i0 += batch) {
+      typename Step::Raw raw[batch];
 #pragma unroll
-      for (int i = 0; i < slots; ++i) {
-        move_to(chunk, i);
+      for (int i = 0; i < batch; ++i) {
+        move_to(chunk, i0 + i);
         raw[i] = Step::load(a, place, team);
       }
 #pragma unroll
-      for (int i = 0; i < slots; ++i) {
-        move_to(chunk, i);
-        if (team.slot(i) >= K) continue;
-        Step::prepare(a, place, team, raw[i], record + team.slot(i) * stride);
+      for (int i = 0; i < batch; ++i) {
+        move_to(chunk, i0 + i);
+        if (team.slot(i0 + i) >= K) continue;
+        Step::prepare(a, place, team, raw[i], record + team.slot(i0 + i) * stride);
         for (int e = team.element(0); e < M; e += team.width)
-          d_readout[team.slot(i) * M + e] = place.valid ? load(a.d_y + place.head() * M + e) : A(0);
+          d_readout[team.slot(i0 + i) * M + e] = place.valid ? load(a.d_y + place.head() * M + e) : A(0);
       }
     }
     sync_block();
@@ -413,6 +417,7 @@ ELMAN_KERNEL(Step::Tile::threads) backward_kernel(const Args a) {
     }
     sync_block();
 
+#pragma unroll 1
     for (int i = 0; i < slots; ++i) {
       move_to(chunk, i);
       const int slot = team.slot(i);
