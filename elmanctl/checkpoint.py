@@ -8,7 +8,6 @@
 
 import contextlib
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -21,9 +20,9 @@ from elmanctl.data import file_hash
 from elmanctl.errors import UserError
 from elmanctl.optim import Optimizer
 from elmanctl.records import SCHEMA, read_json, write_json
+from elmanctl.runlog import CHECKPOINTS, checkpoint_name, parse_checkpoint_name
 
 KEEP = 2  # the newest ones; the one before the last survives a disk that fills up
-NAME = re.compile(r"step_([0-9]{6,})_loss_([0-9]+\.[0-9]{4}|nan|inf)")
 MANIFEST = "manifest.json"
 
 
@@ -45,24 +44,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 def folder_of(run: Path) -> Path:
     """Return where a run keeps its checkpoints."""
-    return run / "checkpoints"
-
-
-def name_of(step: int, loss: float) -> str:
-    """Return a checkpoint's folder name."""
-    return f"step_{step:06d}_loss_{loss:.4f}"
-
-
-def parse_name(name: str) -> tuple[int, float] | None:
-    """Return the step and loss that a folder name carries, or None where it is no checkpoint's."""
-    found = NAME.fullmatch(name)
-    return (int(found[1]), float(found[2])) if found else None
+    return run / CHECKPOINTS
 
 
 def found_in(run: Path) -> list[Path]:
     """Return a run's checkpoints, oldest step first."""
     folder = folder_of(run)
-    named = [(parse_name(p.name), p) for p in folder.iterdir()] if folder.is_dir() else []
+    named = [(parse_checkpoint_name(p.name), p) for p in folder.iterdir()] if folder.is_dir() else []
     return [path for key, path in sorted((key, path) for key, path in named if key)]
 
 
@@ -85,7 +73,7 @@ def save(run: Path, model: torch.nn.Module, optimizer: Optimizer, device: torch.
     Raises:
         UserError: when it cannot be written; earlier checkpoints stay.
     """
-    final = folder_of(run) / name_of(facts["step"], facts["loss"])
+    final = folder_of(run) / checkpoint_name(facts["step"], facts["loss"])
     aside = final.with_name(f".{final.name}.{os.getpid()}")
     groups = {
         "model": _tensors(model),

@@ -60,6 +60,8 @@ def first_nonfinite(model: torch.nn.Module, tokens: torch.Tensor) -> str:
                 for name, p in model.named_parameters()
                 if p.grad is not None and not finite(p.grad)
             ]
+    except torch.OutOfMemoryError:
+        found.append("not known, since memory ran out in the search")
     finally:
         for handle in handles:
             handle.remove()

@@ -1,32 +1,13 @@
-"""What a training record says about where its numbers come from: implementation, receipt, device and versions."""
+"""What a training record says about where its numbers come from: implementation, receipt and versions."""
 
 import importlib.metadata
 import platform
-import resource
-import sys
 
 import torch
 
 import elmanctl
-from elmanctl.toolchain import HOST, device_target
+from elmanctl.device import target_of
 from elmanctl.variant import Spec, Variant
-
-
-def target_of(device: torch.device) -> str:
-    """Return the build target whose kernels run on a device: `sm_90a` and the like, or `host` on a CPU."""
-    return device_target(*torch.cuda.get_device_capability(device)) if device.type == "cuda" else HOST
-
-
-def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or of the CPU as far as the system tells it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def versions(variant: Variant) -> dict[str, str]:
@@ -51,11 +32,3 @@ def execution(spec: Spec, device: torch.device) -> tuple[str, str]:
 
     found = receipt.find(spec, target_of(device))
     return kind, found.source_hash if found else ""
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the most memory used so far, bytes: allocated on a CUDA device, resident in the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,5 +1,6 @@
-"""The files of a run that grow while it trains: a line a step, on disk as soon as it is known."""
+"""The files of a run: their names, and those that grow while it trains, a line a step, on disk as soon as it is known."""
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,19 @@ from elmanctl.errors import UserError
 from elmanctl.records import Heldout, Step, atomic, read_steps
 
 TRIAL, RESULT, STEPS, HELDOUT = "trial.json", "result.json", "steps.jsonl", "heldout.jsonl"
+CHECKPOINTS = "checkpoints"
+CHECKPOINT = re.compile(r"step_([0-9]{6,})_loss_([0-9]+\.[0-9]{4})")
+
+
+def checkpoint_name(step: int, loss: float) -> str:
+    """Return a checkpoint's folder name, which carries its step and loss: `step_000500_loss_1.2345`."""
+    return f"step_{step:06d}_loss_{loss:.4f}"
+
+
+def parse_checkpoint_name(name: str) -> tuple[int, float] | None:
+    """Return the step and loss that a folder name carries, or None where it is no checkpoint's."""
+    found = CHECKPOINT.fullmatch(name)
+    return (int(found[1]), float(found[2])) if found else None
 
 
 class Lines:

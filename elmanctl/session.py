@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from elmanctl import checkpoint, data, norms, provenance
+from elmanctl import checkpoint, data, device, norms, provenance
 from elmanctl.console import note
 from elmanctl.diagnose import first_nonfinite
 from elmanctl.errors import UserError
@@ -22,7 +22,7 @@ from elmanctl.model import LadderLM, expected_initial_loss, parameter_count
 from elmanctl.optim import Optimizer, Schedule
 from elmanctl.records import LAST, Heldout, Result, Step, Trial, atomic, last100_loss, mean_loss, throughput
 from elmanctl.runlog import HELDOUT, STEPS, Lines, cut
-from elmanctl.step import DeviceStep, HostStep
+from elmanctl.step import stepper_on
 
 INITIAL_EXCESS = 0.05  # share above the expected initial loss that is worth a warning
 
@@ -62,7 +62,7 @@ class Session:
         trial, t = self.trial, self.trial.training
         trial.budget.check()
         t.check()
-        self.device = torch_device(trial.device)
+        self.device = device.choose(trial.device)
         spec = registry().resolve(trial.model)
         spec.check(trial.dim, trial.relaxed)
         self.source = data.Source.open(t.data, t.batch, t.chunk)
@@ -73,7 +73,7 @@ class Session:
             "execution": kind,
             "receipt": receipt,
             "norm": norms.implementation(self.device),
-            "device_name": provenance.device_name(self.device),
+            "device_name": device.name_of(self.device),
             "versions": provenance.versions(spec.variant),
             "expected_initial_loss": expected_initial_loss(trial.dim),
         }
@@ -88,12 +88,8 @@ class Session:
         self.model = model.to(self.device)
         self.optimizer = Optimizer(self.model, t, self.device)
         self.schedule = Schedule(t, trial.budget)
-        if self.device.type == "cuda":
-            shape = (t.batch, t.chunk + 1)
-            self.stepper = DeviceStep(self.model, self.optimizer, shape, self.device, t.graph)
-            self.say("compiling and capturing the step" if t.graph else "compiling")
-        else:
-            self.stepper = HostStep(self.model, self.optimizer)
+        self.stepper = stepper_on(self.device, self.model, self.optimizer, t)
+        self.say("preparing the step")
         self.facts["graph"] = self.stepper.graph
         self.stepper.prepare(self.batch(0))
         if resume:
@@ -189,18 +185,15 @@ class Session:
             note(f"Warning: {text}")
 
     def diverged(self, number: int, loss: float, grad_norm: float) -> str:
-        """Keep the batch of the failed step, run it again with every module watched, and return what to record."""
+        """Keep the batch of the failed step, find where it fails, and return what to record."""
         batch = self.batch(number - 1)
         kept = self.folder / f"diverged_step_{number:06d}.npy"
         with atomic(kept, "wb") as file:
             np.save(file, batch)
-        try:
-            where = first_nonfinite(self.model, torch.from_numpy(batch).to(self.device))
-        except torch.OutOfMemoryError:
-            where = "not found, since memory ran out in the search"
+        where = first_nonfinite(self.model, torch.from_numpy(batch).to(self.device))
         return (
-            f"step {number}: loss {loss}, gradient norm {grad_norm}; first not finite: {where}. The batch is kept in {kept.name}. "
-            "A lower --lr is the usual remedy."
+            f"step {number}: loss {loss}, gradient norm {grad_norm}; first not finite: {where}. "
+            f"The batch is kept in {kept.name}. A lower --lr is the usual remedy."
         )
 
     def evaluate(self) -> float | None:
@@ -231,10 +224,11 @@ class Session:
         )
         self.saved = len(self.steps)
 
-    def advice_on_memory(self, error: Exception) -> str:
-        """Return what to record where memory ran out."""
-        t = self.trial.training
-        return f"Out of memory at batch {t.batch} x chunk {t.chunk}: {str(error).splitlines()[0]} Use a smaller --batch, --chunk or model."
+    def announce(self, result: Result) -> None:
+        """Tell the plugins that this trial has ended; a plugin that fails does not matter to the run."""
+        from elmanctl.plugins.registry import registry
+
+        registry().hook.elmanctl_trial_finished(trial=self.trial, result=result)
 
     def close(self) -> None:
         if self.log is not None:
@@ -252,22 +246,9 @@ class Session:
             seconds=self.seconds,
             last100_loss=last100_loss(self.steps),
             tokens_per_second=throughput(self.steps),
-            peak_memory_bytes=provenance.peak_memory(self.device) if prepared else None,
+            peak_memory_bytes=device.peak_memory(self.device) if prepared else None,
             epochs=tokens / self.source.training_bytes if prepared else 0.0,
             batch_hash=self.batch_hash,
             warnings=tuple(self.warnings),
             **self.facts,
         )
-
-
-def torch_device(name: str) -> torch.device:
-    """Return a device that exists.
-
-    Raises:
-        UserError: for a name that is no device, or CUDA where there is none.
-    """
-    if name != "cpu" and not name.startswith("cuda"):
-        raise UserError(f"Unknown device {name}. Choose cpu or cuda.")
-    if name != "cpu" and not torch.cuda.is_available():
-        raise UserError("No CUDA device is visible to torch. Train with --device cpu, or see elmanctl doctor.")
-    return torch.device(name)

@@ -14,6 +14,7 @@ import torch
 
 from elmanctl.errors import UserError
 from elmanctl.optim import Optimizer
+from elmanctl.records import Training
 
 SLOTS = 4  # steps in flight; enough to hide the host's work, few enough that a stop is prompt
 WARMUPS = 3  # eager steps before capture, in which compilers and autotuners finish
@@ -183,3 +184,12 @@ class DeviceStep:
             self._finish()
         finished, self.finished = self.finished, []
         return finished
+
+
+def stepper_on(
+    device: torch.device, model: torch.nn.Module, optimizer: Optimizer, training: Training
+) -> HostStep | DeviceStep:
+    """Return what runs the steps of a model on its device."""
+    if device.type != "cuda":
+        return HostStep(model, optimizer)
+    return DeviceStep(model, optimizer, (training.batch, training.chunk + 1), device, training.graph)

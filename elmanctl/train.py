@@ -41,13 +41,14 @@ def run(trial: Trial, folder: Path, progress: Progress | None = None, resume: bo
             message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             if not out_of_memory(error):
                 raise
-            status, message = "oom", session.advice_on_memory(error)
+            status, message = "oom", memory_advice(trial, error)
         finally:
             session.interrupt.gentle = True
             session.close()
             if session.log is not None or not resume:  # a resume that never began leaves the earlier records alone
                 result = session.result(status, message)
                 write_json(session.folder / RESULT, result)
+                session.announce(result)
     return result
 
 
@@ -56,3 +57,9 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
     )
+
+
+def memory_advice(trial: Trial, error: Exception) -> str:
+    """Return what to record where memory ran out."""
+    t, reason = trial.training, (str(error) or type(error).__name__).splitlines()[0]
+    return f"Out of memory at batch {t.batch} x chunk {t.chunk}: {reason} Use a smaller --batch, --chunk or model."

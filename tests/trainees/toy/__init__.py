@@ -1,6 +1,7 @@
 """A torch-only variant for the tests of training: a leaky sum, with ways to go wrong on demand."""
 
 from dataclasses import dataclass
+
 from elmanctl.variant import Variant, option
 
 

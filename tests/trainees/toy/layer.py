@@ -1,9 +1,10 @@
 """The layer of the Toy variant: y = W_out silu(h), h[t] = sigmoid(decay) h[t-1] + W_in x[t]."""
 
 import time
+
 import torch
-from torch import nn
 import torch.nn.functional as F
+from torch import nn
 
 
 class Cell(nn.Module):
@@ -17,7 +18,7 @@ class Cell(nn.Module):
 
 
 class Layer(nn.Module):
-    no_decay = {"decay"}
+    no_decay = frozenset({"decay"})
 
     def __init__(self, dim, config):
         super().__init__()
