@@ -20,7 +20,7 @@ class Layer(nn.Module):
     Source: README.md, equations 1 to 3.
     """
 
-    no_decay: set[str] = set()
+    no_decay = frozenset()
 
     def __init__(self, dim: int, config):
         super().__init__()
