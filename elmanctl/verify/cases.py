@@ -1,0 +1,113 @@
+"""Which cases verify runs, and how a case is written: `float32 B3 T17 D48 typical`.
+
+* Sizes differ from each other, so that swapped axes show; B is above 1; T goes over 1, 2, 3 and both sides of a chunk.
+* A long case holds what only adds up over time: a carry or a gradient kept in too few bits.
+"""
+
+import re
+from dataclasses import dataclass
+
+from elmanctl.errors import UserError, did_you_mean
+from elmanctl.kernel import DTYPES, Kernel
+from elmanctl.rules import Multiple
+from elmanctl.variant import Spec
+
+CHUNK = 8
+ROWS = 3
+LONG = 67
+MEMORY = 259
+WIDTH = 48
+PRIMES = (5, 7, 11, 13)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of a kernel: compute dtype, run-time sizes by name, and the kind of draw."""
+
+    dtype: str
+    sizes: tuple[tuple[str, int], ...]
+    draw: str
+
+    @property
+    def id(self) -> str:
+        return " ".join([self.dtype, *(f"{name}{size}" for name, size in self.sizes), self.draw])
+
+
+def chunk(constants: dict[str, int]) -> int:
+    """Return the chunk length around which T is chosen: the constant K, else 8."""
+    return constants.get("K", CHUNK)
+
+
+def other_sizes(spec: Spec, kernel: Kernel) -> dict[str, int]:
+    """Return sizes of the run-time dims besides B and T: binding.py's `verify_sizes(config)`, else small legal ones."""
+    given = getattr(spec.variant.module("binding"), "verify_sizes", None)
+    sizes = dict(given(spec.config)) if given else {}
+    steps = [r.step for r in spec.variant.rules.of("dim") if isinstance(r, Multiple) and not r.method]
+    primes = iter(PRIMES)
+    for name in kernel.dims:
+        if name not in ("B", "T") and name not in sizes:
+            sizes[name] = width(max(steps, default=1)) if name == "D" else next(primes)
+    return sizes
+
+
+def width(step: int) -> int:
+    """Return a legal width that is no power of two."""
+    return WIDTH if WIDTH % step == 0 else 3 * step
+
+
+def lengths(k: int) -> list[int]:
+    """Return the lengths: 1, 2, 3, around one chunk, and an odd one past the second chunk."""
+    return sorted({1, 2, 3, k - 1, k, k + 1, 2 * k + 3} - {0})
+
+
+def make(kernel: Kernel, other: dict[str, int], dtype: str, T: int, draw: str, B: int = ROWS) -> Case:
+    """Build a case; B gives way where it would equal T."""
+    B = 2 if B == T else B
+    return Case(dtype, tuple((d, {"B": B, "T": T, **other}[d]) for d in kernel.dims), draw)
+
+
+def default(spec: Spec, kernel: Kernel, constants: dict[str, int], dtypes, draws, quick: bool = False) -> list[Case]:
+    """Return the cases of one configuration, dtypes interleaved so that their builds overlap."""
+    k, other = chunk(constants), other_sizes(spec, kernel)
+    odd = 2 * k + 3
+    plan = [(T, draws[0]) for T in ((2, k + 1) if quick else lengths(k))]
+    plan += [(k + 1 if quick else odd, draw) for draw in draws[1:]]
+    if not quick:
+        plan += [(max(LONG, 2 * k + 5), draw) for draw in (draws[0], draws[-1])]
+    cases = [make(kernel, other, dtype, T, draw) for T, draw in plan for dtype in dtypes]
+    if "bfloat16" in dtypes and not quick:  # where a sum kept in too few bits drifts out of the noise of its store
+        cases.append(make(kernel, other, "bfloat16", MEMORY, draws[0], 2))
+    return list(dict.fromkeys(cases))
+
+
+def parse(text: str, spec: Spec, kernel: Kernel, dtypes, draws) -> Case:
+    """Read a case as it is printed; a size that is left out takes its default.
+
+    Raises:
+        UserError: for an unknown dtype, size or draw.
+    """
+    sizes = {"B": ROWS, "T": 2 * CHUNK + 1, **other_sizes(spec, kernel)}
+    dtype, draw = "float32", draws[0]
+    for word in text.split():
+        found = re.fullmatch(r"([A-Za-z_]+)([1-9][0-9]*)", word)
+        if word in DTYPES:
+            dtype = word
+        elif word in draws:
+            draw = word
+        elif found and found[1] in kernel.dims:
+            sizes[found[1]] = int(found[2])
+        else:
+            known = [*dtypes, *draws]
+            raise UserError(
+                f"--case {text!r}: {word} is no dtype, size or draw of {spec.name}.{did_you_mean(word, known)} "
+                f"Dtypes: {', '.join(dtypes)}; sizes: {', '.join(kernel.dims)}; draws: {', '.join(draws)}."
+            )
+    if dtype not in dtypes:
+        raise UserError(f"--case {text!r}: {spec.name} has no {dtype} here. It has: {', '.join(dtypes)}.")
+    return Case(dtype, tuple((d, sizes[d]) for d in kernel.dims), draw)
+
+
+def allowed_dtypes(kernel: Kernel, target: str) -> tuple[str, ...]:
+    """Return the dtypes that compile for a target."""
+    parts = (d.split("@") for d in kernel.dtypes)
+    return tuple(p[0] for p in parts if len(p) == 1 or (p[1] == "host") == (target == "host"))

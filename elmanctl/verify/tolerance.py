@@ -1,0 +1,182 @@
+"""The rule: a kernel's error may be at most twice the floor, in every group of elements of every tensor.
+
+Let e be the kernel's error against the truth, and r_1 ... r_M the errors of M stochastic roundings of the reference.
+
+* Groups: time is cut into windows of 8 steps. A group is one window of the whole tensor, or one window of one index of another axis
+  (one batch row, one head, one channel); for a tensor without time, the whole and each index of each axis.
+* Norm: L2 over the group; besides, in each window, the largest element. The denominator is the floor of the same group in the same
+  norm, never the truth: a tensor of zeros cannot pass, and one bad head or chunk has only its own floor to hide behind.
+  Groups below 4 elements are left to the largest element and the whole.
+* Floor of a group: the largest of the M, and at least the root mean square of the M times 1 + 4/sqrt(2 n), which is what the largest
+  of very many would be where n elements carry the error (n counts them by their share: one dominating element counts as one).
+  To it comes the accumulation term ACCUMULATION * unit roundoff of the accumulator * sqrt(terms) * max|truth|, per element.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+FACTOR = 2.0
+ACCUMULATION = 2.0
+WINDOW = 8
+SMALLEST = 4
+TAIL = 4.0
+SPARKS = " ▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the rule says about one tensor of one case.
+
+    Args:
+        ratio: worst error over limit; above 1 fails. inf for a value that is not finite.
+        error: relative L2 error of the whole tensor, for reading only.
+        group: where the worst ratio is, for example `t 8-15, H 2`.
+        index: first bad element (by time, then position) by axis, for example `B 0, T 9, H 2, N 4`; empty where none is.
+        start: first time step at which the limit is passed, or None.
+        spark: error over limit against time, one character a step or window; `█` is the limit or more.
+    """
+
+    tensor: str
+    ratio: float
+    error: float
+    group: str = ""
+    index: str = ""
+    start: int | None = None
+    spark: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.ratio <= 1.0
+
+
+def judge(name: str, axes: tuple[str, ...], got, truth, rounded, accumulation: float) -> Row:
+    """Apply the rule to one tensor.
+
+    Args:
+        name: the tensor's name.
+        axes: its dimensions as declared; the one called `T` is time.
+        got: what the kernel wrote, as fp64 array.
+        truth: the truth, fp64, same shape.
+        rounded: errors of M stochastic roundings, fp64 [M, *shape].
+        accumulation: ACCUMULATION * unit roundoff * sqrt(terms); times max|truth| it is the accumulation term.
+    """
+    time = axes.index("T") if "T" in axes else None
+    if truth.size == 0:
+        return Row(name, 0.0, 0.0)
+    if not np.isfinite(got).all():
+        bad = ~np.isfinite(got)
+        return Row(name, float("inf"), float("inf"), "not finite", first(bad, axes, time), *_start(bad, time))
+    error = got - truth
+    extra = accumulation * float(np.abs(truth).max())
+    square, squares = error * error, rounded * rounded
+    worst, where, flagged = 0.0, "", None
+    for axis in (None, *(a for a in range(truth.ndim) if a != time and truth.shape[a] > 1)):
+        largest, mean, count = _floor_parts(squares, time, axis)
+        ratios = ratio_of(_fold(square, time, axis), largest, mean, count, extra)
+        if axis is not None:
+            ratios = np.where(count[1] < SMALLEST, 0.0, ratios)
+        if ratios.max() > worst:
+            at = np.unravel_index(ratios.argmax(), ratios.shape)
+            worst, where, flagged = float(ratios.max()), _group(axes, time, axis, at, truth), (axis, at)
+    peak = _fold(np.abs(error), time, None, np.maximum)
+    most = _fold(np.abs(rounded).max(0), time, None, np.maximum)
+    usual = _fold(np.sqrt(squares.mean(0)), time, None, np.maximum)
+    ratios = _divide(peak, FACTOR * (np.maximum(most, 2.5 * usual) + extra))
+    if ratios.max() > worst and truth.size > 1:
+        at = np.unravel_index(ratios.argmax(), ratios.shape)
+        worst, where, flagged = float(ratios.max()), _group(axes, time, None, at, truth) + " (largest)", (None, at)
+    scale = np.sqrt((truth * truth).sum())
+    relative = float(np.sqrt(square.sum()) / scale) if scale else float(np.sqrt(square.sum()))
+    spark, start = _against_time(square, squares, time, extra)
+    index = ""
+    if worst > 1:
+        element = np.sqrt(squares.mean(0).mean()) if time is None else np.sqrt(squares.mean(0))
+        bad = np.abs(error) > FACTOR * (3.0 * element + extra)
+        inside = _inside(flagged, time, truth)
+        if not (bad & inside).any():
+            bad = inside & (np.abs(error) >= 0.5 * np.abs(error[inside]).max())
+        index = first(bad & inside, axes, time)
+    return Row(name, worst, relative, where, index, start if worst > 1 else None, spark)
+
+
+def ratio_of(square, largest, mean, count, extra):
+    """Return error over limit for groups given by sums of squares."""
+    floor = np.maximum(np.sqrt(largest), np.sqrt(mean) * (1 + TAIL / np.sqrt(2 * count[0])))
+    return _divide(np.sqrt(square), FACTOR * (floor + extra * np.sqrt(count[1])))
+
+
+def _divide(error, limit):
+    # An error of exactly 0 passes under a limit of 0, where the truth and every rounding of it are exactly 0.
+    return np.divide(error, limit, out=np.where(error > 0, np.inf, 0.0), where=limit > 0)
+
+
+def _floor_parts(squares, time, axis):
+    """Return, per group: largest and mean over the M of the sum of squares, and (effective, real) number of elements."""
+    sums = np.stack([_fold(s, time, axis) for s in squares])
+    mean = squares.mean(0)
+    quartic = _fold(mean * mean, time, axis)
+    share = np.divide(sums.mean(0) ** 2, quartic, out=np.ones_like(quartic), where=quartic > 0)
+    return sums.max(0), sums.mean(0), (np.maximum(share, 1.0), _fold(np.ones_like(mean), time, axis))
+
+
+def _fold(values, time, axis, how=np.add):
+    """Reduce to [windows, indices of axis]; windows is 1 without time, indices 1 without axis."""
+    keep = [a for a in (time, axis) if a is not None]
+    values = how.reduce(values, axis=tuple(a for a in range(values.ndim) if a not in keep))
+    if time is not None and axis is not None and axis < time:
+        values = values.T
+    if time is None:
+        return values.reshape(1, -1)
+    return how.reduceat(values.reshape(values.shape[0], -1), np.arange(0, values.shape[0], WINDOW), axis=0)
+
+
+def _group(axes, time, axis, at, truth) -> str:
+    parts = []
+    if time is not None:
+        low, high = at[0] * WINDOW, min(truth.shape[time], (at[0] + 1) * WINDOW) - 1
+        parts.append(f"t {low}" if low == high else f"t {low}-{high}")
+    if axis is not None:
+        parts.append(f"{axes[axis]} {at[1]}")
+    return ", ".join(parts) or "whole"
+
+
+def _inside(flagged, time, truth):
+    """Return the mask of one group's elements."""
+    axis, at = flagged
+    mask = np.ones(truth.shape, dtype=bool)
+    for a in range(truth.ndim):
+        steps = np.arange(truth.shape[a]).reshape([-1 if b == a else 1 for b in range(truth.ndim)])
+        if a == time:
+            mask &= steps // WINDOW == at[0]
+        elif a == axis:
+            mask &= steps == at[1]
+    return mask
+
+
+def first(bad, axes, time) -> str:
+    """Return the first true element, earliest in time, as text."""
+    places = np.argwhere(bad)
+    if time is not None:
+        places = places[np.argsort(places[:, time], kind="stable")]
+    return ", ".join(f"{axis} {i}" for axis, i in zip(axes, places[0], strict=True))
+
+
+def _start(bad, time):
+    if time is None:
+        return None, ""
+    steps = bad.any(axis=tuple(a for a in range(bad.ndim) if a != time))
+    return int(steps.argmax()), "".join(SPARKS[-1] if b else SPARKS[1] for b in steps)
+
+
+def _against_time(square, squares, time, extra):
+    """Return the sparkline of error over limit per step, and the first step above the limit."""
+    if time is None:
+        return "", None
+    rest = tuple(a for a in range(square.ndim) if a != time)
+    count = square.size // square.shape[time]
+    limit = FACTOR * (np.sqrt(squares.sum(axis=tuple(a + 1 for a in rest)).max(0)) + extra * np.sqrt(count))
+    ratios = _divide(np.sqrt(square.sum(axis=rest)), limit)
+    over = np.flatnonzero(ratios > 1)
+    marks = np.clip(np.nan_to_num(ratios, posinf=1.0) * (len(SPARKS) - 1), 0, len(SPARKS) - 1).astype(int)
+    return "".join(SPARKS[m] for m in marks), int(over[0]) if len(over) else None

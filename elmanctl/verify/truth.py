@@ -1,0 +1,169 @@
+"""The truth of one case, in fp64 with autograd, and what stochastic roundings of it differ by.
+
+Everything runs on the CPU, whatever device the kernel runs on.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from elmanctl.kernel import ACCUMULATOR, Kernel, TensorSpec, evaluate
+from elmanctl.verify.rounding import UNIT, Rounding
+from elmanctl.verify.tolerance import ACCUMULATION, Row, judge
+
+ROUNDINGS = ((9, 12), (40, 6), (10**9, 4))  # (T up to, M): with more steps each group has more elements to estimate its floor from
+INF = float("inf")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One case made concrete.
+
+    Args:
+        inputs: by name, in the kernel's dtypes on the CPU; absent ones are left out.
+        gradients: `d_<output>` by name, likewise.
+    """
+
+    kernel: Kernel
+    constants: Mapping[str, int]
+    dtype: str
+    sizes: Mapping[str, int]
+    forward: Callable
+    inputs: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+    seed: int
+
+
+def seed_of(text: str, seed: int) -> int:
+    """Return the seed of a case: from its text, so that it is the same when the case runs alone."""
+    return int.from_bytes(hashlib.sha256(f"{seed}|{text}".encode()).digest()[:7], "big")
+
+
+def draw(kernel: Kernel, reference, constants: Mapping[str, int], case, seed: int) -> Problem:
+    """Draw inputs and upstream gradients of a case and round them to the kernel's dtypes."""
+    sizes = {**constants, **dict(case.sizes)}
+    own = seed_of(case.id, seed)
+    generator = torch.Generator().manual_seed(own)
+
+    def randn(*shape):
+        shape = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list, torch.Size)) else shape
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    specs = [s for s in kernel.input_specs if s.present(constants)]
+    raw = reference.draw(case.draw, {s.name: s.shape(sizes) for s in specs}, dict(constants), randn)
+    inputs = {s.name: _to(raw[s.name], s, case.dtype) for s in specs}
+    outputs = [s for s in kernel.output_specs if s.present(constants)]
+    gradients = {f"d_{s.name}": _to(randn(*s.shape(sizes)), s, case.dtype) for s in outputs}
+    return Problem(kernel, constants, case.dtype, sizes, reference.forward, inputs, gradients, own)
+
+
+def _to(value: Tensor, spec: TensorSpec, dtype: str) -> Tensor:
+    return value.to(getattr(torch, spec.dtype(dtype))).contiguous()
+
+
+def differentiate(problem: Problem, rounding: Rounding | None = None) -> dict[str, Tensor]:
+    """Return outputs and `d_<input>` in fp64, stored with rounding where one is given."""
+    kernel, constants = problem.kernel, problem.constants
+    leaves = {
+        name: t.double().requires_grad_() if t.is_floating_point() else t for name, t in problem.inputs.items()
+    }
+    full = {s.name: leaves.get(s.name) for s in kernel.input_specs}
+    extra = {} if rounding is None else {"at": rounding.at}
+    given = dict(zip(kernel.outputs, problem.forward(**full, constants=dict(constants), **extra), strict=True))
+    outputs = {s.name: given[s.name] for s in kernel.output_specs if s.present(constants)}
+    wanted = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+    live = {name: out for name, out in outputs.items() if out.requires_grad}
+    found = torch.autograd.grad(
+        list(live.values()),
+        list(wanted.values()),
+        [problem.gradients[f"d_{name}"].double() for name in live],
+        allow_unused=True,
+    )
+    result = {name: out.detach() for name, out in outputs.items()}
+    for (name, leaf), gradient in zip(wanted.items(), found, strict=True):
+        result[f"d_{name}"] = torch.zeros_like(leaf) if gradient is None else gradient
+    if rounding is not None:
+        kinds = {s.name: s for s in (*kernel.output_specs, *_gradient_specs(kernel))}
+        result = {name: rounding.round(t, kinds[name].dtype(problem.dtype)) for name, t in result.items()}
+    return {name: t.detach() for name, t in result.items()}
+
+
+def _gradient_specs(kernel: Kernel) -> list[TensorSpec]:
+    return [TensorSpec(f"d_{s.name}", s.dims, s.kind, s.when) for s in kernel.input_specs]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is right and how exact it can be, as fp64 arrays: values by name, and errors [M, *shape] of M roundings."""
+
+    problem: Problem
+    values: dict[str, np.ndarray]
+    errors: dict[str, np.ndarray]
+
+    def judge(self, got: Mapping[str, Tensor]) -> list[Row]:
+        """Apply the rule to what a kernel returned: outputs, and `d_<input>` of every input."""
+        problem = self.problem
+        kernel = problem.kernel
+        specs = {s.name: s for s in (*kernel.output_specs, *_gradient_specs(kernel))}
+        rows = []
+        for name, truth in self.values.items():
+            if name not in got:
+                rows.append(Row(name, INF, INF, "missing"))
+                continue
+            terms = kernel.terms.get(name) or kernel.terms.get(name.removeprefix("d_")) or kernel.terms.get("*", "T")
+            unit = UNIT[ACCUMULATOR[problem.dtype]] * float(evaluate(terms, problem.sizes)) ** 0.5
+            wanted = specs[name].dtype(problem.dtype)
+            if str(got[name].dtype) != f"torch.{wanted}":
+                rows.append(Row(name, INF, INF, f"dtype {got[name].dtype} instead of {wanted}"))
+                continue
+            array = got[name].detach().cpu().double().numpy()
+            if array.shape != truth.shape:
+                rows.append(Row(name, INF, INF, f"shape {list(array.shape)} instead of {list(truth.shape)}"))
+                continue
+            axes, shape = split_products(specs[name].dims, truth.shape, problem.sizes)
+            errors = self.errors[name].reshape(-1, *shape)
+            rows.append(judge(name, axes, array.reshape(shape), truth.reshape(shape), errors, ACCUMULATION * unit))
+        return rows
+
+
+def split_products(dims, shape, sizes: Mapping[str, int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Take an axis such as `H*M` apart, so that a head is a group of its own and is named."""
+    axes, lengths = [], []
+    for dim, length in zip(dims, shape, strict=True):
+        parts = dim.split("*")
+        known = all(p in sizes for p in parts)
+        axes += parts if known else [dim]
+        lengths += [sizes[p] for p in parts] if known else [length]
+    return tuple(axes), tuple(lengths)
+
+
+def establish(problem: Problem, roundings: int | None = None) -> Truth:
+    """Evaluate the truth and `roundings` stochastic roundings of it (by default as ROUNDINGS says).
+
+    Raises:
+        ValueError: where the truth is not finite (the draw is unusable), or a declared point is never marked.
+    """
+    roundings = roundings or next(m for t, m in ROUNDINGS if problem.sizes.get("T", 1) <= t)
+    truth = differentiate(problem)
+    for name, value in truth.items():
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"the reference itself gives {name} that is not finite in fp64; its draw is too extreme.")
+    errors: dict[str, list] = {name: [] for name in truth}
+    for i in range(roundings):
+        with Rounding(problem.kernel, problem.dtype, seed_of(f"rounding {i}", problem.seed)) as rounding:
+            rounded = differentiate(problem, rounding)
+        for name, value in rounded.items():
+            errors[name].append((value - truth[name]).numpy())
+    if unmarked := set(rounding.points) - rounding.marked - unreachable(problem.kernel, problem.constants):
+        raise ValueError(f"rounds names {', '.join(sorted(unmarked))}, but reference.py marks no such point.")
+    return Truth(problem, {n: v.numpy() for n, v in truth.items()}, {n: np.stack(e) for n, e in errors.items()})
+
+
+def unreachable(kernel: Kernel, constants: Mapping[str, int]) -> set[str]:
+    """Return points named after tensors that these constants leave out."""
+    specs = (*kernel.input_specs, *kernel.output_specs, *kernel.saved_specs)
+    return {s.name for s in specs if not s.present(constants)}
