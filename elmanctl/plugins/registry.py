@@ -123,6 +123,8 @@ class Registry:
             plugin = found.load()
             self._manager.register(plugin, name=name)
             self._manager.check_pending()
+            if not self._manager.get_hookcallers(plugin):
+                raise TypeError(f"{type(plugin).__name__} implements no hook")
             impl = [i for i in self._manager.hook.elmanctl_variants.get_hookimpls() if i.plugin is plugin]
             variants = impl[0].function() if impl else []
             if not isinstance(variants, list) or not all(isinstance(v, Variant) for v in variants):
