@@ -3,7 +3,7 @@
 //
 //   ELMAN_FORWARD(a) {                       // a: const args::Forward&
 //     ELMAN_TRY(zero_async(a.counter, 4, a.stream));
-//     return launch(step<args::scalar>, "e0_step", blocks, threads, shared_bytes, a.stream, a.x, a.y, (int)a.D);
+//     return launch(step<args::scalar>, "scan_step", blocks, threads, shared_bytes, a.stream, a.x, a.y, (int)a.D);
 //   }
 //
 // * A body returns Status: 0, or not 0 after `refuse` has recorded why. The exported function copies that text to the caller.
