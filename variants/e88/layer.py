@@ -19,8 +19,6 @@ class Layer(nn.Module):
     State: `s` [B, H, n_v, n_state] and, with use_conv, `conv`: the projections of the last three steps.
     """
 
-    no_decay = frozenset({"A_log", "dt_bias", "decay_bias", "value_scale"})
-
     def __init__(self, dim: int, config):
         super().__init__()
         self.config, self.constants = config, constants(config)
@@ -50,6 +48,7 @@ class Layer(nn.Module):
             self.W_mix = nn.Parameter(torch.empty(H, dim))
         shape = {"concat": (dim, H * M), "per_head": (H, dim, M)}.get(config.head_mix, (dim, M))
         self.W_out = nn.Parameter(torch.empty(shape))
+        self.no_decay = type(self).no_decay & set(self._parameters)  # options decide which of them exist
         self.reset_parameters()
 
     @torch.no_grad()
