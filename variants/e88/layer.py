@@ -48,7 +48,6 @@ class Layer(nn.Module):
             self.W_mix = nn.Parameter(torch.empty(H, dim))
         shape = {"concat": (dim, H * M), "per_head": (H, dim, M)}.get(config.head_mix, (dim, M))
         self.W_out = nn.Parameter(torch.empty(shape))
-        self.no_decay = type(self).no_decay & set(self._parameters)  # options decide which of them exist
         self.reset_parameters()
 
     @torch.no_grad()
