@@ -47,8 +47,15 @@ def print_table(
         right: headings whose column is aligned right.
     """
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table = Table(
+        title=None if title is None else Text(title),
+        title_justify="left",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+    )
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
@@ -58,7 +65,7 @@ def print_table(
                 if cell is None
                 else cell
                 if hasattr(cell, "__rich__") or hasattr(cell, "__rich_console__")
-                else str(cell)
+                else Text(str(cell))
                 for cell in row
             )
         )

@@ -45,6 +45,11 @@ def parse_share(value: str | float, label: str = "--tolerance") -> float:
     return share
 
 
+def short_share(share: float) -> str:
+    """Return a share as per cent: 6 %."""
+    return f"{100 * share:.3g} %"
+
+
 def short_count(count: int | None) -> str:
     """Return a count with four significant digits: 98.84M, 1.27B; an absent one as an empty text."""
     if count is None:

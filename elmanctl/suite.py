@@ -15,7 +15,7 @@ import elmanctl
 from elmanctl import dims
 from elmanctl.errors import UserError, did_you_mean
 from elmanctl.records import Budget, Training, Trial
-from elmanctl.sizes import parse_count, parse_share, short_count
+from elmanctl.sizes import parse_count, parse_share, short_count, short_share
 from elmanctl.suite_file import read
 from elmanctl.variant import Spec
 
@@ -214,7 +214,7 @@ def check_sizes(suite: Suite, rows: list[Sized]) -> None:
     ]
     if off:
         raise UserError(
-            f"{suite.path}: {'; '.join(off)}: further than {suite.tolerance:.3g} from {short_count(suite.params)} parameters, so the "
+            f"{suite.path}: {'; '.join(off)}: further than {short_share(suite.tolerance)} from {short_count(suite.params)} parameters, so the "
             "comparison would be unfair. Set other dims, a finer align, a wider tolerance, or matched: false, which the report then says."
         )
 

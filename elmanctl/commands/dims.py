@@ -7,7 +7,7 @@ import typer
 from elmanctl import dims as counting
 from elmanctl.console import out, print_json, print_table
 from elmanctl.errors import UserError
-from elmanctl.sizes import parse_count, parse_share, short_bytes, short_count
+from elmanctl.sizes import parse_count, parse_share, short_bytes, short_count, short_share
 
 COLUMNS = ["model", "dim x depth", "parameters", "error", "state/sequence", ""]
 RIGHT = ("dim x depth", "parameters", "error", "state/sequence")
@@ -100,7 +100,9 @@ def row(name: str, size: counting.Size, target: int | None, tolerance: float) ->
     """Return the cells of one width, in the order of COLUMNS; the last says whether the budget is met."""
     error = None if target is None else size.error(target)
     verdict = (
-        "" if error is None else f"nearest, {'within' if abs(error) <= tolerance else 'NOT within'} {tolerance:.3g}"
+        ""
+        if error is None
+        else f"nearest, {'within' if abs(error) <= tolerance else 'NOT within'} {short_share(tolerance)}"
     )
     shown = None if error is None else f"{error:+.1%}"
     return [name, f"{size.dim}x{size.depth}", f"{size.params:,}", shown, short_bytes(size.state_bytes), verdict]
@@ -178,8 +180,7 @@ def print_sized(suite, rows) -> None:
         table.append(
             [*cells[:-1], "" if cells[-1].startswith("nearest, within") else cells[-1].removeprefix("nearest, ")]
         )
-    target = f", {short_count(suite.params)} parameters" if suite.params else ""
-    print_table(COLUMNS, table, title=f"{suite.name}: {suite.description}{target}", right=RIGHT)
+    print_table(COLUMNS, table, title=f"{suite.name}: {suite.description}", right=RIGHT)
     counts = [s.size.params for s in rows if s.size]
     if len(counts) > 1:
         console = out()

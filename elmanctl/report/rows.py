@@ -9,7 +9,7 @@ import msgspec
 
 from elmanctl import plan
 from elmanctl.records import Budget, Training
-from elmanctl.sizes import short_count
+from elmanctl.sizes import short_count, short_share
 
 # Statuses whose losses are those of a finished run.
 SHOWN = ("ok", "contaminated")
@@ -180,7 +180,7 @@ def _facts(run: plan.Run, outcomes: list[plan.Outcome]) -> dict[str, str]:
     """Return the facts of most rows; where a row differs it is marked instead."""
     facts = {"description": run.description, "started": run.created}
     if run.params is not None:
-        limit = f"within {run.tolerance:.3g}" if run.matched else "not matched"
+        limit = f"within {short_share(run.tolerance)}" if run.matched else "not matched"
         facts["parameters"] = f"{short_count(run.params)}, {limit}"
     trials = [o.trial for o in outcomes if o.trial]
     results = [o.result for o in outcomes if o.result and o.result.data_hash]
