@@ -48,6 +48,8 @@ class Layer(nn.Module):
             self.W_mix = nn.Parameter(torch.empty(H, dim))
         shape = {"concat": (dim, H * M), "per_head": (H, dim, M)}.get(config.head_mix, (dim, M))
         self.W_out = nn.Parameter(torch.empty(shape))
+        # Weight decay would pull the decays to one fixed value and the skip connection to none.
+        self.no_decay = {n for n in ("A_log", "dt_bias", "decay_bias", "value_scale") if hasattr(self, n)}
         self.reset_parameters()
 
     @torch.no_grad()
