@@ -17,7 +17,6 @@ from elmanctl.errors import CheckFailed, UserError
 
 # typer carries its own click from 0.17 on; this is the base of its usage errors either way.
 UsageProblem = typer.BadParameter.__mro__[2]
-INTERRUPTED = 130
 
 VERBS = (
     "new",
@@ -87,11 +86,8 @@ def run(arguments: list[str]) -> int:
     if "--no-local" in arguments:  # needed before the verbs of local plugins are collected
         os.environ["ELMANCTL_NO_LOCAL"] = "1"
     try:
-        word = next((a for a in arguments if not a.startswith("-")), None)
-        command = typer.main.get_command(make_app(word if word in VERBS else None))
-        code = command.main(arguments, prog_name="elmanctl", standalone_mode=False) or 0
-        if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
-            raise KeyboardInterrupt
+        code = _invoke(arguments)
+        sys.stdout.flush()  # here, where a closed pipe is still caught
         return code
     except UserError as error:
         if os.environ.get("ELMANCTL_DEBUG"):
@@ -105,10 +101,20 @@ def run(arguments: list[str]) -> int:
         error.show()
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        return _say("Interrupted. What was finished before is kept.", INTERRUPTED)
+        return _say("Interrupted. What was finished before is kept.", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _invoke(arguments: list[str]) -> int:
+    """Parse and run. Typer's own main would turn Ctrl-C and a closed pipe into exit codes of its own."""
+    word = next((a for a in arguments if not a.startswith("-")), None)
+    command = typer.main.get_command(make_app(word if word in VERBS else None))
+    if "_ELMANCTL_COMPLETE" in os.environ:  # the shell asks for completions
+        command.main(arguments, prog_name="elmanctl")
+    with command.make_context("elmanctl", arguments) as context:
+        return command.invoke(context) or 0
 
 
 def _say(error: object, code: int) -> int:

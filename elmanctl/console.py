@@ -13,7 +13,11 @@ def out():
     """Return the rich console for results. Piped output is not wrapped to 80 columns."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+    class Results(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # the command line has one way to end when its reader has gone
+
+    return Results(width=None if sys.stdout.isatty() else WIDE, highlight=False)
 
 
 @cache

@@ -1,0 +1,133 @@
+"""`elmanctl list`."""
+
+import json
+
+import pytest
+
+from elmanctl.records import Receipt
+
+RULES = "from elmanctl.rules import Multiple, Rules\n"
+MORE = (
+    'aliases={"ZZ1h4": "ZZ1h4n16"}, presets={"ZZ1g": {"use_gate": True}}, requires=("no_such_thing",), install="pip install thing", '
+    'library="thing", rules=Rules(sizes={"n_state": Multiple(8, "one row"), "dim": Multiple(128, "alignment", method=True)}, '
+    'combinations=(("the gate needs room", lambda config, dim: None),))'
+)
+
+
+@pytest.fixture
+def rich_variant(project):
+    """Write a variant that has everything, and one that is broken."""
+    init = project.fake("zz1", "ZZ1", MORE) / "__init__.py"
+    init.write_text(RULES + init.read_text())
+    project.write("variants/bad/__init__.py", "raise ValueError('half written')\n")
+    return init.parent
+
+
+def test_table(project, rich_variant):
+    ran = project.run("list")
+    assert ran.code == 0
+    row = next(line for line in ran.out.splitlines() if line.startswith("ZZ1"))
+    for text in ("baseline", "local", "library", "a fake of the tests", "needs no_such_thing: pip install thing"):
+        assert text in row
+    broken = next(line for line in ran.out.splitlines() if line.startswith("bad"))
+    assert "broken" in broken and "ValueError: half written" in broken
+
+
+def test_broken_rows_are_red(project, rich_variant, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    out = project.start("list").out
+    broken = next(line for line in out.splitlines() if "half written" in line)
+    assert "\x1b[31mbad" in broken
+
+
+def test_json(project, rich_variant):
+    found = json.loads(project.run("list", "--json").out)
+    (row,) = [v for v in found["variants"] if v["name"] == "ZZ1"]
+    assert row == {
+        "name": "ZZ1",
+        "canonical": "ZZ1h8n32",
+        "summary": "a fake of the tests",
+        "kind": "baseline",
+        "source": "local",
+        "where": str(rich_variant),
+        "hides": "",
+        "receipts": [],
+        "missing": ["no_such_thing"],
+        "install": "pip install thing",
+    }
+    (problem,) = [p for p in found["problems"] if p["plugin"] == "bad"]
+    assert "half written" in problem["text"] and problem["where"].endswith("variants/bad")
+
+
+def test_what_hides_what(project):
+    kinds = {v["name"]: v for v in json.loads(project.run("list", "--json").out)["variants"]}
+    installed = next(v for v in kinds.values() if v["source"] == "installed")
+    project.fake(installed["where"].rsplit("/", 1)[1], installed["name"])
+    assert f"local, hides {installed['where']}" in " ".join(project.run("list").out.split())
+
+
+def test_receipts_are_shown(project, rich_variant, monkeypatch):
+    from elmanctl.verify import receipt
+
+    (rich_variant / "binding.py").write_text("")
+    assert json.loads(project.run("list", "ZZ1", "--json").out)["receipts"] == []
+    asked = []
+
+    def find(spec, target):
+        asked.append((spec.name, target))
+        facts = {"variant": "ZZ1", "model": "ZZ1h8n32", "target": target, "source_hash": "x", "dtypes": ("float32",)}
+        return Receipt(**facts, cases=1, worst=0.75, worst_tensor="y", seconds=1.0, created="2026-01-01")
+
+    monkeypatch.setattr(receipt, "find", find)
+    row = json.loads(project.run("list", "ZZ1", "--json").out)
+    assert ("ZZ1h8n32", "host") in asked
+    assert row["receipts"][0] == {
+        "target": "host",
+        "dtypes": ["float32"],
+        "worst": 0.75,
+        "created": "2026-01-01",
+        "quick": False,
+    }
+    line = next(x for x in project.run("list").out.splitlines() if x.startswith("ZZ1"))
+    assert "host 0.8x" in line and "kernel" in line
+
+
+def test_one_variant_in_full(project, rich_variant):
+    ran = project.run("list", "zz1h4:use_gate=true")
+    assert ran.code == 0
+    text = " ".join(ran.out.split())
+    for part in (
+        "ZZ1: a fake of the tests",
+        "ZZ1h4n16:use_gate=true (grammar ZZ1[h<n_heads>][n<n_state>])",
+        "n_heads h 8 4 heads",
+        "use_gate false true gate the output",
+        "ZZ1g use_gate=true",
+        "ZZ1h4 ZZ1h4n16",
+        "n_state a multiple of 8 hard one row",
+        "dim a multiple of 128 method alignment",
+        "combination hard the gate needs room",
+        "no_such_thing, absent here: pip install thing",
+    ):
+        assert part in text, part
+
+
+def test_one_variant_as_json(project, rich_variant):
+    one = json.loads(project.run("list", "ZZ1n64", "--json").out)
+    assert one["canonical"] == "ZZ1h8n64"
+    assert [(o["name"], o["tag"], o["default"], o["value"]) for o in one["options"]] == [
+        ("n_heads", "h", 8, 8),
+        ("n_state", "n", 32, 64),
+        ("use_gate", None, False, False),
+    ]
+    assert {r["of"]: r["strength"] for r in one["rules"]} == {"n_state": "hard", "dim": "method", "combination": "hard"}
+
+
+@pytest.mark.parametrize(("name", "message"), [("ZZ2", "Unknown variant ZZ2. Close: ZZ1"), ("bad", "half written")])
+def test_an_unknown_name_exits_2(project, rich_variant, name, message):
+    ran = project.run("list", name)
+    assert ran.code == 2 and ran.out == "" and message in ran.err
+
+
+def test_every_variant_here_can_be_shown(project):
+    for row in json.loads(project.run("list", "--json").out)["variants"]:
+        assert project.run("list", row["name"]).out.startswith(f"{row['name']}: ")
