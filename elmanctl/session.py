@@ -107,6 +107,7 @@ class Session:
         self.steps = cut(self.folder, manifest.step)
         self.batch_hash, self.schedule.start, self.saved = manifest.batch_hash, manifest.schedule_start, manifest.step
         note(f"Resuming after step {manifest.step} from {path.name}.")
+        self.check_initial(self.steps[0].loss)
 
     @property
     def seconds(self) -> float:
