@@ -8,7 +8,7 @@ from elmanctl.variant import Variant, option
 
 @dataclass(frozen=True)
 class Config:
-    """Options. `tagged("n", 32, "meaning")` would declare one that is spelled in the name, as in Blankn32."""
+    """Options. `tagged("n", 32, "meaning")` would declare one that is spelled in the name."""
 
     linear: bool = option(False, "leave out the tanh")
 
