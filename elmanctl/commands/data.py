@@ -36,9 +36,8 @@ def register(app: typer.Typer) -> None:
             return
         rows = [[source, f"{n['documents']:,}", f"{n['bytes']:,}"] for source, n in sorted(manifest.sources.items())]
         rows.append(["all", f"{manifest.documents:,}", f"{manifest.bytes:,}"])
-        print_table(
-            ["source", "documents", "bytes"], rows, title=f"{out}  {manifest.hash}", right=("documents", "bytes")
-        )
+        print_table(["source", "documents", "bytes"], rows, right=("documents", "bytes"))
+        print_table(["written to", "hash"], [[out, manifest.hash]])
 
     @data.command()
     def check(
