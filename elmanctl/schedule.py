@@ -100,7 +100,7 @@ class Schedule:
         jobs: in the order in which to start them.
         devices: each runs one job at a time.
         observe: called with the schedule after every look at the children, for display.
-        start: launches a job; tests replace it.
+        start: launches a job, `launch` by default.
     """
 
     def __init__(
@@ -108,14 +108,14 @@ class Schedule:
         jobs: Iterable[Job],
         devices: list[Device],
         observe: Callable[["Schedule"], None] = lambda schedule: None,
-        start: Callable[[Job, Device], subprocess.Popen] = launch,
+        start: Callable[[Job, Device], subprocess.Popen] | None = None,
     ):
         self.waiting = deque(jobs)
         self.devices = devices
         self.running: list[Running] = []
         self.finished: list[tuple[Job, Result]] = []
         self.held: dict[str, str] = {}  # device label -> why it is not used now
-        self._observe, self._start = observe, start
+        self._observe, self._start = observe, start or launch
         self._ask_again: dict[str, float] = {}
 
     def run(self) -> None:
@@ -150,6 +150,7 @@ class Schedule:
     def _reap(self) -> None:
         for running in [r for r in self.running if r.process.poll() is not None]:
             self.running.remove(running)
+            _end_group(running.process)
             self.finished.append((running.job, settle(running.job, running.process.returncode)))
 
     def _end_all(self) -> None:
@@ -165,8 +166,15 @@ class Schedule:
                 while any(r.process.poll() is None for r in self.running) and time.monotonic() < deadline:
                     time.sleep(0.05)
         for running in self.running:
+            _end_group(running.process)
             self.finished.append((running.job, settle(running.job, running.process.poll(), interrupted=True)))
         self.running.clear()
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    """End whatever a trial has left running in its process group, which could hold device memory."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def settle(job: Job, code: int | None, interrupted: bool = False) -> Result:

@@ -1,0 +1,176 @@
+"""Counts of real models against the specification's figures, and the search against trying every width."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from elmanctl import dims
+from elmanctl.errors import UserError
+from elmanctl.plugins.registry import registry
+from elmanctl.rules import Multiple, Rules
+from elmanctl.variant import Spec, Variant
+
+# (name, width, depth, parameters at vocabulary 256)
+FIGURES = [
+    ("E75h4n16", 2048, 20, 97_561_856),
+    ("E75h4n24", 2048, 20, 104_116_096),
+    ("E75h4n32", 1920, 20, 98_838_400),
+    ("E75h8n16", 1920, 20, 98_838_400),
+    ("E75h8n24", 1792, 20, 99_131_904),
+    ("E88h32n16", 1536, 20, 64_324_352),
+    ("E88h24n24", 1536, 20, 71_942_592),
+    ("E88h16n32:use_gate=true", 1536, 20, 79_560_832),
+    ("E88h8n32", 1920, 20, 40_160_960),
+    ("E88h12n32", 3200, 20, 99_958_880),
+    # Published with an unused norm weight of 32 in each layer: 99,605,280.
+    ("E88h20n32", 1920, 20, 99_605_280 - 20 * 32),
+    ("E88h83n32:use_gate=true", 1920, 17, 436_697_222),
+    ("E1:expansion=2", 640, 20, 114_890_880),
+    ("E1", 1280, 6, 49_496_320),
+    ("E42:expansion=2", 768, 20, 94_615_296),
+    ("E42:expansion=2", 640, 20, 65_738_880),
+    ("E42", 1536, 6, 42_880_512),
+    ("E42", 1280, 6, 29_835_520),
+    ("llama", 640, 20, 101_770_880),
+    # Without the layer norm of their own that the specification's GRU and LSTM have: 2n less a layer, n more for LadderLM's.
+    ("gru", 384, 20, 82_781_952 - 20 * 384 - 384),
+    ("lstm", 384, 20, 106_405_632 - 20 * 384 - 384),
+    ("mamba2:d_state=128", 896, 20, 101_917_712),
+    ("fla-gdn:expansion=2", 768, 20, 95_020_016),
+    ("fla-gdn:expansion=1", 768, 20, 59_566_576),
+]
+
+# The published table at 100M parameters and depth 20; its E88 rows have the output gate.
+STANDARD = {
+    "mamba2": 896,
+    "fla-gdn": 768,
+    "E75h4n16": 2048,
+    "E75h4n24": 2048,
+    "E75h4n32": 1920,
+    "E75h4n48": 1792,
+    "E75h8n16": 1920,
+    "E75h8n24": 1792,
+    "E75h8n32": 1664,
+    "E75h6n24": 1920,
+    "E75h6n32": 1792,
+    "E88h4n32_gate": 7552,
+    "E88h6n32_gate": 5120,
+    "E88h8n32_gate": 3840,
+    "E88h12n32_gate": 2560,
+    "E88h16n32_gate": 1920,
+    "E88h20n32_gate": 1536,
+    "E88h24n24_gate": 1664,
+    "E88h32n16_gate": 1920,
+    "E88h8n48_gate": 2560,
+    "E88h8n64_gate": 1920,
+}
+
+
+def resolve(name: str) -> Spec:
+    spec = registry().resolve(name)
+    if missing := spec.variant.missing():
+        pytest.skip(f"needs {', '.join(missing)}")
+    return spec
+
+
+@pytest.mark.parametrize(("name", "dim", "depth", "params"), FIGURES, ids=[f"{n}-{d}x{L}" for n, d, L, _ in FIGURES])
+def test_counts_are_the_published_ones(name, dim, depth, params):
+    assert dims.count(resolve(name), dim, depth) == params
+
+
+@pytest.mark.parametrize("name", ["E42", "E88h2n8:use_conv=true", "E75h2n8", "gru", "lstm", "llama"])
+def test_the_meta_count_is_that_of_a_model_in_memory(name):
+    from elmanctl.model import LadderLM
+
+    spec = resolve(name)
+    model = LadderLM(spec, 64, 3)
+    assert dims.count(spec, 64, 3) == sum(p.numel() for p in model.parameters())
+    assert all(p.device.type == "cpu" for p in model.parameters())
+
+
+def test_state_bytes_are_those_of_one_sequence_over_all_layers():
+    assert dims.size(resolve("E88h4n16"), 128, 3).state_bytes == 3 * 4 * 16 * 16 * 4
+
+
+def test_the_standard_table_is_found():
+    from elmanctl import suite
+
+    found = {s.row.label: s for s in suite.sized(suite.load("standard"))}
+    assert set(STANDARD) <= set(found)
+    sized = {label: s.size.dim for label, s in found.items() if s.size}
+    assert {label: dim for label, dim in sized.items() if label in STANDARD} == {
+        label: dim for label, dim in STANDARD.items() if label in sized
+    }
+    assert all(found[label].problem for label in set(STANDARD) - set(sized))
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    pass
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """A variant whose model has dim^2 parameters, with rules to try: returns a function of its rules."""
+    monkeypatch.setattr(dims, "size", lambda spec, dim, depth: dims.Size(dim, depth, dim * dim * depth, 0))
+
+    def make(*rules, combinations=()):
+        own = Rules(sizes={"dim": rules} if rules else {}, combinations=combinations)
+        return Spec(Variant(package="toy", name="T", summary="", config=NoOptions, rules=own), NoOptions())
+
+    return make
+
+
+HARD, METHOD = Multiple(16, "tiles"), Multiple(128, "alignment", method=True)
+
+
+@pytest.mark.parametrize("target", [128**2, 300**2, 1000**2, 1024**2, 99_999_999])
+@pytest.mark.parametrize("align", [None, 16, 32, 48])
+def test_the_search_finds_what_trying_every_width_finds(toy, target, align):
+    fit = dims.search(toy(HARD, METHOD), target, depth=1, tolerance=1.0, align=align)
+    widths = range(align or 128, 20_000, align or 128)
+    assert fit.below.dim == max((d for d in widths if d * d <= target), default=None)
+    assert fit.above.dim == min(d for d in widths if d * d > target)
+    assert fit.nearest.dim == min(widths, key=lambda d: abs(d * d - target))
+
+
+def test_widths_that_a_combination_refuses_are_left_out(toy):
+    odd_heads = (("whole groups of heads", lambda config, dim: "odd" if dim and dim // 128 % 4 else None),)
+    fit = dims.search(toy(HARD, METHOD, combinations=odd_heads), 1100**2, depth=1, tolerance=1.0)
+    assert (fit.below.dim, fit.above.dim) == (1024, 1536)
+
+
+def test_relaxed_goes_down_to_the_hard_rule(toy):
+    assert dims.search(toy(HARD, METHOD), 1008**2, depth=1, relaxed=("dim",)).nearest.dim == 1008
+
+
+def test_a_variant_without_rules_is_searched_at_the_methods_step(toy):
+    assert dims.search(toy(), 1000**2, depth=1).nearest.dim == 1024
+
+
+def test_align_below_the_hard_rule_is_refused(toy):
+    with pytest.raises(UserError, match="align 8 is not a multiple of 16"):
+        dims.search(toy(HARD, METHOD), 10**6, align=8)
+
+
+def test_a_budget_below_the_smallest_width_names_what_is_reachable(toy):
+    with pytest.raises(
+        UserError, match=r"out of reach at depth 4: the smallest legal width, 128, has 65.54K \(65,536\)"
+    ):
+        dims.search(toy(HARD, METHOD), 1000, depth=4)
+
+
+def test_a_budget_above_the_widest_width_names_what_is_reachable(toy):
+    with pytest.raises(UserError, match="out of reach at depth 1: the largest legal width"):
+        dims.search(toy(HARD, METHOD), 10**14, depth=1)
+
+
+def test_tolerance_decides_what_is_within(toy):
+    fit = dims.search(toy(HARD, METHOD), 960**2, depth=1, tolerance=0.13)
+    assert fit.nearest.dim == 896 and fit.nearest.error(960**2) == pytest.approx(-0.1289, abs=1e-4) and fit.within
+    assert not dims.search(toy(HARD, METHOD), 960**2, depth=1, tolerance=0.12).within
+
+
+def test_options_that_break_a_rule_are_refused_before_anything_is_built():
+    with pytest.raises(UserError, match="n_state=20"):
+        dims.search(registry().resolve("E75h4n20"), 10**8)
