@@ -1,5 +1,6 @@
 """`elmanctl train`: one model, from a name to a result."""
 
+import itertools
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,11 +131,22 @@ def started(trial: Trial, folder: Path | None) -> Path:
     if folder is None:
         from elmanctl.suite import slug
 
-        folder = Path("runs") / f"train_{slug(trial.model)}_{time.strftime('%Y%m%d_%H%M%S')}"
+        folder = new_folder(Path("runs"), f"train_{slug(trial.model)}_{time.strftime('%Y%m%d_%H%M%S')}")
     if (folder / TRIAL).exists():
         raise UserError(f"{folder} holds a run already. Choose another --out, or go on with --resume {folder}.")
     write_json(folder / TRIAL, trial)
     return folder
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Make and return a folder that did not exist: runs may start in the same second."""
+    for number in itertools.count(1):
+        folder = parent / (name if number == 1 else f"{name}_{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
 
 
 def continued(folder: Path) -> tuple[Trial, Path, bool]:
