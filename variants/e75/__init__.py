@@ -51,5 +51,4 @@ variant = Variant(
     summary="gated delta rule on H independent n x n tanh matrix states",
     config=Config,
     rules=RULES,
-    aliases={"E75h4": "E75h4n32"},
 )

@@ -62,7 +62,7 @@ def draw(kind, shapes, constants, randn):
     if kind == "saturated":
         x["qkvb"] = 3.0 * x["qkvb"]
     if kind == "extreme":
-        q, k, v, logit = x["qkvb"].view(B, T, 4, width // 4).unbind(2)
+        _, k, v, logit = x["qkvb"].view(B, T, 4, width // 4).unbind(2)
         k[:, ::3] = 0.0
         k[:, 1::5] *= 1e-5
         logit *= 16.0

@@ -1,0 +1,115 @@
+"""The matrix-state family on the host: outputs, last state and every gradient of its kernels against autograd through the reference."""
+
+import pytest
+import torch
+
+from elmanctl import ops
+from elmanctl.kernel import ACCUMULATOR
+from elmanctl.launch import guarded
+from elmanctl.plugins.registry import registry
+
+# Relative error in the Frobenius norm. fp64 and fp32: the unit roundoff times the square root of the terms behind a value (up to
+# about 1000, times a few for the chain of steps). bf16: half a spacing of 2^-8, what rounding an output to bf16 costs at most.
+LIMITS = {"float64": 1e-14, "float32": 5e-6, "bfloat16": 2.0**-8}
+
+
+def relative_errors(name, dtype, T, draw="typical", B=2, seed=0):
+    """Return {tensor: error} of the host kernel against the reference in fp64 on the same rounded inputs."""
+    spec = registry().resolve(name)
+    binding, reference = spec.variant.module("binding"), spec.variant.module("reference")
+    kernel, constants = binding.kernel, binding.constants(spec.config)
+    sizes = {**constants, "B": B, "T": T, "H": spec.config.n_heads}
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    present = [s for s in kernel.input_specs if s.present(constants)]
+    drawn = reference.draw(draw, {s.name: s.shape(sizes) for s in present}, constants, randn)
+    inputs = {s.name: drawn[s.name].to(getattr(torch, s.dtype(dtype))) for s in present}
+    upstream = {s.name: randn(*s.shape(sizes)).to(getattr(torch, s.dtype(dtype))) for s in kernel.output_specs}
+    results = {}
+    for backend in ("reference", "host"):
+        mine = {n: (t.double() if backend == "reference" else t).clone().requires_grad_() for n, t in inputs.items()}
+        with ops.using(backend), guarded():
+            out = ops.recurrence(kernel, mine, constants)
+            torch.autograd.backward([*out.values()], [upstream[n].to(o.dtype) for n, o in out.items()])
+        results[backend] = out | {f"d_{n}": t.grad for n, t in mine.items()}
+    return {n: float((results["host"][n].double() - t).norm() / t.norm()) for n, t in results["reference"].items()}
+
+
+def check(name, dtype, T, **more):
+    errors = relative_errors(name, dtype, T, **more)
+    spec = registry().resolve(name)
+    kinds = {s.name: s.kind for s in (*spec.variant.kernel().input_specs, *spec.variant.kernel().output_specs)}
+    for tensor, error in errors.items():
+        stored = dtype if kinds[tensor.removeprefix("d_")] == "scalar" else ACCUMULATOR[dtype]
+        assert error <= LIMITS[stored], (name, dtype, T, more, errors)
+
+
+@pytest.mark.parametrize("name", ["E75h3n8", "E88h3n8", "E88h3n16"])
+def test_every_length_around_the_chunk(name):
+    K = registry().resolve(name).variant.module("binding").constants(registry().resolve(name).config)["K"]
+    for T in (1, 2, 3, K - 1, K, K + 1, 2 * K + 3):
+        check(name, "float64", T)
+
+
+@pytest.mark.parametrize("variant", ["E75", "E88"])
+@pytest.mark.parametrize("n", [16, 24, 32])
+def test_sizes(variant, n):
+    check(f"{variant}h3n{n}", "float64", 19)
+
+
+@pytest.mark.parametrize("n", [40, 48, 56, 64, 96, 128])
+def test_large_sizes(n):
+    check(f"E88h1n{n}", "float64", 10 if n <= 64 else 17, B=1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "E88h3n8:expansion=2",
+        "E88h3n16:expansion=0.5,use_write_gate=true",
+        "E88h3n24:expansion=3,use_gate=true",
+        "E88h1n64:expansion=2",
+        "E88h3n8:use_gate=true,gate_activation=sigmoid,use_write_gate=true",
+        "E88h3n8:tie_kv=true,use_gate=true",
+        "E88h3n8:tie_kv=true,use_silu=false,use_l2_norm=false",
+        "E88h3n8:linear_state=true,decay=simple",
+        "E88h3n8:linear_state=true,use_write_gate=true,use_l2_norm=true,decay=constant",
+        "E88h3n8:decay=none",
+    ],
+)
+def test_options_of_the_kernel(name):
+    check(name, "float64", 5 if "use_l2_norm=false" in name else 19)
+
+
+@pytest.mark.parametrize("name", ["E75h3n24", "E88h3n32"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_lower_precision(name, dtype):
+    check(name, dtype, 35)
+
+
+@pytest.mark.parametrize("name", ["E75h3n8", "E88h3n8:use_gate=true,use_write_gate=true"])
+@pytest.mark.parametrize("draw", ["saturated", "extreme"])
+def test_saturated_and_extreme_inputs(name, draw):
+    check(name, "float64", 19, draw=draw)
+
+
+def test_the_first_slot_is_the_first_state():
+    from elmanctl.launch import run_forward
+
+    spec = registry().resolve("E88h2n8")
+    binding = spec.variant.module("binding")
+    constants = binding.constants(spec.config)
+    inputs = {
+        "qkv": torch.randn(1, 17, 48),
+        "decay_logit": torch.randn(1, 17, 2),
+        "A_log": torch.zeros(2),
+        "dt_bias": torch.zeros(2),
+        "s0": torch.randn(1, 2, 8, 8),
+    }
+    out = run_forward(binding.kernel, constants, inputs)
+    assert torch.equal(out["slots"][:, :, 0], inputs["s0"]) and out["slots"].shape[2] == 2
+    whole = run_forward(binding.kernel, constants, {n: t[:, :16] if t.ndim == 3 else t for n, t in inputs.items()})
+    assert torch.equal(out["slots"][:, :, 1], whole["s_last"])

@@ -1,0 +1,261 @@
+"""What the contract tests cannot know of E88: every published name and count, what each option does to the layer, the rules."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from elmanctl import ops
+from elmanctl.errors import UserError
+from elmanctl.plugins.registry import registry
+
+from .layer import Layer
+
+GATED = {"use_gate": True, "gate_activation": "sigmoid"}
+SHELL = {"use_conv": True, "use_output_norm": True, **GATED}
+H16 = {"n_heads": 16}
+H56 = {"n_heads": 56}
+# Every name, with what differs from the defaults (8 heads, n=32, stripped).
+NAMES = {
+    "E88": {},
+    "E88h12": {"n_heads": 12},
+    "E88h8n32": {},
+    "E88sh16n32": H16,
+    "E88th8n64": {"n_state": 64, "tie_kv": True},
+    "E88_h8n32": {},
+    "E88_h24n24": {"n_heads": 24, "n_state": 24},
+    "E88_h32n16": {"n_heads": 32, "n_state": 16},
+    "E88_h64n32": {"n_heads": 64},
+    "E88_n16": {"n_state": 16},
+    "E88_n24": {"n_state": 24},
+    "E88_n48": {"n_state": 48},
+    "E88_h16n32_gate": H16 | GATED,
+    "E88f_h32n16": {"n_heads": 32, "n_state": 16},
+    "E88f_h24n24": {"n_heads": 24, "n_state": 24},
+    "E88f_h4": {"n_heads": 4},
+    "E88f_h6": {"n_heads": 6},
+    "E88d_h12": {"n_heads": 12},
+    "E88d_h20": {"n_heads": 20},
+    "E88e_h8_75m": {},
+    "E88e_h8": {},
+    "E88c_h8n64": {"n_state": 64} | GATED,
+    "E88c_nogate": H16,
+    "E88g_h64n8": {"n_heads": 64, "n_state": 8},
+    "E88g_h128n8": {"n_heads": 128, "n_state": 8},
+    "E88g_h256n8": {"n_heads": 256, "n_state": 8},
+    "E88g_h16n16": {"n_heads": 16, "n_state": 16},
+    "E88g_h4n128": {"n_heads": 4, "n_state": 128},
+    "E88a_noconv": H16 | SHELL | {"use_conv": False},
+    "E88a_linear": H16 | SHELL | {"linear_state": True},
+    "E88a_nogate": H16 | {"use_conv": True, "use_output_norm": True},
+    "E88a_simpledecay": H16 | SHELL | {"decay": "simple"},
+    "E88a_minimal": H16,
+    "E88b_nosilu": H16 | GATED | {"use_output_norm": True, "use_silu": False},
+    "E88b_nol2": H16 | GATED | {"use_output_norm": True, "use_l2_norm": False},
+    "E88b_nonorm": H16 | GATED,
+    "E88d_tiekv": H16 | {"tie_kv": True},
+    "E88d_linear": H16 | {"linear_state": True},
+    "E88d_simpledecay": H16 | {"decay": "simple"},
+    "E88h_concat": {},
+    "E88h_wsum": {"head_mix": "weighted_sum"},
+    "E88h_perhead": {"head_mix": "per_head"},
+    "E88h_inputw": {"head_mix": "input_weighted"},
+    "E88h_sum": {"head_mix": "sum"},
+    "E88_gated_sigmoid": H56 | GATED,
+    "E88_gated_silu": H56 | {"use_gate": True},
+    "E88_conv_silu": H56 | {"use_gate": True, "use_conv": True},
+    "E88_full_fla": H56 | {"use_gate": True, "use_conv": True, "use_output_norm": True},
+    "E88_100M": {"n_heads": 32},
+    "E88_1B": {"n_heads": 80},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_published_name_resolves_to_its_configuration(name):
+    spec = registry().resolve(name)
+    assert spec.variant.name == "E88"
+    assert spec.config == dataclasses.replace(registry().resolve("E88").config, **NAMES[name])
+    spec.check()
+    assert registry().resolve(spec.name).config == spec.config
+
+
+def test_every_preset_is_tested():
+    tested = {name for name in NAMES if registry().resolve(name)}
+    for head in registry().resolve("E88").variant.presets:
+        assert any(name.startswith(head) for name in tested), head
+
+
+def test_a_pinned_option_cannot_be_overridden():
+    with pytest.raises(UserError, match="use_gate"):
+        registry().resolve("E88b_nonorm:use_gate=false")
+
+
+COUNTS = [
+    ("E88f_h32n16", 1536, 64_324_352),
+    ("E88f_h24n24", 1536, 71_942_592),
+    ("E88b_nonorm", 1536, 79_560_832),
+    ("E88e_h8_75m", 1920, 40_160_960),
+]
+# Published in millions to one decimal.
+ROUNDED = [
+    ("E88f_h32n16", 1792, 75.0),
+    ("E88f_h24n24", 1728, 80.9),
+    ("E88e_h8_75m", 2176, 45.5),
+    ("E88b_nonorm", 1792, 92.8),
+    ("E88d_h12", 1664, 52.0),
+    ("E88d_h12", 1536, 48.0),
+    ("E88d_h20", 1536, 79.7),
+    ("E88d_h20", 1920, 99.6),
+    ("E88f_h4", 2176, 23.1),
+    ("E88f_h4", 2560, 27.1),
+    ("E88f_h6", 2048, 32.3),
+    ("E88f_h6", 2304, 36.3),
+    ("E88c_h8n64", 2432, 125.6),
+]
+
+
+def language_model_count(name, dim, depth=20):
+    with torch.device("meta"):
+        layer = Layer(dim, registry().resolve(name).config)
+    return 256 * dim + depth * (sum(p.numel() for p in layer.parameters()) + dim) + dim
+
+
+@pytest.mark.parametrize("name, dim, count", COUNTS)
+def test_published_counts(name, dim, count):
+    assert language_model_count(name, dim) == count
+
+
+@pytest.mark.parametrize("name, dim, millions", ROUNDED)
+def test_published_rounded_counts(name, dim, millions):
+    assert round(language_model_count(name, dim) / 1e6, 1) == millions
+
+
+def test_count_of_the_480m_search_result():
+    assert language_model_count("E88h83n32:use_gate=true", 1920, depth=17) == 436_697_222
+
+
+# Each option, away from the default, with what it adds to the parameters at H=2, n=8, dim=32 (m=8 unless stated).
+H, N, D = 2, 8, 32
+OPTIONS = {
+    "expansion=2": H * N * D + D * H * N,
+    "use_conv=true": 4 * 3 * H * N,
+    "use_silu=false": 0,
+    "use_l2_norm=false": 0,
+    "decay=simple": -2 * H,
+    "decay=constant": H - H * D - 2 * H,
+    "decay=none": -H * D - 2 * H,
+    "use_write_gate=true": H * D,
+    "linear_state=true": 0,
+    "use_value_residual=true": H * N,
+    "use_output_norm=true": N,
+    "use_gate=true": H * N * D,
+    "use_gate=true,gate_activation=sigmoid": H * N * D,
+    "use_gate=true,use_output_norm=true": H * N * D + N,
+    "tie_kv=true": -H * N * D,
+    "tie_kv=true,use_conv=true,use_value_residual=true": -H * N * D + 4 * 2 * H * N + H * N,
+    "head_mix=per_head": 0,
+    "head_mix=weighted_sum": H - N * D,
+    "head_mix=input_weighted": H * D - N * D,
+    "head_mix=sum": -N * D,
+}
+
+
+def run(options, backend, T=5, seed=0):
+    """Return the layer, its outputs and all gradients in fp64, two chunks with carried state, on one backend."""
+    spec = registry().resolve(f"E88h{H}n{N}:{options}" if options else f"E88h{H}n{N}")
+    torch.manual_seed(seed)
+    layer = Layer(D, spec.config).double()
+    x = torch.randn(2, T, D, dtype=torch.float64, requires_grad=True)
+    with ops.using(backend):
+        first, state = layer(x[:, :2])
+        second, state = layer(x[:, 2:], state)
+    y = torch.cat([first, second], 1)
+    generator = torch.Generator().manual_seed(1)
+    loss = sum((o * torch.randn(o.shape, generator=generator, dtype=o.dtype)).sum() for o in (y, *state.values()))
+    loss.backward()
+    return layer, [y.detach(), *(s.detach() for s in state.values()), x.grad, *(p.grad for p in layer.parameters())]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_each_option_counts_lives_and_agrees_between_kernel_and_reference(options):
+    default, _ = run("", "reference")
+    layer, truth = run(options, "reference")
+    count = sum(p.numel() for p in layer.parameters()) - sum(p.numel() for p in default.parameters())
+    assert count == OPTIONS[options]
+    names = ["y", "state", "x", *(n for n, _ in layer.named_parameters())]
+    for value in truth[-len(list(layer.parameters())) :]:
+        assert bool(value.isfinite().all()) and float(value.abs().max()) > 0, names
+    _, got = run(options, "host")
+    for a, b in zip(truth, got, strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12), names
+
+
+def test_each_option_changes_the_function():
+    x = torch.randn(1, 6, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def output(options):
+        torch.manual_seed(0)
+        layer = Layer(D, registry().resolve(f"E88h{H}n{N}{':' if options else ''}{options}").config).double()
+        for p in layer.parameters():  # the same value wherever a parameter exists, so that only the function differs
+            torch.nn.init.constant_(p, 0.3)
+            p.data += 0.2 * torch.sin(torch.arange(p.numel(), dtype=p.dtype)).view(p.shape)
+        return layer(x)[0]
+
+    seen = [output("")]
+    for options in OPTIONS:
+        if options not in ("head_mix=per_head",):  # the same function as concat, in another layout
+            y = output(options)
+            assert all(not torch.allclose(y, other, rtol=1e-6) for other in seen), options
+            seen.append(y)
+
+
+def test_per_head_is_concat_in_another_layout():
+    concat, _ = run("", "reference")
+    per_head, _ = run("head_mix=per_head", "reference")
+    per_head.load_state_dict(concat.state_dict() | {"W_out": concat.W_out.detach().view(D, H, N).transpose(0, 1)})
+    x = torch.randn(1, 4, D, dtype=torch.float64)
+    assert torch.allclose(concat(x)[0], per_head(x)[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options", ["use_conv=true", "use_conv=true,tie_kv=true,use_gate=true,use_value_residual=true"]
+)
+def test_a_split_sequence_equals_the_whole(options):
+    torch.manual_seed(0)
+    layer = Layer(D, registry().resolve(f"E88h2n8:{options}").config).double()
+    x = torch.randn(2, 7, D, dtype=torch.float64)
+    whole, last = layer(x)
+    state, parts = None, []
+    for piece in x.split([1, 2, 4], 1):
+        y, state = layer(piece, state)
+        parts.append(y)
+    assert torch.allclose(torch.cat(parts, 1), whole, rtol=1e-12, atol=1e-14)
+    assert all(torch.allclose(state[k], last[k], rtol=1e-12, atol=1e-14) for k in last)
+
+
+@pytest.mark.parametrize(
+    "name, texts",
+    [
+        ("E88h8n20", ("n_state=20 is not a multiple of 8", "Nearest: 16, 24.")),
+        ("E88h8n80", ("n_state=80", "Nearest: 64, 96.")),
+        ("E88h8n16:expansion=1.3", ("20.8 wide", "Nearest: 1, 1.5")),
+        ("E88h8n128:expansion=2", ("256 x 128", "Largest: 1")),
+        ("E88h8n32:tie_kv=true,expansion=2", ("tie_kv=true with expansion=2", "expansion=1")),
+        ("E88h8n32:gate_activation=sigmoid", ("without a gate", "use_gate=true", "no effect")),
+    ],
+)
+def test_rules_name_the_value_the_reason_and_the_way_out(name, texts):
+    with pytest.raises(UserError) as caught:
+        registry().resolve(name).check()
+    assert all(text in str(caught.value) for text in texts), caught.value
+
+
+def test_initialisation():
+    torch.manual_seed(0)
+    layer = Layer(256, registry().resolve("E88h16n16:use_gate=true").config)
+    for weight, rows in ((layer.W_qkv, 3 * 256), (layer.W_gate, 256), (layer.W_out, 256), (layer.W_decay, 16)):
+        bound = (6 / (256 + rows)) ** 0.5
+        assert 0.97 * bound < weight.abs().max() <= bound
+    decay = torch.nn.functional.softplus(layer.dt_bias)
+    assert bool(((decay > 0.999e-3) & (decay < 1.001e-1)).all()) and bool((layer.A_log <= 16.0).all())
+    assert {"A_log", "dt_bias"} <= set(layer.no_decay)
