@@ -146,6 +146,8 @@ def new_folder(parent: Path, name: str) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise UserError(f"{folder} cannot be made: {error.strerror}. Choose another with --out.") from error
         return folder
 
 
