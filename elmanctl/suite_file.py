@@ -109,7 +109,7 @@ def _check(path: Path, file: SuiteFile) -> None:
         for row in file.rows:
             if row.dim is None:
                 raise UserError(
-                    f"{path}: {row.label or row.model} has no dim and the suite no params. Give one of them."
+                    f"{path}: row {row.label or row.model} has no dim and the suite no params. Give one of them."
                 )
         if file.matched:
             raise UserError(f"{path}: nothing says how large the rows should be. Give params, or matched: false.")

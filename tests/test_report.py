@@ -1,0 +1,290 @@
+"""Reports from records made here: ranking, what is unequal, and the text forms."""
+
+import csv
+import io
+import json
+import math
+import time
+
+import msgspec
+import pytest
+
+from elmanctl import plan
+from elmanctl.errors import UserError
+from elmanctl.records import Budget, Result, Step, Training, Trial, write_json
+from elmanctl.report import batches, render, rows
+from elmanctl.report.live import Follower, Watch
+from elmanctl.schedule import Device, Job, Running, Schedule
+
+TRIAL = Trial(
+    label="",
+    model="",
+    dim=128,
+    depth=2,
+    params=1_000_000,
+    budget=Budget(minutes=10),
+    training=Training(),
+    device="cuda",
+)
+RESULT = Result(
+    status="ok",
+    steps=500,
+    tokens=8_192_000,
+    seconds=600.0,
+    last100_loss=1.5,
+    heldout_loss=1.6,
+    tokens_per_second=123_456.0,
+    peak_memory_bytes=24 * 2**30,
+    data="data/pile.txt",
+    data_hash="blake2b:abc",
+    execution="kernel",
+    receipt="0123456789abcdef",
+    norm="torch",
+    graph=True,
+    device_name="NVIDIA H200",
+    versions={"torch": "2.13.0", "python": "3.11"},
+)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Return a function that writes a run: label -> (changes to the trial, changes to the result or None)."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(entries, name="r", **changes):
+        folder = tmp_path / "runs" / name
+        planned = []
+        for label, (trial, result) in entries.items():
+            made = msgspec.structs.replace(TRIAL, **{"label": label, "model": label, **trial})
+            write_json(folder / label / "trial.json", made)
+            if result is not None:
+                write_json(folder / label / "result.json", msgspec.structs.replace(RESULT, **result))
+            planned.append(
+                plan.PlannedRow(label=label, folder=label, model=made.model, depth=2, dim=made.dim, params=made.params)
+            )
+        facts = {
+            "suite": "s",
+            "description": "a test",
+            "created": "2026-01-01T00:00:00",
+            "params": 1_000_000,
+            "tolerance": 0.06,
+            "matched": True,
+            "relaxed": (),
+        }
+        write_json(folder / "run.json", plan.Run(**{**facts, **changes}, rows=tuple(planned)))
+        return folder
+
+    return write
+
+
+def labels(report):
+    return [row.label for row in report.rows]
+
+
+def test_rows_are_ranked_by_last100_loss_and_those_without_come_last(run):
+    folder = run(
+        {
+            "worst": ({}, {"last100_loss": 1.7}),
+            "nan": ({}, {"status": "diverged", "steps": 41, "last100_loss": 1.1, "heldout_loss": 1.0}),
+            "best": ({}, {"last100_loss": 1.2}),
+            "short": ({}, {"last100_loss": None}),
+            "unfinished": ({}, None),
+        }
+    )
+    report = rows.build(folder)
+    assert labels(report) == ["best", "worst", "nan", "short", "unfinished"]
+    assert report.ranked_by == "last100_loss" and not report.ok
+    assert report.rows[0].perplexity == pytest.approx(math.exp(1.2))
+
+
+def test_a_diverged_row_shows_its_step_and_no_loss(run):
+    lost = {"status": "diverged", "steps": 41, "last100_loss": 1.1, "heldout_loss": 1.0, "message": "layer 3: NaN"}
+    report = rows.build(run({"nan": ({}, lost)}))
+    (row,) = report.rows
+    assert row.status == "diverged at step 42"
+    assert (row.last100_loss, row.perplexity, row.heldout_loss) == (None, None, None)
+    text = render.markdown(report)
+    assert "1.1" not in text.split("| --- |")[1].split("\n\n")[0] and "nan: layer 3: NaN" in text
+
+
+def test_past_one_epoch_rows_are_ranked_by_heldout_loss_and_the_report_says_so(run):
+    folder = run(
+        {
+            "memory": ({}, {"last100_loss": 0.5, "heldout_loss": 2.0, "epochs": 3.0}),
+            "model": ({}, {"last100_loss": 1.0, "heldout_loss": 1.5}),
+        }
+    )
+    report = rows.build(folder)
+    assert labels(report) == ["model", "memory"] and report.ranked_by == "heldout_loss"
+    assert any(note.startswith("Ranked by held-out loss") for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("trial", "result", "field", "sentence"),
+    [
+        ({"training": Training(batch=16)}, {}, "batch", "Unequal batch: odd 16; the others 32."),
+        ({"training": Training(chunk=256)}, {}, "chunk", "Unequal chunk: odd 256; the others 512."),
+        ({"training": Training(seed=7)}, {}, "seed", "Unequal seed: odd 7; the others 42."),
+        ({"training": Training(lr=1e-3)}, {}, "lr", "Unequal lr: odd 0.001; the others 0.0003."),
+        ({"budget": Budget(steps=99)}, {}, "budget", "Unequal budget: odd 99 steps; the others 10 minutes."),
+        ({}, {"device_name": "CPU"}, "device", "Unequal device: odd CPU; the others NVIDIA H200."),
+        ({}, {"execution": "library"}, "execution", "Unequal execution: odd library; the others kernel."),
+        ({}, {"data_hash": "blake2b:xyz"}, "data hash", "Unequal data hash: odd blake2b:xyz; the others blake2b:abc."),
+        ({}, {"graph": False}, "graph", "Unequal graph: odd false; the others true."),
+        ({"params": 1_200_000}, {}, "params +20%", None),
+    ],
+)
+def test_a_row_is_marked_with_the_field_in_which_it_differs(run, trial, result, field, sentence):
+    report = rows.build(run({"a": ({}, {}), "odd": (trial, result), "b": ({}, {})}))
+    marked = {row.label: row.differs for row in report.rows}
+    assert marked == {"a": (), "b": (), "odd": (field,)}
+    assert sentence is None or sentence in report.notes
+
+
+def test_equal_rows_carry_no_mark_and_no_note(run):
+    report = rows.build(run({"a": ({}, {}), "b": ({"params": 1_059_000}, {"last100_loss": 1.4})}))
+    assert report.ok and report.notes == () and all(row.differs == () for row in report.rows)
+
+
+def test_the_header_has_the_facts_of_the_run(run):
+    folder = run(
+        {"a": ({}, {}), "b": ({}, {"versions": {"torch": "2.13.0", "fla": "0.4"}})}, matched=False, relaxed=("dim",)
+    )
+    report = rows.build(folder)
+    assert report.facts["device"] == "NVIDIA H200" and report.facts["budget"] == "10 minutes"
+    assert report.facts["data"] == "data/pile.txt blake2b:abc"
+    assert report.facts["parameters"] == "1M, not matched"
+    assert report.facts["versions"] == "torch 2.13.0, python 3.11, fla 0.4"
+    assert "batch 32 x 512 bytes" in report.facts["training"] and "seed 42" in report.facts["training"]
+    assert any("matched: false" in note for note in report.notes)
+    assert any("waives the method's rule on dim" in note for note in report.notes)
+
+
+def test_markdown_has_one_line_a_row_with_units(run):
+    text = render.markdown(
+        rows.build(run({"a|b": ({}, {}), "kernelless": ({}, {"execution": "library", "receipt": ""})}))
+    )
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+    assert (
+        "| a\\|b | 1M | 128x2 | 500 | 1.5000 | 4.482 | 1.6000 | 123.5K | 24 GiB | ok | 0123456789ab | kernel |  |"
+        in table
+    )
+    assert "nats per byte" in text and text.startswith("# Suite s\n")
+
+
+def test_a_kernel_without_a_receipt_says_none(run):
+    (row,) = rows.build(run({"a": ({}, {"receipt": ""})})).rows
+    assert render.receipt(row) == "none"
+    assert render.receipt(msgspec.structs.replace(row, execution="reference")) == ""
+
+
+def test_csv_and_json_carry_full_numbers(run):
+    report = rows.build(run({"a": ({}, {"tokens_per_second": 123_456.789}), "x": ({}, None)}))
+    (first, second) = csv.DictReader(io.StringIO(render.as_csv(report)))
+    assert float(first["tokens_per_second"]) == 123_456.789 and second["last100_loss"] == ""
+    data = json.loads(render.as_json(report))
+    assert data["rows"][0]["peak_memory_bytes"] == 24 * 2**30 and data["rows"][1]["status"] == "unfinished"
+
+
+def test_a_single_trials_folder_is_a_report_of_one_row(run):
+    folder = run({"a": ({}, {})})
+    report = rows.build(folder / "a")
+    assert labels(report) == ["a"] and report.rows[0].status == "ok"
+
+
+def test_the_newest_run_is_the_default_and_a_wrong_name_gets_near_ones(run):
+    first = run({"a": ({}, {})}, "first")
+    time.sleep(0.02)
+    second = run({"a": ({}, {})}, "second")
+    assert plan.find(None).name == second.name
+    assert plan.find("first").resolve() == first and plan.find(str(first)) == first
+    with pytest.raises(UserError, match=r"no run secnd.*Close: second"):
+        plan.find("secnd")
+
+
+def test_no_run_at_all_says_how_to_make_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="elmanctl bench SUITE"):
+        plan.find(None)
+
+
+def test_a_damaged_record_is_named(run):
+    folder = run({"a": ({}, {})})
+    (folder / "a" / "result.json").write_text('{"status": "ok"')
+    with pytest.raises(UserError, match=r"a/result\.json"):
+        rows.build(folder)
+
+
+def test_a_batch_table_has_a_column_a_batch_and_says_why_a_cell_is_empty(run):
+    folder = run(
+        {
+            "m@8": ({}, {"tokens_per_second": 1000.0, "peak_memory_bytes": 2**30}),
+            "m@64": ({}, {"status": "oom", "tokens_per_second": None, "message": "out of memory"}),
+            "k@8": ({}, None),
+        },
+        kind=plan.BATCHES,
+    )
+    assert plan.is_batches(folder)
+    cells = batches.build(folder)
+    assert batches.table(cells) == (
+        ["model", "batch 8", "batch 64"],
+        [["m", "1K tok/s, 1 GiB", "oom"], ["k", "waiting", ""]],
+    )
+    assert "| m | 1K tok/s, 1 GiB | oom |" in batches.markdown(cells) and "* m: out of memory" in batches.markdown(
+        cells
+    )
+    assert len(json.loads(batches.as_json(cells))) == 3
+    assert batches.as_csv(cells).splitlines()[1].startswith("m,8,ok,1000.0,1073741824")
+
+
+def steps(count, seconds=0.5, tokens=100):
+    return [
+        Step(step=n, loss=2.0, lr=0.1, grad_norm=1.0, seconds=seconds * n, tokens=tokens) for n in range(1, count + 1)
+    ]
+
+
+def test_a_follower_reads_only_whole_new_lines(tmp_path):
+    path = tmp_path / "steps.jsonl"
+    follower = Follower(path)
+    follower.update()
+    assert follower.steps == [] and follower.speed is None and follower.remaining(Budget(steps=10)) is None
+    lines = [msgspec.json.encode(step) + b"\n" for step in steps(3)]
+    path.write_bytes(lines[0] + lines[1] + lines[2][:20])
+    follower.update()
+    assert [step.step for step in follower.steps] == [1, 2]
+    with path.open("ab") as file:
+        file.write(lines[2][20:])
+    follower.update()
+    assert follower.steps == steps(3)
+    assert follower.speed == pytest.approx(200.0)
+
+
+def test_the_remaining_time_follows_the_budget(tmp_path):
+    follower = Follower(tmp_path / "none")
+    follower.steps = steps(10)
+    assert follower.remaining(Budget(steps=30)) == pytest.approx(10.0)
+    assert follower.remaining(Budget(tokens=1500)) == pytest.approx(2.5)
+    assert follower.remaining(Budget(minutes=1)) == pytest.approx(55.0)
+    assert follower.remaining(Budget(steps=5)) == 0
+
+
+def test_the_live_table_shows_finished_running_waiting_and_held(tmp_path):
+    from rich.console import Console
+
+    def job(label):
+        (tmp_path / label).mkdir()
+        return Job(msgspec.structs.replace(TRIAL, label=label, budget=Budget(steps=30)), tmp_path / label)
+
+    schedule = Schedule([job("waiting")], [Device("GPU 0")])
+    schedule.finished = [(job("finished"), RESULT)]
+    schedule.running = [Running(job("running"), Device("GPU 0"), None, time.monotonic() - 65)]
+    schedule.held = {"GPU 1": "in use by another process"}
+    (tmp_path / "running" / "steps.jsonl").write_bytes(b"".join(msgspec.json.encode(s) + b"\n" for s in steps(10)))
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(Watch().table(schedule))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["finished", "ok", "500", "1.5000", "123.5K"] in lines
+    assert ["running", "GPU", "0,", "1:05", "10", "2.0000", "200", "0:10"] in lines
+    assert ["waiting", "waiting"] in lines
+    assert ["GPU", "1", "not", "used:", "in", "use", "by", "another", "process"] in lines

@@ -1,0 +1,179 @@
+"""Suites: strict reading, sizing, and every shipped file."""
+
+import subprocess
+import sys
+
+import pytest
+
+from elmanctl import dims, suite
+from elmanctl.errors import UserError
+from elmanctl.records import Budget
+
+GOOD = """
+description: a test
+params: 300K
+depth: 2
+align: 16
+tolerance: 20%
+training: {batch: 4, lr: 3e-4, betas: [0.9, 9.5e-1]}
+budget: {tokens: 5000}
+rows:
+  - {model: gru}
+  - {label: second, model: lstm, options: {expansion: 1}, dim: 64, depth: 3}
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "suites").mkdir()
+
+    def write(text, name="mine"):
+        (tmp_path / "suites" / f"{name}.yaml").write_text(text)
+        return name
+
+    return write
+
+
+def test_values_take_their_declared_type(write):
+    loaded = suite.load(write(GOOD))
+    assert loaded.training.lr == 3e-4 and loaded.training.betas == (0.9, 0.95)
+    assert (loaded.params, loaded.tolerance, loaded.relaxed) == (300_000, 0.2, ("dim",))
+    assert (loaded.training.chunk, loaded.training.seed) == (512, 42)
+    assert loaded.budget == Budget(tokens=5000)
+    assert [(row.label, row.spec.name, row.dim, row.depth) for row in loaded.rows] == [
+        ("gru", "gru", None, 2),
+        ("second", "lstm:expansion=1", 64, 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("depth: 2", "dept: 2", "unknown key dept. Close: depth"),
+        ("batch: 4", "bacth: 4", "unknown key training.bacth. Close: batch"),
+        ("tokens: 5000", "token: 5000", "unknown key budget.token. Close: tokens"),
+        ("dim: 64", "dims: 64", "unknown key rows[1].dims. Close: dim"),
+        ("depth: 2", "depth: deep", "`depth`"),
+        ("batch: 4", "batch: four", "`training.batch`"),
+        ("batch: 4", "batch: 4.5", "`training.batch`"),
+        ("batch: 4", "batch: 0", "training batch=0 is not a positive number"),
+        ("dim: 64", "dim: wide", "`rows[1].dim`"),
+        ("dim: 64", "dim: -64", "rows[1].dim is -64"),
+        ("options: {expansion: 1}", "options: [1]", "`rows[1].options`"),
+        ("{expansion: 1}", "{expansoin: 1}", "rows[1]: lstm: lstm has no option expansoin"),
+        ("label: second", "label: gru", "rows[1]: the name gru is given twice"),
+        ("label: second", "label: second, label: third", "line 11: not readable as YAML: key 'label' is given twice"),
+        ("model: gru", "model: gruu", "rows[0]: Unknown variant gruu. Close: gru"),
+        ("params: 300K", "params: 300Q", "params 300Q: unknown suffix Q"),
+        ("tolerance: 20%", "tolerance: 20", "tolerance 20"),
+        ("tokens: 5000", "tokens: 5000, steps: 3", "exactly one budget"),
+        ("tokens: 5000", "tokens: 0", "tokens=0 is not a positive number"),
+        ("params: 300K", "matched: true", "row gru has no dim"),
+        ("description: a test", "", "description"),
+        ("dim: 64", "dim: 72", "rows[1]: lstm:expansion=1: dim=72 is not a multiple of 16"),
+        ("align: 16", "device: tpu", "`device`"),
+        ("rows:", "rows: [", "not readable as YAML"),
+    ],
+)
+def test_a_mistake_names_the_file_and_the_key(write, old, new, says):
+    name = write(GOOD.replace(old, new, 1))
+    with pytest.raises(UserError) as error:
+        suite.load(name)
+    assert "suites/mine.yaml" in str(error.value) and says in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text", "description: x\nrows: []\nparams: 1M\n"])
+def test_a_file_that_is_no_suite_is_refused(write, text):
+    with pytest.raises(UserError, match=r"mine\.yaml"):
+        suite.load(write(text))
+
+
+def test_without_a_common_budget_the_rows_are_not_matched(write):
+    only_dims = GOOD.replace("params: 300K\n", "").replace("{model: gru}", "{model: gru, dim: 64}")
+    with pytest.raises(UserError, match="Give params, or matched: false"):
+        suite.load(write(only_dims))
+    assert suite.load(write(only_dims + "matched: false\n")).params is None
+
+
+def test_an_unknown_suite_names_near_ones_and_a_missing_file_itself(write):
+    write(GOOD)
+    with pytest.raises(UserError, match="Unknown suite mina. Close: mine"):
+        suite.load("mina")
+    with pytest.raises(UserError, match=r"nowhere\.yaml does not exist"):
+        suite.load("nowhere.yaml")
+
+
+def test_a_suite_of_the_current_folder_comes_before_a_shipped_one(write):
+    write(GOOD, "smoke")
+    assert suite.load("smoke").description == "a test"
+    assert suite.load("quick_test").path.is_file()
+
+
+def test_rows_are_sized_and_a_row_beyond_the_tolerance_stops_the_suite(write):
+    loaded = suite.load(write(GOOD))
+    rows = suite.sized(loaded)
+    assert rows[0].size.params == dims.count(rows[0].row.spec, rows[0].size.dim, 2)
+    assert abs(rows[0].size.error(300_000)) < 0.2
+    assert rows[1].size.dim == 64 and rows[1].size.error(300_000) < -0.2
+    with pytest.raises(UserError, match=r"second 64x3 has .*further than 20 % from 300K"):
+        suite.check_sizes(loaded, rows)
+    unmatched = suite.load(write(GOOD + "matched: false\n"))
+    suite.check_sizes(unmatched, suite.sized(unmatched))
+
+
+def test_a_row_whose_package_is_absent_is_a_problem_of_its_own(write, monkeypatch):
+    loaded = suite.load(write(GOOD))
+    monkeypatch.setattr(
+        type(loaded.rows[0].spec.variant), "missing", lambda self: ["cudnn"] if self.name == "lstm" else []
+    )
+    first, second = suite.sized(loaded)
+    assert first.size and not first.problem
+    assert second.size is None and "lstm:expansion=1 needs cudnn" in second.problem
+
+
+def test_resized_drops_the_files_widths(write):
+    loaded = suite.resized(suite.load(write(GOOD)), params=1_000_000, depth=4)
+    rows = suite.sized(loaded)
+    assert all(s.row.dim is None and s.size.depth == 4 for s in rows)
+    assert all(abs(s.size.error(1_000_000)) < 0.2 for s in rows)
+
+
+def test_a_trial_is_fully_resolved(write):
+    loaded = suite.load(write(GOOD))
+    first = suite.sized(loaded)[0]
+    trial = suite.trial(loaded, first, "cpu", loaded.budget, loaded.training)
+    assert (trial.model, trial.label, trial.suite, trial.depth, trial.device) == ("gru", "gru", "mine", 2, "cpu")
+    assert (trial.dim, trial.params, trial.relaxed) == (first.size.dim, first.size.params, ("dim",))
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in suite.folders()[-1].glob("*.yaml")))
+def test_every_shipped_suite_loads_and_keeps_its_promise(name):
+    loaded = suite.load(name)
+    rows = suite.sized(loaded)
+    suite.check_sizes(loaded, rows)
+    for s in rows:
+        assert s.size or s.problem
+
+
+def test_shipped_widths_of_the_published_comparisons():
+    widths = {row.label: row.dim for row in suite.load("e75_100m").rows}
+    assert widths == {
+        "mamba2": 896,
+        "fla-gdn": 768,
+        "E75h4n16": 2048,
+        "E75h4n24": 2048,
+        "E75h4n32": 1920,
+        "E75h8n16": 1920,
+        "E75h8n24": 1792,
+    }
+    assert not suite.load("e88_jan22").matched
+    shipped = suite.load("e88_vs_baselines")
+    assert [(row.label, row.dim) for row in shipped.rows[:2]] == [("mamba2", 896), ("fla-gdn", 768)]
+    assert shipped.tolerance == 0.06 and shipped.align is None
+
+
+def test_reading_suites_and_reports_does_not_import_torch():
+    code = "import sys, elmanctl.suite, elmanctl.bench, elmanctl.report.render, elmanctl.report.live, elmanctl.gpus; "
+    code += "elmanctl.suite.load('smoke'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
