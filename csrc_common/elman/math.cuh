@@ -23,6 +23,12 @@ ELMAN_FN float log1p_of(float x) { return ELMAN_LIBM(log1pf)(x); }
 ELMAN_FN double log1p_of(double x) { return ELMAN_LIBM(log1p)(x); }
 ELMAN_FN float sqrt_of(float x) { return ELMAN_LIBM(sqrtf)(x); }
 ELMAN_FN double sqrt_of(double x) { return ELMAN_LIBM(sqrt)(x); }
+#ifdef ELMAN_DEVICE
+ELMAN_FN float rsqrt_of(float x) { return ::rsqrtf(x); }
+ELMAN_FN double rsqrt_of(double x) { return ::rsqrt(x); }
+#else
+template <class A> inline A rsqrt_of(A x) { return 1 / sqrt_of(x); }
+#endif
 ELMAN_FN float abs_of(float x) { return ELMAN_LIBM(fabsf)(x); }
 ELMAN_FN double abs_of(double x) { return ELMAN_LIBM(fabs)(x); }
 template <class A> ELMAN_BOTH A max_of(A a, A b) { return a < b ? b : a; }

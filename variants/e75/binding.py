@@ -31,15 +31,10 @@ kernel = Kernel(
 )
 
 
-def chunk(n: int) -> tuple[int, int]:
-    """Return (K, whether a chunk's states go to global memory): the K states of a chunk are to fit in shared memory, 128 KiB in
-    fp32, with K at least 8; fewer steps per slot would cost more memory than they save."""
-    if n > 64:
-        return 16, 1
-    return (16 if n * n <= 2048 else 8), 0
+STEPS = 8  # between two saved states: more would keep fewer heads on a multiprocessor in the backward pass, which costs more
+SHARED_STATE = 1600  # elements of a state of which a chunk's history fits in shared memory, in fp64 too
 
 
 def constants(config) -> dict[str, int]:
     """Return the compile-time constants of a Config."""
-    steps, spilled = chunk(config.n_state)
-    return {"N": config.n_state, "K": steps, "GLOBAL_HISTORY": spilled}
+    return {"N": config.n_state, "K": STEPS, "GLOBAL_HISTORY": int(config.n_state**2 > SHARED_STATE)}

@@ -11,9 +11,9 @@ using args::acc;
 using args::scalar;
 using Constant = args::Constant;
 
-struct Step {
+template <int ELEMENTS> struct Step {
   using Scalar = scalar;
-  using Tile = matrix_state::Tile<Constant::N, Constant::N>;
+  using Tile = matrix_state::Tile<Constant::N, Constant::N, ELEMENTS>;
   static constexpr int N = Tile::N, K = Constant::K;
 
   // Record: value and forget gate by row; the factor of the key's norm.
@@ -64,40 +64,30 @@ struct Step {
     return d * silu_of(r) * (2 + r * sigmoid_of(-r));
   }
 
-  struct Raw {
-    scalar part[4][EN];  // q, k, v, logit of beta
-  };
-  enum { Q, KEY, V, LOGIT };
-
-  // Offset of one element of a part: [B, T, 4, H, N].
-  ELMAN_FN static int64_t offset(const Place& at, int part, int i) {
-    return ((at.step() * 4 + part) * at.H + at.h) * N + i;
+  // Raw vectors: q, k, v and the logit of beta, each [B, T, 4, H, N]. No raw numbers.
+  enum { Q, KEY, V, LOGIT, vectors };
+  ELMAN_BOTH static int length(int) { return N; }
+  ELMAN_FN static int64_t offset(const Place& at, int v) { return ((at.step() * 4 + v) * at.H + at.h) * N; }
+  template <class Args> ELMAN_FN static const scalar* source(const Args& a, const Place& at, int v) {
+    return a.qkvb + offset(at, v);
   }
-
-  template <class Args> ELMAN_FN static Raw load(const Args& a, const Place& at, const Team& team) {
-    Raw raw{};
-    if (!at.valid) return raw;
-#pragma unroll
-    for (int p = 0; p < 4; ++p)
-#pragma unroll
-      for (int j = 0; j < EN; ++j)
-        if (const int i = team.element(j); i < N) raw.part[p][j] = a.qkvb[offset(at, p, i)];
-    return raw;
-  }
+  struct RawScalars {};
+  template <class Args> ELMAN_FN static RawScalars load_scalars(const Args&, const Place&) { return {}; }
+  template <class Args> ELMAN_FN static void prepare_scalars(const Args&, const Place&, const RawScalars&, acc*) {}
 
   template <class Args>
-  ELMAN_FN static void prepare(const Args& a, const Place& at, const Team& team, const Raw& raw, acc* record) {
+  ELMAN_FN static void prepare(const Args& a, const Place& at, const Team& team, const scalar* raw, acc* record) {
     acc k[EN];
 #pragma unroll
-    for (int j = 0; j < EN; ++j) k[j] = elman::load(&raw.part[KEY][j]);
+    for (int j = 0; j < EN; ++j) k[j] = team.element(j) < N ? load(raw + KEY * N + team.element(j)) : acc(0);
     const acc factor = matrix_state::unit_factor(team, k);
 #pragma unroll
     for (int j = 0; j < EN; ++j)
       if (const int i = team.element(j); i < N) {
-        record[Record::q(i)] = elman::load(&raw.part[Q][j]);
+        record[Record::q(i)] = load(raw + Q * N + i);
         record[Record::k(i)] = k[j] * factor;
-        record[Record::row(VALUE, i)] = elman::load(&raw.part[V][j]);
-        record[Record::row(BETA, i)] = sigmoid_of(elman::load(&raw.part[LOGIT][j]) + a.beta_bias[at.h * N + i]);
+        record[Record::row(VALUE, i)] = load(raw + V * N + i);
+        record[Record::row(BETA, i)] = sigmoid_of(load(raw + LOGIT * N + i) + a.beta_bias[at.h * N + i]);
       }
     if (team.first()) record[Record::scalar(K_FACTOR)] = factor;
   }
@@ -107,7 +97,7 @@ struct Step {
   };
 
   template <class Args>
-  ELMAN_FN static void finish(const Args& a, const Place& at, const Team& team, const Raw&, const acc* record,
+  ELMAN_FN static void finish(const Args& a, const Place& at, const Team& team, const scalar*, const acc* record,
                               const matrix_state::RecordGradient<Step>& gradient, Sums& sums) {
     acc dk[EN], k[EN];
 #pragma unroll
@@ -122,24 +112,24 @@ struct Step {
     for (int j = 0; j < EN; ++j)
       if (const int i = team.element(j); i < N) {
         const acc d_logit = gradient.row(BETA, i) * sigmoid_slope(record[Record::row(BETA, i)]);
-        store(a.d_qkvb + offset(at, Q, i), gradient.q(i));
-        store(a.d_qkvb + offset(at, KEY, i), dk[j]);
-        store(a.d_qkvb + offset(at, V, i), gradient.row(VALUE, i));
-        store(a.d_qkvb + offset(at, LOGIT, i), d_logit);
+        store(a.d_qkvb + offset(at, Q) + i, gradient.q(i));
+        store(a.d_qkvb + offset(at, KEY) + i, dk[j]);
+        store(a.d_qkvb + offset(at, V) + i, gradient.row(VALUE, i));
+        store(a.d_qkvb + offset(at, LOGIT) + i, d_logit);
         sums.beta_bias[j] += d_logit;
       }
   }
 
-  template <class Args, class OverTeams>
-  ELMAN_FN static void store_sums(const Args& a, const Place& at, const Team& team, const Sums& sums, const OverTeams& over_teams) {
+  template <class Args, class SumOver>
+  ELMAN_FN static void store_sums(const Args& a, const Place& at, const Team& team, const Sums& sums, const SumOver& sum_over) {
 #pragma unroll
     for (int j = 0; j < EN; ++j) {
-      const acc total = over_teams(sums.beta_bias[j]);
+      const acc total = sum_over(sums.beta_bias[j], team.lane_, team.width, team.count);
       if (const int i = team.element(j); i < N && team.index == 0) a.beta_bias_part[(at.b * at.H + at.h) * N + i] = total;
     }
   }
 };
 }  // namespace e75
 
-ELMAN_FORWARD(a) { return matrix_state::forward<e75::Step>(a, "e75_forward"); }
-ELMAN_BACKWARD(a) { return matrix_state::backward<e75::Step>(a, "e75_backward"); }
+ELMAN_FORWARD(a) { return matrix_state::forward<e75::Step<8>>(a, "e75_forward"); }
+ELMAN_BACKWARD(a) { return matrix_state::backward<e75::Step<18>>(a, "e75_backward"); }

@@ -56,25 +56,20 @@ kernel = Kernel(
 )
 
 
-def chunk(n: int, m: int) -> tuple[int, int]:
-    """Return (K, whether a chunk's states go to global memory) for a state of m x n: the K states of a chunk are to fit in shared
-    memory, 128 KiB in fp32, with K at least 8; fewer steps per slot would cost more memory than they save."""
-    if n * m > 4096:
-        return 16, 1
-    return (16 if n * m <= 2048 else 8), 0
+STEPS = 8  # between two saved states: more would keep fewer heads on a multiprocessor in the backward pass, which costs more
+SHARED_STATE = 1600  # elements of a state of which a chunk's history fits in shared memory, in fp64 too
 
 
 def constants(config) -> dict[str, int]:
     """Return the compile-time constants of a Config. Value residual and output norm sit between readout and gate; with either,
     the layer applies the gate itself."""
     m = config.n_v
-    steps, spilled = chunk(config.n_state, m)
     fused_gate = config.use_gate and not (config.use_value_residual or config.use_output_norm)
     return {
         "N": config.n_state,
         "M": m,
-        "K": steps,
-        "GLOBAL_HISTORY": spilled,
+        "K": STEPS,
+        "GLOBAL_HISTORY": int(m * config.n_state > SHARED_STATE),
         "TIED": int(config.tie_kv),
         "SILU": int(config.use_silu),
         "UNIT": int(config.use_l2_norm),

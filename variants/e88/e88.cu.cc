@@ -11,13 +11,13 @@ using args::acc;
 using args::scalar;
 using Constant = args::Constant;
 
-struct Step {
+template <int ELEMENTS> struct Step {
   using Scalar = scalar;
-  using Tile = matrix_state::Tile<Constant::N, Constant::M>;
+  using Tile = matrix_state::Tile<Constant::N, Constant::M, ELEMENTS>;
   static constexpr int N = Tile::N, M = Tile::M, K = Constant::K;
   static constexpr bool tied = Constant::TIED, silu = Constant::SILU, unit = Constant::UNIT, linear = Constant::LINEAR;
   static constexpr bool write_gate = Constant::WRITE_GATE, projected_decay = Constant::DECAY_LOGIT, mamba = Constant::MAMBA;
-  static constexpr bool constant_decay = Constant::CONSTANT, has_decay = projected_decay || constant_decay;
+  static constexpr bool constant_decay = Constant::CONSTANT;
   static constexpr bool gate = Constant::GATE, sigmoid_gate = Constant::GATE == 2;
   static_assert(!tied || M == N, "tied keys and values have one width");
 
@@ -26,7 +26,7 @@ struct Step {
   enum { LAMBDA, WRITE, Q_FACTOR, K_FACTOR };
   static constexpr int rows = gate ? 2 : 1, scalars = 4, grad_rows = 1, grad_scalars = 2;
   static constexpr bool needs_readout = gate, global_history = Constant::GLOBAL_HISTORY;
-  static constexpr int EN = Tile::team_keys, EM = Tile::team_values;
+  static constexpr int EN = Tile::team_keys;
   using Record = matrix_state::Record<Step>;
   using Lane = matrix_state::Lane<Step>;
   using Team = matrix_state::Team<Step>;
@@ -84,31 +84,24 @@ struct Step {
     return d * (sigmoid_gate ? sigmoid_of(g) : silu_of(g));
   }
 
-  struct Raw {
-    scalar q[EN], k[EN], v[EM], g[EM], decay, write;
+  // Raw vectors: q, k, v unless tied, gate if there is one. Raw numbers: the logits of decay and write gate.
+  enum { Q, KEY, V };
+  static constexpr int G = tied ? 2 : 3, vectors = G + gate;
+  ELMAN_BOTH static int length(int v) { return v < V ? N : M; }
+  template <class Args> ELMAN_FN static const scalar* source(const Args& a, const Place& at, int v) {
+    return gate && v == G ? a.gate + at.head() * M : a.qkv + offset(at, v);
+  }
+  // Where a vector begins in the fused projection: q of all heads, k of all heads, v of all heads.
+  ELMAN_FN static int64_t offset(const Place& at, int v) {
+    return at.step() * at.H * (2 * N + (tied ? 0 : M)) + v * at.H * N + at.h * (v < V ? N : M);
+  }
+  static constexpr int q_raw = 0, k_raw = N, v_raw = 2 * N, g_raw = tied ? 2 * N : 2 * N + M;
+
+  struct RawScalars {
+    scalar decay, write;
   };
-
-  // Offsets within one time step of the fused projection: q of all heads, k of all heads, v of all heads.
-  ELMAN_FN static int64_t q_at(const Place& at, int i) { return at.step() * width(at) + at.h * N + i; }
-  ELMAN_FN static int64_t k_at(const Place& at, int i) { return q_at(at, i) + at.H * N; }
-  ELMAN_FN static int64_t v_at(const Place& at, int i) { return at.step() * width(at) + 2 * at.H * N + at.h * M + i; }
-  ELMAN_FN static int64_t width(const Place& at) { return at.H * (2 * N + (tied ? 0 : M)); }
-
-  template <class Args> ELMAN_FN static Raw load(const Args& a, const Place& at, const Team& team) {
-    Raw raw{};
-    if (!at.valid) return raw;
-#pragma unroll
-    for (int j = 0; j < EN; ++j)
-      if (const int i = team.element(j); i < N) {
-        raw.q[j] = a.qkv[q_at(at, i)];
-        raw.k[j] = a.qkv[k_at(at, i)];
-      }
-#pragma unroll
-    for (int j = 0; j < EM; ++j)
-      if (const int i = team.element(j); i < M) {
-        if (!tied) raw.v[j] = a.qkv[v_at(at, i)];
-        if (gate) raw.g[j] = a.gate[at.head() * M + i];
-      }
+  template <class Args> ELMAN_FN static RawScalars load_scalars(const Args& a, const Place& at) {
+    RawScalars raw{};
     if (projected_decay) raw.decay = a.decay_logit[at.head()];
     if (write_gate) raw.write = a.write_logit[at.head()];
     return raw;
@@ -128,10 +121,14 @@ struct Step {
   }
 
   template <class Args>
-  ELMAN_FN static void prepare(const Args& a, const Place& at, const Team& team, const Raw& raw, acc* record) {
+  ELMAN_FN static void prepare(const Args&, const Place&, const Team& team, const scalar* raw, acc* record) {
     acc q[EN], k[EN], q_factor = 1, k_factor = 1;
 #pragma unroll
-    for (int j = 0; j < EN; ++j) q[j] = activation(elman::load(&raw.q[j])), k[j] = activation(elman::load(&raw.k[j]));
+    for (int j = 0; j < EN; ++j) {
+      const int i = team.element(j);
+      q[j] = i < N ? activation(load(raw + q_raw + i)) : acc(0);
+      k[j] = i < N ? activation(load(raw + k_raw + i)) : acc(0);
+    }
     if (unit) q_factor = matrix_state::unit_factor(team, q), k_factor = matrix_state::unit_factor(team, k);
 #pragma unroll
     for (int j = 0; j < EN; ++j)
@@ -140,18 +137,19 @@ struct Step {
         record[Record::k(i)] = k[j] * k_factor;
         if (tied) record[Record::row(VALUE, i)] = k[j];
       }
-#pragma unroll
-    for (int j = 0; j < EM; ++j)
-      if (const int i = team.element(j); i < M) {
-        if (!tied) record[Record::row(VALUE, i)] = activation(elman::load(&raw.v[j]));
-        if (gate) record[Record::row(GATE, i)] = elman::load(&raw.g[j]);
-      }
+    for (int i = team.element(0); i < M; i += team.width) {
+      if (!tied) record[Record::row(VALUE, i)] = activation(load(raw + v_raw + i));
+      if (gate) record[Record::row(GATE, i)] = load(raw + g_raw + i);
+    }
     if (team.first()) {
-      record[Record::scalar(LAMBDA)] = decay(a, at, elman::load(&raw.decay));
-      record[Record::scalar(WRITE)] = write_gate ? sigmoid_of(elman::load(&raw.write)) : acc(1);
       record[Record::scalar(Q_FACTOR)] = q_factor;
       record[Record::scalar(K_FACTOR)] = k_factor;
     }
+  }
+  template <class Args>
+  ELMAN_FN static void prepare_scalars(const Args& a, const Place& at, const RawScalars& raw, acc* record) {
+    record[Record::scalar(LAMBDA)] = decay(a, at, load(&raw.decay));
+    record[Record::scalar(WRITE)] = write_gate ? sigmoid_of(load(&raw.write)) : acc(1);
   }
 
   struct Sums {
@@ -159,8 +157,8 @@ struct Step {
   };
 
   template <class Args>
-  ELMAN_FN static void finish(const Args& a, const Place& at, const Team& team, const Raw& raw, const acc* record,
-                              const matrix_state::RecordGradient<Step>& gradient, Sums& sums) {
+  ELMAN_FN static void finish(const Args& a, const Place& at, const Team& team, const scalar* raw, const acc* record,
+                              const matrix_state::RecordGradient<Step>& gradient, Sums&) {
     acc dq[EN], dk[EN];
 #pragma unroll
     for (int j = 0; j < EN; ++j) {
@@ -179,52 +177,51 @@ struct Step {
       matrix_state::unit_backward(team, dq, q, record[Record::scalar(Q_FACTOR)]);
       matrix_state::unit_backward(team, dk, k, record[Record::scalar(K_FACTOR)]);
     }
-    const acc d_lambda = has_decay ? gradient.scalar(LAMBDA, team) : acc(0);
-    const acc d_write = write_gate ? gradient.scalar(WRITE, team) : acc(0);
     if (!at.valid) return;
 #pragma unroll
     for (int j = 0; j < EN; ++j)
       if (const int i = team.element(j); i < N) {
         const acc d = dk[j] + (tied ? gradient.row(VALUE, i) : acc(0));
-        store(a.d_qkv + q_at(at, i), dq[j] * activation_slope(elman::load(&raw.q[j])));
-        store(a.d_qkv + k_at(at, i), d * activation_slope(elman::load(&raw.k[j])));
+        store(a.d_qkv + offset(at, Q) + i, dq[j] * activation_slope(load(raw + q_raw + i)));
+        store(a.d_qkv + offset(at, KEY) + i, d * activation_slope(load(raw + k_raw + i)));
       }
-    if (!tied) {
-#pragma unroll
-      for (int j = 0; j < EM; ++j)
-        if (const int i = team.element(j); i < M)
-          store(a.d_qkv + v_at(at, i), gradient.row(VALUE, i) * activation_slope(elman::load(&raw.v[j])));
-    }
-    const acc lambda = record[Record::scalar(LAMBDA)], alpha = elman::load(&raw.decay);
-    acc d_logit = d_lambda * sigmoid_slope(lambda);
+    if (!tied)
+      for (int i = team.element(0); i < M; i += team.width)
+        store(a.d_qkv + offset(at, V) + i, gradient.row(VALUE, i) * activation_slope(load(raw + v_raw + i)));
+  }
+
+  template <class Args>
+  ELMAN_FN static void finish_scalars(const Args& a, const Place& at, const RawScalars& raw, const acc* record, const acc* gradient,
+                                      Sums& sums) {
+    const acc lambda = record[Record::scalar(LAMBDA)], alpha = load(&raw.decay);
+    acc d_logit = gradient[LAMBDA] * sigmoid_slope(lambda);
     if (mamba) {
       // dl = lambda dlambda,  dalpha = -dl exp(A_log) sigmoid(alpha + dt_bias),  dA_log = dl l
-      const acc d_log = lambda * d_lambda;
+      const acc d_log = lambda * gradient[LAMBDA];
       d_logit = -d_log * exp_of(a.A_log[at.h]) * softplus_slope(alpha + a.dt_bias[at.h]);
       sums.A_log += d_log * log_decay(a, at, alpha);
       sums.dt_bias += d_logit;
     }
     if (constant_decay) sums.decay_bias += d_logit;
-    if (team.first()) {
-      if (projected_decay) store(a.d_decay_logit + at.head(), d_logit);
-      if (write_gate) store(a.d_write_logit + at.head(), d_write * sigmoid_slope(record[Record::scalar(WRITE)]));
-    }
+    if (projected_decay) store(a.d_decay_logit + at.head(), d_logit);
+    if (write_gate) store(a.d_write_logit + at.head(), gradient[WRITE] * sigmoid_slope(record[Record::scalar(WRITE)]));
   }
 
-  template <class Args, class OverTeams>
-  ELMAN_FN static void store_sums(const Args& a, const Place& at, const Team&, const Sums& sums, const OverTeams& over_teams) {
+  // The thread number t of a block has summed the steps t, t + K, ... of its head.
+  template <class Args, class SumOver>
+  ELMAN_FN static void store_sums(const Args& a, const Place& at, const Team&, const Sums& sums, const SumOver& sum_over) {
     const int64_t head = at.b * at.H + at.h;
     if (mamba) {
-      const acc A_log = over_teams(sums.A_log), dt_bias = over_teams(sums.dt_bias);
+      const acc A_log = sum_over(sums.A_log, 0, 1, K), dt_bias = sum_over(sums.dt_bias, 0, 1, K);
       if (thread_x() == 0) a.A_log_part[head] = A_log, a.dt_bias_part[head] = dt_bias;
     }
     if (constant_decay) {
-      const acc decay_bias = over_teams(sums.decay_bias);
+      const acc decay_bias = sum_over(sums.decay_bias, 0, 1, K);
       if (thread_x() == 0) a.decay_bias_part[head] = decay_bias;
     }
   }
 };
 }  // namespace e88
 
-ELMAN_FORWARD(a) { return matrix_state::forward<e88::Step>(a, "e88_forward"); }
-ELMAN_BACKWARD(a) { return matrix_state::backward<e88::Step>(a, "e88_backward"); }
+ELMAN_FORWARD(a) { return matrix_state::forward<e88::Step<8>>(a, "e88_forward"); }
+ELMAN_BACKWARD(a) { return matrix_state::backward<e88::Step<18>>(a, "e88_backward"); }
