@@ -166,7 +166,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """Proof that one configuration of a variant passed verify on one target, bound to the sources by their hash."""
+    """Proof that one configuration of a variant passed verify on one target, bound to the sources by their hash.
+
+    `worst` is the largest error over limit; `kind` is `kernel`, or `library` for a baseline.
+    """
 
     variant: str
     model: str
@@ -181,6 +184,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     device_name: str = ""
     seed: int = 0
     quick: bool = False
+    kind: str = "kernel"
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     schema: int = SCHEMA
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from elmanctl.errors import CheckFailed
 from elmanctl.kernel import Kernel
 from elmanctl.verify.tolerance import Row
-from elmanctl.verify.truth import Problem, draw, establish
+from elmanctl.verify.truth import Problem, Truth, draw, establish
 
 
 class Library(Protocol):
@@ -66,7 +66,11 @@ def _unchanged(given: dict[str, Tensor], call) -> dict[str, Tensor]:
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors are equal bit for bit, NaN included."""
     width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.contiguous().view(width), b.contiguous().view(width))
+    return (
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and torch.equal(a.contiguous().view(width), b.contiguous().view(width))
+    )
 
 
 def run(library: Library, problem: Problem) -> dict[str, Tensor]:
@@ -106,10 +110,22 @@ def judged(id: str, kind: str, rows: list[Row], started: float) -> Check:
     return Check(id, kind, all(r.ok for r in rows), rows, seconds=time.monotonic() - started)
 
 
-def run_case(library: Library, kernel: Kernel, reference, constants: Mapping[str, int], case, seed: int) -> Check:
-    """Run one case and judge it. A kernel that refuses or writes outside fails the check."""
+def run_case(
+    library: Library,
+    kernel: Kernel,
+    reference,
+    constants: Mapping[str, int],
+    case,
+    seed: int,
+    truth: Truth | None = None,
+) -> Check:
+    """Run one case and judge it. A kernel that refuses or writes outside fails the check.
+
+    Args:
+        truth: where another process has established it already.
+    """
     started = time.monotonic()
-    truth = establish(draw(kernel, reference, constants, case, seed))
+    truth = truth or establish(draw(kernel, reference, constants, case, seed))
     try:
         got = run(library, truth.problem)
     except (CheckFailed, RuntimeError) as error:

@@ -15,7 +15,11 @@ from elmanctl.kernel import ACCUMULATOR, Kernel, TensorSpec, evaluate
 from elmanctl.verify.rounding import UNIT, Rounding
 from elmanctl.verify.tolerance import ACCUMULATION, Row, judge
 
-ROUNDINGS = ((9, 12), (40, 6), (10**9, 4))  # (T up to, M): with more steps each group has more elements to estimate its floor from
+ROUNDINGS = (
+    (9, 12),
+    (40, 6),
+    (10**9, 4),
+)  # (T up to, M): with more steps each group has more elements to estimate its floor from
 INF = float("inf")
 
 
@@ -68,9 +72,7 @@ def _to(value: Tensor, spec: TensorSpec, dtype: str) -> Tensor:
 def differentiate(problem: Problem, rounding: Rounding | None = None) -> dict[str, Tensor]:
     """Return outputs and `d_<input>` in fp64, stored with rounding where one is given."""
     kernel, constants = problem.kernel, problem.constants
-    leaves = {
-        name: t.double().requires_grad_() if t.is_floating_point() else t for name, t in problem.inputs.items()
-    }
+    leaves = {name: t.double().requires_grad_() if t.is_floating_point() else t for name, t in problem.inputs.items()}
     full = {s.name: leaves.get(s.name) for s in kernel.input_specs}
     extra = {} if rounding is None else {"at": rounding.at}
     given = dict(zip(kernel.outputs, problem.forward(**full, constants=dict(constants), **extra), strict=True))

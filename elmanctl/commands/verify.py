@@ -1,0 +1,161 @@
+"""`elmanctl verify`: is a variant right? Every output and gradient against fp64, and properties that need no truth."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from elmanctl.console import err, note, print_json
+from elmanctl.errors import CheckFailed, UserError
+from elmanctl.plugins.registry import registry
+from elmanctl.variant import Spec, parse_options
+
+DEVICES = ("cpu", "cuda")
+POLL_SECONDS = 0.5
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb `verify`."""
+
+    @app.command()
+    def verify(
+        names: Annotated[list[str] | None, typer.Argument(help="Models, with options in the name or by -o.")] = None,
+        every: Annotated[bool, typer.Option("--all", help="Verify every variant that can run on the device.")] = False,
+        option: Annotated[list[str] | None, typer.Option("-o", help="key=value, for every model named.")] = None,
+        device: Annotated[
+            str | None,
+            typer.Option(help="cpu (the kernel compiled for the host) or cuda. Default: cuda if there is one."),
+        ] = None,
+        quick: Annotated[bool, typer.Option("--quick", help="Fewer cases; the receipt says so.")] = False,
+        case: Annotated[str | None, typer.Option("--case", help="One check alone, as verify prints it.")] = None,
+        dtype: Annotated[str | None, typer.Option("--dtype", help="Only checks in this dtype.")] = None,
+        seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of inputs and roundings.")] = 0,
+        watch: Annotated[bool, typer.Option("--watch", help="Run again when a source changes.")] = False,
+        json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
+    ) -> None:
+        """Check a variant's kernel and layer; exit 1 if a check fails. A complete pass writes a receipt."""
+        if bool(names) == every:
+            raise UserError("Give model names, or --all. elmanctl list shows what there is.")
+        if case is not None and (every or len(names or ()) > 1 or quick or dtype):
+            raise UserError("--case names one check of one model; give no --all, --quick or --dtype with it.")
+        if watch and json:
+            raise UserError("--watch prints tables as it goes; leave out --json.")
+        where = choose_device(device)
+        options = parse_options(option or [])
+        specs = every_spec(where) if every else [registry().resolve(n, options) for n in names or []]
+        if every and option:
+            raise UserError("-o goes with model names, not with --all.")
+        for spec in specs:
+            spec.check()
+        if watch:
+            follow(specs, [a for a in sys.argv[1:] if a != "--watch"])
+        results, failed = [], []
+        for spec in specs:
+            data, ok = verify_one(spec, where, quick, case, dtype, seed, json)
+            results.append(data)
+            failed += [] if ok else [spec.name]
+        if json:
+            print_json(results)
+        if failed:
+            raise CheckFailed(f"Failed: {', '.join(failed)}.")
+
+
+def choose_device(given: str | None) -> str:
+    """Return `cpu` or `cuda`. Raises UserError for another name, or for cuda without a GPU."""
+    if given not in (None, *DEVICES):
+        raise UserError(f"--device {given} is not one of {', '.join(DEVICES)}.")
+    if given == "cpu":
+        return given
+    import torch
+
+    if given == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here. Use --device cpu, or see elmanctl doctor.")
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def every_spec(device: str) -> list[Spec]:
+    """Return every variant that can run on a device, in its default configuration; the others are named."""
+    found = []
+    for problem in registry().problems():
+        note(f"{problem.plugin} is left out: {problem.text}")
+    for variant in registry().variants().values():
+        spec = Spec(variant, variant.config())
+        if missing := variant.missing():
+            note(f"{variant.name} is left out: it needs {', '.join(missing)}. Install: {variant.install}")
+        elif variant.requires and device == "cpu":
+            note(f"{variant.name} is left out: {variant.library} runs on a GPU only.")
+        else:
+            found.append(spec)
+    return found
+
+
+def verify_one(
+    spec: Spec, device: str, quick: bool, case: str | None, dtype: str | None, seed: int, json: bool
+) -> tuple[dict, bool]:
+    """Verify one configuration, print or return what was found, and write or drop its receipt."""
+    import torch
+
+    from elmanctl.verify import session, show
+
+    torch.set_num_threads(1)  # work is spread over processes
+    request = session.Request(spec, device, seed, quick, case, dtype)
+    if err().is_terminal and not json:
+        with err().status(f"{spec.name}: starting") as status:
+            outcome = session.verify(
+                request, lambda done, count: status.update(f"{spec.name}: {done} of {count} checks")
+            )
+    else:
+        outcome = session.verify(request)
+    path, text = keep(outcome)
+    if not json:
+        show.show(outcome, text)
+    return (show.as_json(outcome, path) if json else {}), outcome.ok
+
+
+def keep(outcome) -> tuple[Path | None, str]:
+    """Write the receipt of a complete pass, drop one that no longer holds; return its file and what was done, in words."""
+    from elmanctl.verify import receipt, session
+
+    spec, target = outcome.request.spec, outcome.target
+    if not outcome.ok:
+        dropped = receipt.drop(spec, target)
+        return None, "Its receipt is withdrawn." if dropped else ""
+    if not outcome.request.complete:
+        return None, "No receipt: only a part ran."
+    path = receipt.write(spec, session.receipt_of(outcome))
+    if path is None:
+        return None, "The receipt of a full run stays."
+    kind = "Quick receipt" if outcome.request.quick else "Receipt"
+    elsewhere = path != receipt.places(spec.variant, target)[0]
+    return path, f"{kind}: {path}" + (" (the variant's folder cannot be written)" if elsewhere else "")
+
+
+def follow(specs: list[Spec], arguments: list[str]) -> None:
+    """Run verify in a child process now and whenever a source changes, until interrupted."""
+    seen: dict[Path, int] = {}
+    call = [sys.executable, "-c", "from elmanctl.cli import main; main()", *arguments]
+    while True:
+        now = stamps(specs)
+        if now != seen:
+            seen = now
+            note(time.strftime("%H:%M:%S") + f" verifying {', '.join(s.name for s in specs)}")
+            subprocess.run(call, env=os.environ, check=False)
+            note("Waiting for a change; Ctrl-C ends.")
+        time.sleep(POLL_SECONDS)
+
+
+def stamps(specs: list[Spec]) -> dict[Path, int]:
+    """Return the time of change of every source that a variant's results depend on."""
+    from elmanctl.toolchain import sources
+    from elmanctl.verify.receipt import code_files
+
+    files: set[Path] = set()
+    for spec in specs:
+        files.update(code_files(spec.variant.folder))
+        if spec.variant.has_kernel:
+            files.update(sources(spec.variant.folder))
+    return {path: path.stat().st_mtime_ns for path in files if path.exists()}

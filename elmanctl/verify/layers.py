@@ -1,0 +1,291 @@
+"""Checks of a whole layer: against its own reference in fp64, causality, halves, rows, and liveness of options and parameters.
+
+* Truth is the same layer in fp64 on the reference backend; its floor is fp32 noise on every operation, as in the rule for kernels.
+* The checked layer runs in fp32 on the kernel's backend (`host` or `cuda`), a baseline on its library.
+* Parameters are disturbed first: a layer with a zero output projection would give every other parameter a zero gradient.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from elmanctl.errors import UserError
+from elmanctl.options import show
+from elmanctl.variant import Spec
+from elmanctl.verify.rounding import UNIT, Rounding
+from elmanctl.verify.run import Check, judged, same_bits
+from elmanctl.verify.tolerance import ACCUMULATION, Row, judge
+from elmanctl.verify.truth import seed_of
+
+ROWS, STEPS, WIDTHS = 2, 9, range(32, 1025, 16)
+ROUNDINGS = 6
+LIVE = 1e-6  # relative change of the output that a live option exceeds in fp64
+PROPERTIES = ("truth", "split", "causality", "rows")
+
+
+@dataclass
+class Setting:
+    """One sub-layer with inputs: x [B, T, dim], first state, and gradients for y and the last state, all fp64 on the CPU."""
+
+    layer: nn.Module
+    label: str
+    x: Tensor
+    state: dict[str, Tensor]
+    seed: int
+
+
+def smallest_dim(spec: Spec) -> int:
+    """Return the smallest width from 32 up that breaks no hard rule."""
+    for dim in WIDTHS:
+        with contextlib.suppress(UserError):
+            spec.check(dim, relaxed=("dim",))
+            return dim
+    spec.check(WIDTHS[-1], relaxed=("dim",))
+    raise UserError(f"{spec.name}: no width up to {WIDTHS[-1]} passes its rules.")
+
+
+def settings(spec: Spec, seed: int, steps: int = STEPS) -> list[Setting]:
+    """Build the sub-layers in fp64, with disturbed parameters and a non-zero first state."""
+    dim, found = smallest_dim(spec), []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_of("layer", seed) % 2**63)
+        layers = spec.layers(dim)
+        for layer, label in zip(layers, spec.variant.sublayers, strict=True):
+            layer.eval()
+            with torch.no_grad():
+                for p in layer.parameters():
+                    p.add_(0.3 * torch.randn_like(p) * p.std(correction=0).clamp(min=0.1))
+            layer.double()
+            state = layer.initial_state(ROWS, torch.device("cpu"), torch.float64)
+            state = {k: t.double() + 0.5 * torch.randn(t.shape, dtype=torch.float64) for k, t in state.items()}
+            found.append(Setting(layer, label, torch.randn(ROWS, steps, dim, dtype=torch.float64), state, seed))
+    for s in found:  # inputs and parameters are numbers that fp32 holds
+        s.x, s.state = s.x.float().double(), {k: t.float().double() for k, t in s.state.items()}
+        s.layer.float().double()
+    return found
+
+
+@contextlib.contextmanager
+def backend(name: str):
+    """Run recurrences on `reference`, `host` or `cuda`; `library` changes nothing."""
+    if name == "library":
+        yield
+        return
+    from elmanctl import ops
+
+    with ops.using(name):
+        yield
+
+
+def forward(layer, x, state, where: str):
+    """Run a layer from a state, on the backend `where`; returns y and the last state."""
+    with backend(where):
+        return layer(x, state)
+
+
+def evaluate(
+    s: Setting, where: str, dtype: torch.dtype, device: str = "cpu", halves: bool = False
+) -> dict[str, Tensor]:
+    """Return y, last state, and gradients of x, first state and parameters, from random output gradients.
+
+    Args:
+        halves: run two halves with carried state in place of the whole.
+    """
+    layer = copy.deepcopy(s.layer).to(dtype).to(device)
+    x = s.x.to(device, dtype).requires_grad_()
+    state = {k: t.to(device, dtype).requires_grad_() for k, t in s.state.items()}
+    if halves:
+        cut = x.shape[1] // 2
+        first, carried = forward(layer, x[:, :cut], state, where)
+        second, last = forward(layer, x[:, cut:], carried, where)
+        y = torch.cat([first, second], 1)
+    else:
+        y, last = forward(layer, x, state, where)
+    results = {"y": y, **{f"state {k}": t for k, t in last.items()}}
+    live = {n: t for n, t in results.items() if t.requires_grad}
+    generator = torch.Generator().manual_seed(seed_of("gradients", s.seed))
+    upstream = [torch.randn(t.shape, generator=generator).to(device, t.dtype) for t in live.values()]
+    wanted = {"x": x, **{f"first {k}": t for k, t in state.items()}, **dict(layer.named_parameters())}
+    found = torch.autograd.grad(list(live.values()), list(wanted.values()), upstream, allow_unused=True)
+    results |= {f"d_{n}": g for n, g in zip(wanted, found, strict=True) if g is not None}
+    missing = [n for n, g in zip(wanted, found, strict=True) if g is None and wanted[n].numel()]
+    if missing:
+        raise NoGradient(missing)
+    return {n: t.detach().cpu() for n, t in results.items()}
+
+
+class NoGradient(Exception):
+    """Inputs or parameters that no gradient reaches."""
+
+    def __init__(self, names: list[str]):
+        super().__init__(f"no gradient reaches {', '.join(names)}")
+
+
+def truth_of(s: Setting, roundings: int = ROUNDINGS) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the truth in fp64 and the errors of fp32 noise, by name."""
+    where = "library" if s.layer.__module__ not in _with_kernel(s) else "reference"
+    truth = evaluate(s, where, torch.float64)
+    errors = {name: [] for name in truth}
+    for i in range(roundings):
+        with Rounding(None, "float32", seed_of(f"rounding {i}", s.seed)) as rounding:
+            rounded = evaluate(s, where, torch.float64)
+            rounded = {n: rounding.round(t.double()) for n, t in rounded.items()}
+        for name, t in rounded.items():
+            errors[name].append((t - truth[name]).numpy())
+    return {n: t.numpy() for n, t in truth.items()}, {n: np.stack(e) for n, e in errors.items()}
+
+
+def _with_kernel(s: Setting) -> set[str]:
+    import importlib.util
+
+    package = s.layer.__module__.rpartition(".")[0]
+    return {s.layer.__module__} if importlib.util.find_spec(f"{package}.binding") else set()
+
+
+def compare(s: Setting, got: dict[str, Tensor], truth, errors) -> list[Row]:
+    """Judge a layer's results; a parameter whose gradient is zero, or not finite, fails."""
+    rows = []
+    unit = ACCUMULATION * UNIT["float32"] * s.x.shape[1] ** 0.5
+    parameters = {f"d_{n}" for n, _ in s.layer.named_parameters()}
+    for name, value in truth.items():
+        row = judge(name, _axes(name, value.ndim), got[name].double().numpy(), value, errors[name], unit)
+        if name in parameters and not got[name].any():
+            row = dataclasses.replace(row, ratio=float("inf"), group="zero: the parameter is dead")
+        rows.append(row)
+    return rows
+
+
+def _axes(name: str, ndim: int) -> tuple[str, ...]:
+    if name in ("y", "d_x"):
+        return ("B", "T", "channel")
+    if name.startswith(("state ", "d_first ")):
+        return ("B", *(f"axis{i}" for i in range(1, ndim)))
+    return ("row", "column")[:ndim] if ndim <= 2 else tuple(f"axis{i}" for i in range(ndim))
+
+
+def check_layer(spec: Spec, what: str, where: str, device: str, seed: int) -> Check:
+    """Check one of PROPERTIES, or `gradients`, on every sub-layer of a configuration, in fp32 on backend `where`."""
+    started, id, rows = time.monotonic(), f"layer {what}", []
+    for s in settings(spec, seed):
+        prefix = f"{s.label} " if len(spec.variant.sublayers) > 1 else ""
+        try:
+            if what in ("causality", "rows", "gradients"):
+                text = _dead(s, where, device) if what == "gradients" else _independent(s, where, device, what)
+                if text:
+                    return Check(id, "layer", False, message=prefix + text, seconds=time.monotonic() - started)
+                continue
+            got = evaluate(s, where, torch.float32, device, halves=what == "split")
+            judged_rows = compare(s, got, *truth_of(s))
+        except NoGradient as error:
+            return Check(id, "layer", False, message=prefix + str(error), seconds=time.monotonic() - started)
+        rows += [dataclasses.replace(r, tensor=prefix + r.tensor) for r in judged_rows]
+    return judged(id, "layer", rows, started)
+
+
+def _dead(s: Setting, where: str, device: str) -> str:
+    """Return which parameters get a gradient that is zero or not finite."""
+    results = evaluate(s, where, torch.float32, device)
+    named = {n: results[f"d_{n}"] for n, _ in s.layer.named_parameters()}
+    bad = [n for n, g in named.items() if not g.any() or not g.isfinite().all()]
+    return f"the gradient of {', '.join(bad)} is zero or not finite" if bad else ""
+
+
+def _independent(s: Setting, where: str, device: str, what: str) -> str:
+    """Return how y depends on what it must not: later steps, or other rows."""
+    layer = copy.deepcopy(s.layer).float().to(device)
+    x, state = s.x.float().to(device), {k: t.float().to(device) for k, t in s.state.items()}
+    cut, changed = x.shape[1] // 2, x.clone()
+    part = (slice(None), slice(cut, None)) if what == "causality" else (slice(0, 1),)
+    kept = (slice(None), slice(0, cut)) if what == "causality" else (slice(1, None),)
+    changed[part] = -0.5 * changed[part].flip(-1)
+    with torch.no_grad():
+        before, after = (forward(copy.deepcopy(layer), v, state, where)[0] for v in (x, changed))
+    if same_bits(before[kept].contiguous(), after[kept].contiguous()):
+        return ""
+    if what == "causality":
+        return f"y before step {cut} changes with the inputs from step {cut} on"
+    return "y of row 1 changes with the input of row 0"
+
+
+def flips(spec: Spec) -> list[tuple[str, object]]:
+    """Return (option, other value) for every option that is no size in the name."""
+    found = []
+    for f in dataclasses.fields(spec.config):
+        if "tag" in f.metadata:
+            continue
+        value, choices = getattr(spec.config, f.name), f.metadata.get("choices")
+        if choices:
+            found += [(f.name, c) for c in choices if c != value]
+        elif isinstance(value, bool):
+            found.append((f.name, not value))
+        elif isinstance(value, (int, float)):
+            found.append((f.name, value * 2))
+    return found
+
+
+def legal(spec: Spec, changes: dict[str, object]) -> Spec | None:
+    """Return the configuration with options changed, or None where a rule forbids it."""
+    other = Spec(spec.variant, dataclasses.replace(spec.config, **changes))
+    try:
+        smallest_dim(other)
+    except UserError:
+        return None
+    return other
+
+
+def check_option(spec: Spec, name: str, value: object, where: str, device: str, seed: int) -> Check:
+    """Require that an option changes the output given common parameters, and that the kernel follows it.
+
+    An option without effect alone is tried together with each other one: an activation matters only where its gate exists.
+    """
+    started, id = time.monotonic(), f"option {name}={show(value)}"
+    tried = []
+    for context in ({}, *({n: v} for n, v in flips(spec) if n != name)):
+        base, other = (spec if not context else legal(spec, context)), legal(spec, {**context, name: value})
+        if base is None or other is None:
+            continue
+        beside = "".join(f" beside {n}={show(v)}" for n, v in context.items())
+        effect = _effect(base, other, seed)
+        tried.append(beside)
+        if effect:
+            # A second sub-layer is unaffected by an option of the first, so any one suffices.
+            rows = []
+            for s in settings(other, seed, 6):
+                try:
+                    rows += compare(s, evaluate(s, where, torch.float32, device), *truth_of(s, 4))
+                except NoGradient as error:
+                    message = f"{other.name}: {error}"
+                    return Check(id, "layer", False, message=message, seconds=time.monotonic() - started)
+            check = judged(id, "layer", rows, started)
+            check.message = effect + beside
+            return check
+    if not tried:
+        return Check(id, "layer", True, message="not allowed here by the rules", seconds=time.monotonic() - started)
+    text = "the output does not change: the option is not connected"
+    return Check(id, "layer", False, message=text, seconds=time.monotonic() - started)
+
+
+def _effect(base: Spec, other: Spec, seed: int) -> str:
+    """Return in words how two configurations differ in output given common parameters, or nothing."""
+    for a, b in zip(settings(base, seed, 6), settings(other, seed, 6), strict=True):
+        mine, theirs = a.layer.state_dict(), b.layer.state_dict()
+        common = [k for k in theirs if k in mine and mine[k].shape == theirs[k].shape]
+        resized = [k for k in theirs if k in mine and mine[k].shape != theirs[k].shape]
+        fresh = {k: t.clone() for k, t in theirs.items()}
+        b.layer.load_state_dict({**fresh, **{k: mine[k] for k in common}})
+        b.x = a.x if a.x.shape == b.x.shape else b.x
+        b.state = {k: a.state[k] if k in a.state and a.state[k].shape == t.shape else t for k, t in b.state.items()}
+        where = "reference" if _with_kernel(a) else "library"
+        with torch.no_grad():
+            y, z = (forward(copy.deepcopy(s.layer), s.x, s.state, where)[0] for s in (a, b))
+        if y.shape != z.shape or (y - z).norm() > LIVE * y.norm():
+            return "changes sizes and output" if resized else "changes the output"
+        if any(not torch.equal(fresh[k], mine[k]) for k in common if k in dict(b.layer.named_parameters())):
+            return "changes the initialisation only"
+    return ""

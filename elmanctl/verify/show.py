@@ -1,0 +1,129 @@
+"""What verify prints: a table per tensor, the other checks, each failure with the command that repeats it, a summary."""
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from elmanctl.console import out, print_table
+from elmanctl.verify.run import Check
+from elmanctl.verify.session import Outcome, Request
+from elmanctl.verify.tolerance import Row
+
+COLUMNS = ["tensor", "error/limit", "error/truth", "worst in", "where", "first bad", "starts", "error over time"]
+RIGHT = ("error/limit", "error/truth", "starts")
+MOST = 40  # sparks in a table cell
+LISTED = 12
+
+
+def command(request: Request, check: Check) -> str:
+    """Return the command that runs one check alone."""
+    parts = ["elmanctl", "verify", request.spec.name, "--case", check.id, "--device", request.device]
+    if request.seed:
+        parts += ["--seed", str(request.seed)]
+    return " ".join(f'"{p}"' if " " in p else shlex.quote(p) for p in parts)
+
+
+def worst_rows(checks: Iterable[Check]) -> list[tuple[Row, Check]]:
+    """Return, for each tensor of the cases, its worst row, in order of first appearance."""
+    found: dict[str, tuple[Row, Check]] = {}
+    for check in checks:
+        for row in check.rows:
+            if row.tensor not in found or row.ratio > found[row.tensor][0].ratio:
+                found[row.tensor] = (row, check)
+    return list(found.values())
+
+
+def show(outcome: Outcome, written: str) -> None:
+    """Print what verify found. `written`: what became of the receipt."""
+    request, checks = outcome.request, outcome.checks
+    name = request.spec.name
+    tables = [("kernel", [c for c in checks if c.kind in ("case", "property")])]
+    tables.append(("layer in float32", [c for c in checks if c.kind == "layer"]))
+    for title, group in tables:
+        worst = worst_rows(group)
+        if worst:
+            rows = [_cells(row, check) for row, check in sorted(worst, key=lambda w: -w[0].ratio)]
+            hidden = [r for r in rows[LISTED:] if float(r[1]) <= 1] if title != "kernel" else []
+            print_table(COLUMNS, [r for r in rows if r not in hidden], f"{name} {title}, {outcome.target}", RIGHT)
+            if hidden:
+                out().print(
+                    f"and {len(hidden)} more tensors below {max(float(r[1]) for r in hidden):.3g}", markup=False
+                )
+            out().print()
+    notes = [c for c in checks if c.ok and c.message]
+    for check in notes:
+        out().print(f"{check.id}: {check.message}", markup=False)
+    failed = [c for c in checks if not c.ok]
+    for check in failed[:LISTED]:
+        out().print(f"FAILED {check.id}: {_why(check)}\n  {command(request, check)}", markup=False)
+    if len(failed) > LISTED:
+        out().print(f"and {len(failed) - LISTED} more failed", markup=False)
+    out().print(summary(outcome) + (f" {written}" if written else ""), markup=False, soft_wrap=True)
+
+
+def _cells(row: Row, check: Check) -> list[str]:
+    spark = row.spark if len(row.spark) <= MOST else row.spark[: MOST // 2 - 1] + "…" + row.spark[-MOST // 2 :]
+    start = "" if row.start is None else f"t {row.start}"
+    return [row.tensor, f"{row.ratio:.3g}", f"{row.error:.2g}", check.id, row.group, row.index, start, spark]
+
+
+def _why(check: Check) -> str:
+    if check.message:
+        return check.message
+    row = check.worst
+    place = f", first bad element at {row.index}" if row.index else ""
+    start = "" if row.start is None else f", from step {row.start} on {origin(row)}"
+    over = [r.tensor for r in check.rows if not r.ok]
+    also = f" (also {', '.join(t for t in over if t != row.tensor)})" if len(over) > 1 else ""
+    return f"{row.tensor} is {row.ratio:.3g} times over its limit in {row.group}{place}{start}{also}".rstrip()
+
+
+def origin(row: Row) -> str:
+    """Return what the course of the error over time suggests."""
+    bad = [i for i, mark in enumerate(row.spark) if mark == "█"]
+    if not bad:
+        return ""
+    if len(bad) == len(row.spark):
+        return "(every step)"
+    if bad == list(range(bad[0], len(row.spark))):
+        return "(to the end: a tail, or growing with time)" if bad[0] else ""
+    if bad == list(range(bad[-1] + 1)):
+        return "(at the start: a gradient that grows backwards, or the first state)"
+    return "(some steps)"
+
+
+def summary(outcome: Outcome) -> str:
+    """Return the last line: counts, worst figure, time."""
+    request, checks = outcome.request, outcome.checks
+    failed = sum(not c.ok for c in checks)
+    rows = [(row.ratio, row.tensor, c.id) for c in checks for row in c.rows]
+    part = "" if request.complete else " (a part)"
+    quick = " quick" if request.quick else ""
+    text = (
+        f"{request.spec.name} on {outcome.target}:{quick} {len(checks) - failed} of {len(checks)} checks passed{part}"
+    )
+    if rows:
+        ratio, tensor, id = max(rows)
+        text += f"; worst {ratio:.3g} of the limit ({tensor}, {id})"
+    return f"{text}; {outcome.seconds:.1f} s, seed {request.seed}."
+
+
+def as_json(outcome: Outcome, path: Path | None) -> dict:
+    """Return plain data for `--json`; what is not finite becomes null."""
+    checks = [msgspec.to_builtins(c) | {"command": command(outcome.request, c)} for c in outcome.checks]
+    for check in checks:
+        for row in check["rows"]:
+            row |= {key: None for key in ("ratio", "error") if row[key] in (float("inf"), float("nan"))}
+    return {
+        "model": outcome.request.spec.name,
+        "target": outcome.target,
+        "ok": outcome.ok,
+        "quick": outcome.request.quick,
+        "complete": outcome.request.complete,
+        "seed": outcome.request.seed,
+        "seconds": round(outcome.seconds, 2),
+        "receipt": str(path) if path else None,
+        "checks": checks,
+    }
