@@ -10,14 +10,14 @@ WIDE = 200
 
 @cache
 def out():
-    """Return the rich console for results. Piped output is not wrapped to 80 columns."""
+    """Return the rich console for results. Piped output is not wrapped to 80 columns; `[...]` and `:name:` are plain text."""
     from rich.console import Console
 
     class Results(Console):
         def on_broken_pipe(self) -> None:
             raise  # the command line has one way to end when its reader has gone
 
-    return Results(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+    return Results(width=None if sys.stdout.isatty() else WIDE, highlight=False, markup=False, emoji=False)
 
 
 @cache
@@ -25,7 +25,7 @@ def err():
     """Return the rich console for progress, notes and errors."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def note(text: str) -> None:

@@ -7,6 +7,7 @@
 
 import functools
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -47,9 +48,8 @@ def csrc_folder() -> Path:
     checkout = Path(__file__).resolve().parent.parent / "csrc_common"
     if checkout.is_dir():
         return checkout
-    from importlib.resources import files
-
-    return Path(str(files("elmanctl_csrc")))
+    installed = importlib.util.find_spec("elmanctl_csrc")
+    return Path(next(iter(installed.submodule_search_locations)))
 
 
 def kernel_source(folder: Path) -> Path:
