@@ -133,13 +133,14 @@ def check_data(training: Training) -> None:
 
 
 def receipt(row: Planned, target: str) -> str:
-    """Return what vouches for a row before it runs: the start of a receipt's hash, `none`, or nothing where no kernel runs."""
+    """Return what vouches for a row before it runs: the start of a receipt's hash, `none` or `stale`; nothing where no kernel runs."""
     if row.trial is None or row.sized.row.spec.kind(row.trial.device) != "kernel":
         return ""
     from elmanctl.verify import receipt as receipts
 
-    found = receipts.find(row.sized.row.spec, target)
-    return found.source_hash[:12] if found else "none"
+    spec = row.sized.row.spec
+    found = receipts.find(spec, target)
+    return found.source_hash[:12] if found else receipts.state(spec, target)
 
 
 def jobs(bench: Bench, folder: Path, again: bool) -> tuple[list[schedule.Job], list[str]]:

@@ -65,9 +65,10 @@ def size(spec: Spec, dim: int, depth: int = DEPTH) -> Size:
     import torch
     from torch.utils._pytree import tree_flatten
 
+    from elmanctl import meta
     from elmanctl.model import LadderLM
 
-    with torch.device("meta"):
+    with meta.building():
         model = LadderLM(spec, dim, depth)
         states = [layer.initial_state(1, torch.device("meta"), torch.float32) for layer in spec.layers(dim)]
     leaves, _ = tree_flatten(states)

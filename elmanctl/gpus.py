@@ -66,13 +66,19 @@ class Nvml:
         self.api = api
 
     def gpus(self) -> list[Gpu]:
-        """Return every GPU, or an empty list where there is no driver or no device."""
+        """Return every GPU, or an empty list where there is no driver or no device.
+
+        Raises:
+            UserError: when there is a driver but a device does not answer.
+        """
         try:
             self.api.nvmlInit()
         except self.api.NVMLError:
             return []
         try:
             return [self._gpu(index) for index in range(self.api.nvmlDeviceGetCount())]
+        except self.api.NVMLError as error:
+            raise UserError(f"NVML does not answer: {error}. `nvidia-smi` may tell which GPU is at fault.") from error
         finally:
             self.api.nvmlShutdown()
 

@@ -75,6 +75,18 @@ def test_no_driver_is_no_gpu():
     assert gpus.Nvml(FakeApi([], driver=False)).gpus() == []
 
 
+def test_a_device_that_does_not_answer_is_an_error_and_not_an_empty_box():
+    api = FakeApi(BOX)
+
+    def lost(handle):
+        raise api.NVMLError("GPU is lost")
+
+    api.nvmlDeviceGetMemoryInfo = lost
+    with pytest.raises(UserError, match="NVML does not answer: GPU is lost"):
+        gpus.Nvml(api).gpus()
+    assert api.open == 0
+
+
 def test_a_partitioned_device_without_utilisation_still_shows_its_processes():
     (gpu,) = gpus.Nvml(FakeApi([BOX[1]], partitioned=(0,))).gpus()
     assert gpu.utilisation == 0 and "pid 4000001" in gpu.busy

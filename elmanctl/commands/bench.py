@@ -134,8 +134,10 @@ def execute(plan, name: str | None, again: bool, json: bool) -> None:
     for text in notes:
         note(text)
     for planned in plan.rows:
-        if benching.receipt(planned, plan.target) == "none":
-            note(f"{planned.row.label}: no receipt for {plan.target}; the report says so. `elmanctl verify` makes one.")
+        if (receipt := benching.receipt(planned, plan.target)) in ("none", "stale"):
+            note(
+                f"{planned.row.label}: receipt for {plan.target}: {receipt}; the report says so. `elmanctl verify` makes one."
+            )
     try:
         with Watch() as watch:
             Schedule(jobs, list(plan.devices), watch.observe).run()

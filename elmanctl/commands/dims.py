@@ -184,7 +184,10 @@ def print_sized(suite, rows) -> None:
     counts = [s.size.params for s in rows if s.size]
     if len(counts) > 1:
         console = out()
-        spread = (
-            f"Spread: {short_count(min(counts))} to {short_count(max(counts))} ({max(counts) / min(counts) - 1:.1%})"
+        spread = f"{short_count(min(counts))} to {short_count(max(counts))} ({max(counts) / min(counts) - 1:.1%})"
+        near = (
+            f"within {short_share(suite.tolerance)} of {short_count(suite.params)}"
+            if suite.matched
+            else "matched: false"
         )
-        console.print(spread + ("." if suite.matched else "; the suite says matched: false."), markup=False)
+        console.print(f"Spread: {spread}; the suite says {near}.", markup=False)

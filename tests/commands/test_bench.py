@@ -1,0 +1,229 @@
+"""`elmanctl bench`: plans, refusals, joined runs, and real trials on the CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import msgspec
+import psutil
+import pytest
+
+from elmanctl import gpus, schedule
+from elmanctl.records import Result, Trial, read_json
+
+MINE = """
+description: two small cells
+params: 60K
+depth: 2
+align: 16
+tolerance: 30%
+device: cpu
+budget: {steps: 25}
+training: {batch: 2, chunk: 8, eval_batches: 1, data: data/text}
+rows: [{model: gru}, {model: E42}]
+"""
+
+
+@pytest.fixture
+def mine(project):
+    """A project with a suite of two rows for the CPU and a data file long enough for it."""
+    project.write("suites/mine.yaml", MINE)
+    project.write("suites/big.yaml", MINE.replace("device: cpu\n", ""))
+    project.write("data/text", "some text to learn from, again and again\n" * 200)
+    return project
+
+
+@pytest.fixture
+def box(monkeypatch):
+    """Eight GPUs, of which the second has a neighbour; returns the list, which a test may change."""
+    shape = {"name": "H200", "memory_total": 2**37, "memory_used": 0, "utilisation": 0, "capability": (9, 0)}
+    found = [gpus.Gpu(index=i, uuid=f"GPU-{i}", **shape) for i in range(8)]
+    found[1] = msgspec.structs.replace(found[1], processes=(gpus.GpuProcess(4_000_001, 2**35, "her", "python"),))
+    monkeypatch.setattr(gpus, "gpus", lambda: found)
+    return found
+
+
+@pytest.fixture
+def trials(monkeypatch):
+    """Replace real trials: each ends with the result that `ends` holds for its label, ok by default; `seen` lists the launches."""
+
+    fake = SimpleNamespace(ends={}, seen=[])
+
+    def launch(job, device):
+        fake.seen.append((job.trial.label, device))
+        (job.folder / "trial.json").write_bytes(msgspec.json.encode(job.trial))
+        result = Result(
+            status="ok", steps=25, tokens=400, seconds=1.0, tokens_per_second=400.0, peak_memory_bytes=2**20
+        )
+        if (end := fake.ends.get(job.trial.label, {})) is not None:
+            (job.folder / "result.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(result, **end)))
+        return subprocess.Popen(["true"], start_new_session=True)
+
+    monkeypatch.setattr(schedule, "launch", launch)
+    monkeypatch.setattr(schedule, "POLL_SECONDS", 0.01)
+    return fake
+
+
+def test_a_dry_run_shows_rows_sizes_and_gpus_where_there_is_none(project, monkeypatch):
+    monkeypatch.setattr(gpus, "gpus", list)
+    ran = project.run("bench", "e88_vs_baselines", "--gpus", "0-5", "--dry-run")
+    assert ran.code == 0 and "E88h8n32" in ran.out and "99.06M" in ran.out and "GPU 0" in ran.out
+    assert "Not ready: There is no GPU here" in ran.err
+    assert not (project.path / "runs").exists()
+    data = json.loads(project.run("bench", "e88_vs_baselines", "--gpus", "0,3", "--dry-run", "--json").out)
+    sized = [row for row in data["rows"] if row["params"]]
+    assert [row["device"] for row in sized][:3] == ["GPU 0", "GPU 3", "when one is free"]
+    assert all(row["budget"] == "10 minutes" and row["batch"] == 32 for row in sized)
+
+
+def test_without_a_gpu_a_suite_for_gpus_is_refused_with_what_runs_instead(mine, monkeypatch):
+    monkeypatch.setattr(gpus, "gpus", list)
+    ran = mine.run("bench", "big")
+    assert ran.code == 2 and "elmanctl bench smoke" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--gpus", "9"], "there is no GPU 9; this machine has GPUs 0 to 7"),
+        (["--gpus", "5-0"], "runs backwards. Try 0-5"),
+        (["--gpus", "0,1"], "GPU 1 is in use by another process"),
+        (["--gpus", "all"], "Choose with --gpus 0,2,3,4,5,6,7"),
+        (["--steps", "5", "--minutes", "1"], "exactly one budget"),
+        (["--steps", "0"], "steps=0 is not a positive number"),
+        (["--tokens", "5Q"], "--tokens 5Q"),
+        (["--only", "gruu"], "big has no such row. Close: gru"),
+        (["--batch-sizes", "8,x"], "--batch-sizes 8,x"),
+        (["--batch-sizes", "0"], "positive whole numbers"),
+        (["--batch-sizes", "8", "--steps", "9"], "Leave --minutes, --steps and --tokens out"),
+        (["--run", "../elsewhere"], "not a plain folder name"),
+    ],
+)
+def test_bad_input(mine, box, trials, arguments, says):
+    ran = mine.run("bench", "big", *arguments)
+    assert ran.code == 2 and says in ran.err and not trials.seen
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "data/text does not exist"), ("", "is empty"), ("short", "need about"), (..., "is a folder")],
+)
+def test_data_that_cannot_be_trained_on_is_refused_before_anything_starts(mine, trials, content, says):
+    path = mine.path / "data" / "text"
+    path.unlink()
+    if content is ...:
+        path.mkdir()
+    elif content is not None:
+        path.write_text(content)
+    ran = mine.run("bench", "mine")
+    assert ran.code == 2 and says in " ".join(ran.err.split()) and not trials.seen
+    assert mine.run("bench", "mine", "--dry-run").code == 0
+
+
+def test_trials_go_to_the_free_gpus_by_uuid(mine, box, trials):
+    ran = mine.run("bench", "big", "--run", "r")
+    assert ran.code == 0
+    assert {device.environment["CUDA_VISIBLE_DEVICES"] for _, device in trials.seen} == {"GPU-0", "GPU-2"}
+    trial = read_json(mine.path / "runs/r/gru/trial.json", Trial)
+    assert trial.device == "cuda" and trial.suite == "big" and trial.training.batch == 2
+
+
+def test_rows_of_several_calls_join_one_run_and_finished_ones_stay(mine, trials):
+    assert mine.run("bench", "mine", "--only", "E42", "--run", "r").code == 0
+    assert mine.run("bench", "mine", "--run", "r", "--json").code == 0
+    assert [label for label, _ in trials.seen] == ["E42", "gru"]
+    ran = mine.run("bench", "mine", "--run", "r", "--only", "gru", "--steps", "30")
+    assert "gru is finished, with other settings than now; --again runs it anew" in " ".join(ran.err.split())
+    assert [label for label, _ in trials.seen] == ["E42", "gru"]
+    mine.run("bench", "mine", "--run", "r", "--only", "gru", "--steps", "30", "--again")
+    assert [label for label, _ in trials.seen] == ["E42", "gru", "gru"]
+    assert read_json(mine.path / "runs/r/gru/trial.json", Trial).budget.steps == 30
+    assert read_json(mine.path / "runs/r/previous/gru-1/trial.json", Trial).budget.steps == 25
+    data = json.loads(mine.run("report", "r", "--json").out)
+    assert {row["label"]: row["differs"] for row in data["rows"]}["gru"] or any("budget" in n for n in data["notes"])
+
+
+def test_a_run_of_another_suite_is_not_joined(mine, trials):
+    mine.run("bench", "mine", "--run", "r")
+    mine.write("suites/other.yaml", MINE)
+    ran = mine.run("bench", "other", "--run", "r")
+    assert ran.code == 2 and "holds a run of suite mine" in ran.err
+
+
+def test_a_row_that_is_not_ok_gives_exit_1_and_is_run_anew_next_time(mine, trials):
+    trials.ends = {"gru": {"status": "diverged"}, "E42": None}
+    ran = mine.run("bench", "mine", "--run", "r")
+    assert ran.code == 1 and "gru: diverged" in ran.err and "E42: failed" in ran.err
+    assert "diverged at step 26" in ran.out
+    trials.ends = {}
+    assert mine.run("bench", "mine", "--run", "r").code == 0
+
+
+def test_an_absent_package_is_a_failed_row_with_its_install_line_and_the_others_run(mine, trials, monkeypatch):
+    from elmanctl.variant import Variant
+
+    monkeypatch.setattr(Variant, "missing", lambda self: ["cudnn"] if self.name == "gru" else [])
+    ran = mine.run("bench", "mine", "--run", "r")
+    assert ran.code == 1 and [label for label, _ in trials.seen] == ["E42"]
+    data = json.loads(mine.run("report", "r", "--json").out)
+    rows = {row["label"]: row for row in data["rows"]}
+    assert rows["gru"]["status"] == "failed" and "gru needs cudnn" in rows["gru"]["message"]
+    assert rows["gru"]["params"] is None and rows["E42"]["status"] == "ok"
+
+
+def test_batch_sizes_make_their_own_table(mine, trials):
+    trials.ends = {"E42@64": {"status": "oom", "tokens_per_second": None, "message": "out of memory"}}
+    ran = mine.run("bench", "mine", "--batch-sizes", "8,64", "--run", "b")
+    assert ran.code == 1 and "batch 64" in ran.out and "oom" in ran.out and "E42@64: oom" in ran.err
+    trial = read_json(mine.path / "runs/b/gru_8/trial.json", Trial)
+    assert (trial.training.batch, trial.budget.steps, trial.training.eval_batches) == (8, 60, 0)
+    assert "| gru | 400 tok/s, 1 MiB | 400 tok/s, 1 MiB |" in (mine.path / "runs/b/report.md").read_text()
+
+
+def test_an_unmatched_row_stops_the_suite(mine, trials):
+    mine.write("suites/off.yaml", MINE.replace("{model: gru}", "{model: gru, dim: 256}"))
+    ran = mine.run("bench", "off")
+    assert ran.code == 2 and "gru 256x2 has" in ran.err and not trials.seen
+
+
+def test_a_real_run_on_the_cpu_ends_with_a_report(mine):
+    ran = mine.start("bench", "mine", "--run", "r", OMP_NUM_THREADS="1")
+    assert ran.code == 0, ran.err
+    assert "gru: ok after 25 steps" in ran.err and "E42: ok after 25 steps" in ran.err
+    report = (mine.path / "runs/r/report.md").read_text()
+    assert "| E42 |" in report and "| gru |" in report and " reference |" in report
+    steps = (mine.path / "runs/r/E42/steps.jsonl").read_text().splitlines()
+    assert len(steps) == 25 and json.loads(steps[0])["tokens"] == 16
+
+
+def test_ctrl_c_ends_the_trial_keeps_its_records_and_leaves_130(mine):
+    call = [
+        sys.executable,
+        "-c",
+        "from elmanctl.cli import main; main()",
+        "bench",
+        "mine",
+        "--steps",
+        "1000000",
+        "--run",
+        "r",
+    ]
+    bench = subprocess.Popen(call, cwd=mine.path, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    log = mine.path / "runs/r/gru/steps.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size):
+        assert time.monotonic() < deadline and bench.poll() is None
+        time.sleep(0.1)
+    children = psutil.Process(bench.pid).children(recursive=True)
+    assert children
+    bench.send_signal(signal.SIGINT)
+    err = bench.communicate(timeout=60)[1].decode()
+    assert bench.returncode == 130 and "elmanctl report r" in " ".join(err.split())
+    assert not psutil.wait_procs(children, timeout=10)[1]
+    result = read_json(mine.path / "runs/r/gru/result.json", Result)
+    assert result.status == "interrupted" and result.steps >= 1
+    assert not (mine.path / "runs/r/E42").exists() or not (mine.path / "runs/r/E42/result.json").exists()

@@ -1,0 +1,75 @@
+"""`elmanctl report` on a run that bench's fake trials would leave."""
+
+import json
+
+import msgspec
+import pytest
+
+from elmanctl import plan
+from elmanctl.records import Budget, Result, Training, Trial, write_json
+
+
+@pytest.fixture
+def run(project):
+    trial = Trial(label="a", model="gru", dim=64, depth=2, params=1000, budget=Budget(steps=200), training=Training())
+    result = Result(
+        status="ok",
+        steps=200,
+        tokens=1,
+        seconds=1.0,
+        last100_loss=1.5,
+        data_hash="h",
+        device_name="CPU",
+        execution="library",
+    )
+    rows = []
+    for label, loss in (("a", 1.5), ("b", 1.25)):
+        write_json(project.path / f"runs/r/{label}/trial.json", msgspec.structs.replace(trial, label=label))
+        write_json(project.path / f"runs/r/{label}/result.json", msgspec.structs.replace(result, last100_loss=loss))
+        rows.append(plan.PlannedRow(label=label, folder=label, model="gru", depth=2, dim=64, params=1000))
+    facts = {"suite": "s", "description": "d", "created": "now", "params": None, "tolerance": 0.06, "matched": False}
+    write_json(project.path / "runs/r/run.json", plan.Run(**facts, relaxed=(), rows=tuple(rows)))
+    return project
+
+
+def test_the_newest_run_as_a_table(run):
+    ran = run.run("report")
+    lines = [line for line in ran.out.splitlines() if line.startswith(("a ", "b "))]
+    assert ran.code == 0 and lines[0].startswith("b (gru)") and "1.2500" in lines[0] and "3.490" in lines[0]
+    assert "matched: false" in ran.out
+
+
+def test_the_form_follows_the_files_suffix(run):
+    assert run.run("report", "r", "--out", "docs/r.md").code == 0
+    assert (run.path / "docs/r.md").read_text().startswith("# Suite s")
+    run.run("report", "r", "--out", "r.csv")
+    assert (run.path / "r.csv").read_text().splitlines()[1].startswith("b,gru,1000,64,2,200,1.25,")
+    run.run("report", "r", "--out", "r.txt", "--format", "json")
+    assert json.loads((run.path / "r.txt").read_text())["ranked_by"] == "last100_loss"
+
+
+def test_forms_on_stdout(run):
+    assert run.run("report", "--format", "markdown").out.startswith("# Suite s")
+    assert run.run("report", "--format", "csv").out.startswith("label,model,")
+    assert run.run("report", "--json").out == run.run("report", "--format", "json").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere"], "There is no run nowhere"),
+        (["--json", "--format", "csv"], "contradicts"),
+        (["--out", "r.txt"], "the suffix .txt tells no form"),
+        (["--out", "r.md", "--format", "table"], "Write a file as markdown, csv or json"),
+        (["--out", "runs"], "tells no form"),
+        (["--format", "html"], "html"),
+    ],
+)
+def test_bad_input(run, arguments, says):
+    ran = run.run("report", *arguments)
+    assert ran.code == 2 and says in ran.err
+
+
+def test_no_run_yet(project):
+    ran = project.run("report")
+    assert ran.code == 2 and "elmanctl bench SUITE" in ran.err

@@ -1,0 +1,40 @@
+"""`elmanctl suites`: what is there, one of them sized, and files that do not load."""
+
+import json
+import subprocess
+import sys
+
+
+def test_the_shipped_suites_are_listed(project):
+    data = json.loads(project.run("suites", "--json").out)
+    names = {suite["name"] for suite in data["suites"]}
+    assert {
+        "e75_100m",
+        "e75_extended",
+        "baselines",
+        "quick_test",
+        "e88_nstate",
+        "e88_heads",
+        "e88_vs_baselines",
+    } <= names
+    assert {"e88_jan22", "e42_vs_baselines", "levels_50m", "smoke", "standard"} <= names
+    assert data["problems"] == []
+    table = project.run("suites").out
+    assert all(name in table for name in names) and "100M unmatched" in table
+
+
+def test_one_suite_is_shown_sized(project):
+    ran = project.run("suites", "smoke")
+    assert ran.code == 0 and "E88h4n16" in ran.out and "Spread:" in ran.out and "within 3 % of 235K" in ran.out
+
+
+def test_a_file_that_does_not_load_is_named_and_the_others_are_listed(project):
+    project.write("suites/odd.yaml", "description: d\nrows: [{model: E42}]\nsize: 3\n")
+    ran = project.run("suites")
+    assert ran.code == 0 and "smoke" in ran.out
+    assert "suites/odd.yaml: unknown key size" in " ".join(ran.err.split())
+
+
+def test_torch_is_not_imported_for_the_list():
+    code = "import sys; from elmanctl import cli; cli.run(['suites']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
