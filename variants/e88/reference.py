@@ -30,7 +30,7 @@ def forward(qkv, decay_logit, A_log, dt_bias, decay_bias, write_logit, gate, s0,
         at: rounding points; this kernel has none besides loads and stores.
     Returns:
         y [B, T, H M] in the dtype of qkv, and the last state.
-    Source: README.md, equations 1 to 7.
+    Source: README.md, equations 1 to 6 and 8.
     """
     B, T, _ = qkv.shape
     H, M, N = s0.shape[1:]
