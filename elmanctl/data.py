@@ -6,6 +6,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,18 @@ SAMPLE, SAMPLES = 1 << 16, 1024  # larger ones by this many blocks of this size,
 MAKE = "Write a corpus from text on this machine with: elmanctl data make"
 
 
-def locate(path: str | Path) -> Path:
-    """Return the file to train on: the one given or, where the default is absent, the embedded corpus, with a note.
+def locate(path: str | Path, tell: bool = True) -> Path:
+    """Return the file to train on: the one given or, where the default is absent, the embedded corpus.
 
+    Args:
+        path: as requested; tell: print a note where the corpus stands in.
     Raises:
         UserError: when there is no such file, or it is a folder.
     """
     path = Path(path)
     if path == DEFAULT and not path.exists() and EMBEDDED.is_file():
-        note(f"{DEFAULT} does not exist; training on the embedded corpus {EMBEDDED} instead.")
+        if tell:
+            note(f"{DEFAULT} does not exist; training on the embedded corpus {EMBEDDED} instead.")
         return EMBEDDED
     if path.is_dir():
         raise UserError(f"{path} is a folder; training data is one file of bytes. Name the file. {MAKE}")
@@ -46,22 +50,20 @@ class Source:
     Args:
         path: the file that is really read; content: its bytes, memory-mapped.
         training_bytes: how many of them may be trained on; the rest, to the end, is held out.
-        hash: see file_hash.
     """
 
     path: Path
     content: np.ndarray
     training_bytes: int
-    hash: str
 
     @classmethod
-    def open(cls, path: str | Path, rows: int, chunk: int) -> "Source":
-        """Map a file that is long enough for batches of `rows` x (chunk + 1) bytes.
+    def open(cls, path: str | Path, rows: int, chunk: int, tell: bool = True) -> "Source":
+        """Map a file that is long enough for batches of `rows` x (chunk + 1) bytes; `path` and `tell` as in locate.
 
         Raises:
             UserError: when it is missing, a folder, empty, too short or unreadable.
         """
-        path = locate(path)
+        path = locate(path, tell)
         content = map_bytes(path)
         heldout = len(content) // HELDOUT
         need = max(rows, HELDOUT) * (chunk + 1)
@@ -70,7 +72,12 @@ class Source:
                 f"{path} has {len(content):,} bytes; batches of {rows} x {chunk + 1} bytes, and a held-out tail of 1 % that "
                 f"holds one row, need about {need * 101 // 100:,}. Use a smaller --batch or --chunk, or a longer file. {MAKE}"
             )
-        return cls(path, content, len(content) - heldout, file_hash(path))
+        return cls(path, content, len(content) - heldout)
+
+    @cached_property
+    def hash(self) -> str:
+        """What identifies the file's content; see file_hash."""
+        return file_hash(self.path)
 
     def batch(self, seed: int, step: int, rows: int, chunk: int) -> np.ndarray:
         """Return the batch of one step, uint8 [rows, chunk + 1]; row r depends on (seed, step, r) and the file only."""

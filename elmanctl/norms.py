@@ -33,11 +33,13 @@ def add_norm(x, residual, weight, out_dtype):
 
 @cache
 def fused():
-    """Return mamba_ssm's function and an empty text, or None and why it is not used."""
+    """Return mamba_ssm's function and an empty text, or None and why it cannot be imported."""
     try:
         from mamba_ssm.ops.triton.layer_norm import rms_norm_fn
-    except ImportError as error:
-        return None, str(error)
+    except (
+        Exception
+    ) as error:  # a broken installation fails in its own ways, and is no reason not to train another model
+        return None, f"{type(error).__name__}: {error}"
     return rms_norm_fn, ""
 
 

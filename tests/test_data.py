@@ -30,7 +30,7 @@ def test_training_reaches_the_whole_training_part_and_never_the_tail(path):
     source = Source.open(path, 4, 16)
     assert source.training_bytes == 39_600
     starts = []
-    positions = Source(path, np.arange(40_000), source.training_bytes, "")
+    positions = Source(path, np.arange(40_000), source.training_bytes)
     for step in range(400):
         batch = positions.batch(1, step, 4, 16)
         starts += batch[:, 0].tolist()
@@ -40,7 +40,7 @@ def test_training_reaches_the_whole_training_part_and_never_the_tail(path):
 
 
 def test_held_out_windows_are_fixed_disjoint_and_in_the_tail(path):
-    positions = Source(path, np.arange(40_000), 39_600, "")
+    positions = Source(path, np.arange(40_000), 39_600)
     batches = positions.heldout(4, 16, 5)
     assert [b.shape for b in batches] == [(4, 17)] * 5
     rows = np.concatenate(batches)

@@ -108,7 +108,7 @@ def planned(
     from elmanctl.device import choose
 
     chosen = choose(device)
-    Source.open(training.data, training.batch, training.chunk)
+    Source.open(training.data, training.batch, training.chunk, tell=False)
     return Trial(
         label=spec.name,
         model=spec.name,
