@@ -179,6 +179,17 @@ def test_a_kernel_without_a_receipt_says_none(run):
     assert render.receipt(msgspec.structs.replace(row, execution="reference")) == ""
 
 
+def test_a_narrow_terminal_leaves_out_whole_columns_and_never_the_result(run):
+    report = rows.build(run({"a": ({}, {}), "b": ({}, {})}))
+    table = [render.cells(row) for row in report.rows]
+    assert render.fitting(table, 200) == (list(render.COLUMNS), table)
+    columns, narrow = render.fitting(table, 80)
+    assert len(columns) < len(render.COLUMNS) and all(len(row) == len(columns) for row in narrow)
+    assert sum(max(map(len, c)) for c in zip(columns, *narrow, strict=True)) + 2 * (len(columns) - 1) <= 80
+    least, _ = render.fitting(table, 1)
+    assert least == ["model", "last-100 loss", "held-out loss", "tok/s", "status"]
+
+
 def test_csv_and_json_carry_full_numbers(run):
     report = rows.build(run({"a": ({}, {"tokens_per_second": 123_456.789}), "x": ({}, None)}))
     (first, second) = csv.DictReader(io.StringIO(render.as_csv(report)))

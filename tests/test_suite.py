@@ -177,3 +177,22 @@ def test_reading_suites_and_reports_does_not_import_torch():
     code = "import sys, elmanctl.suite, elmanctl.bench, elmanctl.report.render, elmanctl.report.live, elmanctl.gpus; "
     code += "elmanctl.suite.load('smoke'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_plugins_folder_of_suites_is_searched(write, tmp_path):
+    from elmanctl.plugins import hookimpl
+    from elmanctl.plugins.registry import registry
+
+    class Plugin:
+        @hookimpl
+        def elmanctl_suites(self):
+            return [tmp_path / "theirs"]
+
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "extra.yaml").write_text(GOOD)
+    plugin = Plugin()
+    registry()._manager.register(plugin)
+    try:
+        assert suite.load("extra").path == tmp_path / "theirs" / "extra.yaml"
+    finally:
+        registry()._manager.unregister(plugin)

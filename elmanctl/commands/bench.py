@@ -111,12 +111,14 @@ def show_plan(plan, json: bool) -> None:
             r["budget"],
             r["execution"],
             r["receipt"],
-            r["problem"],
+            "cannot be built here" if r["problem"] else None,
         ]
         for r in rows
     ]
     columns = ["row", "dim x depth", "params", "device", "budget", "execution", "receipt", ""]
     print_table(columns, table, title=f"{plan.suite.name}: {plan.suite.description}", right=("dim x depth", "params"))
+    for problem in dict.fromkeys(r["problem"] for r in rows if r["problem"]):
+        note(problem)
     for text in plan.obstacles:
         note(f"Not ready: {text}")
 

@@ -174,20 +174,21 @@ def print_sized(suite, rows) -> None:
     for s in rows:
         label = s.row.label if s.row.label == s.row.spec.name else f"{s.row.label} ({s.row.spec.name})"
         if s.size is None:
-            table.append([label, f"{s.row.dim or '?'}x{s.row.depth}", None, None, None, s.problem])
+            table.append([label, f"{s.row.dim or '?'}x{s.row.depth}", None, None, None, "cannot be built here"])
             continue
         cells = row(label, s.size, suite.params, suite.tolerance)
         table.append(
             [*cells[:-1], "" if cells[-1].startswith("nearest, within") else cells[-1].removeprefix("nearest, ")]
         )
     print_table(COLUMNS, table, title=f"{suite.name}: {suite.description}", right=RIGHT)
+    for problem in dict.fromkeys(s.problem for s in rows if s.problem):
+        out().print(problem, markup=False)
     counts = [s.size.params for s in rows if s.size]
     if len(counts) > 1:
-        console = out()
         spread = f"{short_count(min(counts))} to {short_count(max(counts))} ({max(counts) / min(counts) - 1:.1%})"
         near = (
             f"within {short_share(suite.tolerance)} of {short_count(suite.params)}"
             if suite.matched
             else "matched: false"
         )
-        console.print(f"Spread: {spread}; the suite says {near}.", markup=False)
+        out().print(f"Spread: {spread}; the suite says {near}.", markup=False)

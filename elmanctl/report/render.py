@@ -25,6 +25,9 @@ COLUMNS = (
     "differs in",
 )
 RIGHT = COLUMNS[1:9]
+# What a narrow terminal does without, first to last.
+SPARE = ("perplexity", "execution", "receipt", "peak memory", "dim x depth", "params", "steps", "differs in")
+GAP = 2  # blanks between two columns of a printed table
 DEFINITIONS = (
     "Loss: nats per byte. Last-100: mean training loss over the last 100 optimizer steps. Perplexity: exp(last-100), per byte. "
     "tok/s: target bytes per second of training after the first 20 steps."
@@ -79,10 +82,26 @@ def print_report(report: Report) -> None:
     for name, text in report.facts.items():
         console.print(f"  {name}: {text}", markup=False)
     console.print()
-    print_table(list(COLUMNS), [cells(row) for row in report.rows], right=RIGHT)
+    columns, table = fitting([cells(row) for row in report.rows], console.width)
+    print_table(columns, table, right=RIGHT)
     console.print()
-    for text in remarks(report):
+    missing = [column for column in COLUMNS if column not in columns]
+    narrow = (
+        [f"Not shown for lack of width: {', '.join(missing)}. Every form but the table has them."] if missing else []
+    )
+    for text in [*narrow, *remarks(report)]:
         console.print(text, markup=False)
+
+
+def fitting(rows: list[list[str]], width: int) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and rows that fit a width in characters, leaving out columns of SPARE as far as needed."""
+    widths = [max(map(len, column)) + GAP for column in zip(COLUMNS, *rows, strict=True)]
+    shown = dict(zip(COLUMNS, widths, strict=True))
+    for column in SPARE:
+        if sum(shown.values()) - GAP > width:
+            del shown[column]
+    kept = [i for i, column in enumerate(COLUMNS) if column in shown]
+    return [COLUMNS[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def markdown(report: Report) -> str:
