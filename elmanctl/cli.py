@@ -5,7 +5,6 @@ Importing this module does not import torch; each verb imports what it needs whe
 """
 
 import importlib
-import importlib.util
 import os
 import sys
 from typing import Annotated
@@ -67,13 +66,20 @@ def make_app(only: str | None = None) -> typer.Typer:
     )
     app.callback()(global_flags)
     for verb in VERBS if only is None else (only,):
-        if importlib.util.find_spec(f"elmanctl.commands.{verb}"):  # TEMPORARY while the verbs are being written
-            importlib.import_module(f"elmanctl.commands.{verb}").register(app)
+        importlib.import_module(f"elmanctl.commands.{verb}").register(app)
     if only is None:
         from elmanctl.plugins.registry import registry
 
         registry().hook.elmanctl_commands(app=app)
     return app
+
+
+def make_command(only: str | None = None):
+    """Build the command line: make_app's verbs, in the order of VERBS, then those of plugins."""
+    command = typer.main.get_command(make_app(only))
+    place = {verb: number for number, verb in enumerate(VERBS)}  # Typer lists groups last, whatever their place
+    command.commands = dict(sorted(command.commands.items(), key=lambda item: place.get(item[0], len(place))))
+    return command
 
 
 def main() -> None:
@@ -110,7 +116,7 @@ def run(arguments: list[str]) -> int:
 def _invoke(arguments: list[str]) -> int:
     """Parse and run. Typer's own main would turn Ctrl-C and a closed pipe into exit codes of its own."""
     word = next((a for a in arguments if not a.startswith("-")), None)
-    command = typer.main.get_command(make_app(word if word in VERBS else None))
+    command = make_command(word if word in VERBS else None)
     if "_ELMANCTL_COMPLETE" in os.environ:  # the shell asks for completions
         command.main(arguments, prog_name="elmanctl")
     with command.make_context("elmanctl", arguments) as context:

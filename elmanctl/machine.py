@@ -23,6 +23,7 @@ LITTLE_DISK = 2 * 2**30  # a full build of every variant and a few checkpoints
 ANY_DEVICE = "sm_90a"
 VARIABLES = {
     "ELMANCTL_CACHE": "folder of the build cache; default ~/.cache/elmanctl",
+    "ELMANCTL_HOME": "receipts of variants whose folder cannot be written; default ~/.local/share/elmanctl",
     "ELMANCTL_VARIANTS": f"further variants folders, separated by {os.pathsep!r}",
     "ELMANCTL_NO_LOCAL": "1: ignore variants/ folders of the current directory",
     "ELMANCTL_PLUGINS": "entry points of other packages to load, separated by commas; empty: none",

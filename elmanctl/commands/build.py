@@ -50,7 +50,11 @@ def register(app: typer.Typer) -> None:
         ] = None,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
     ) -> None:
-        """Compile kernels; print registers, spills, stack and shared memory. Exit 1 when one exceeds its budget."""
+        """Compile kernels and show what they use.
+
+        Prints registers, spills, stack and shared memory of each kernel function, against the build before and against the budgets
+        of binding.py. Exit 1 when one exceeds its budget, 2 when one does not compile.
+        """
         specs = choose(registry(), names or [], every, parse_options(option or []))
         todo = [Job(spec, t, d) for spec in specs for t in targets(arch or []) for d in dtypes(spec, t, dtype or [])]
         with ThreadPoolExecutor(jobs or at_a_time()) as pool:

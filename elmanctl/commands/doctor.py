@@ -17,7 +17,10 @@ def register(app: typer.Typer) -> None:
     def doctor(
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
     ) -> int:
-        """Look at Python, torch, compilers, GPUs, packages, data and cache; exit 1 when something essential is missing."""
+        """Show what this machine has and lacks, and each fix.
+
+        Looks at Python, torch, compilers, GPUs, packages, data and cache. Exit 1 when something essential is missing.
+        """
         from elmanctl import machine
 
         found = machine.findings()

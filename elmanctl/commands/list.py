@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
         name: Annotated[str | None, typer.Argument(help="A variant to show in full: options, names, rules.")] = None,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
     ) -> None:
-        """List the variants and baselines that can be used here, or show one in full."""
+        """List variants and baselines, or show one in full."""
         known = registry()
         if name is not None:
             spec = known.resolve(name)

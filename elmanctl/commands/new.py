@@ -21,7 +21,11 @@ def register(app: typer.Typer) -> None:
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the files and write nothing.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
     ) -> None:
-        """Make a variant under a new name; identifiers in files and text are renamed as whole tokens."""
+        """Make a variant: a renamed copy of another, or the template.
+
+        Names in files and text are replaced as whole tokens; receipts and caches stay behind. Nothing is written unless the
+        result loads.
+        """
         from elmanctl import scaffold
 
         known = registry()
