@@ -11,9 +11,9 @@ using args::acc;
 using args::scalar;
 using Constant = args::Constant;
 
-template <int ELEMENTS> struct Step {
+struct Step {
   using Scalar = scalar;
-  using Tile = matrix_state::Tile<Constant::N, Constant::N, ELEMENTS>;
+  using Tile = matrix_state::Tile<Constant::N, Constant::N>;
   static constexpr int N = Tile::N, K = Constant::K;
 
   // Record: value and forget gate by row; the factor of the key's norm.
@@ -131,5 +131,5 @@ template <int ELEMENTS> struct Step {
 };
 }  // namespace e75
 
-ELMAN_FORWARD(a) { return matrix_state::forward<e75::Step<8>>(a, "e75_forward"); }
-ELMAN_BACKWARD(a) { return matrix_state::backward<e75::Step<18>>(a, "e75_backward"); }
+ELMAN_FORWARD(a) { return matrix_state::forward<e75::Step>(a, "e75_forward"); }
+ELMAN_BACKWARD(a) { return matrix_state::backward<e75::Step>(a, "e75_backward"); }

@@ -11,9 +11,9 @@ using args::acc;
 using args::scalar;
 using Constant = args::Constant;
 
-template <int ELEMENTS> struct Step {
+struct Step {
   using Scalar = scalar;
-  using Tile = matrix_state::Tile<Constant::N, Constant::M, ELEMENTS>;
+  using Tile = matrix_state::Tile<Constant::N, Constant::M>;
   static constexpr int N = Tile::N, M = Tile::M, K = Constant::K;
   static constexpr bool tied = Constant::TIED, silu = Constant::SILU, unit = Constant::UNIT, linear = Constant::LINEAR;
   static constexpr bool write_gate = Constant::WRITE_GATE, projected_decay = Constant::DECAY_LOGIT, mamba = Constant::MAMBA;
@@ -23,8 +23,8 @@ template <int ELEMENTS> struct Step {
 
   // Record: the value (and the raw gate) by row; decay, write gate, and the factors of q's and k's norms.
   enum { VALUE, GATE };
-  enum { LAMBDA, WRITE, Q_FACTOR, K_FACTOR };
-  static constexpr int rows = gate ? 2 : 1, scalars = 4, grad_rows = 1, grad_scalars = 2;
+  enum { LAMBDA, WRITE, Q_FACTOR = 1 + write_gate, K_FACTOR };
+  static constexpr int rows = gate ? 2 : 1, scalars = K_FACTOR + 1, grad_rows = 1, grad_scalars = 1 + write_gate;
   static constexpr bool needs_readout = gate, global_history = Constant::GLOBAL_HISTORY;
   static constexpr int EN = Tile::team_keys;
   using Record = matrix_state::Record<Step>;
@@ -34,9 +34,14 @@ template <int ELEMENTS> struct Step {
   using Inputs = matrix_state::Inputs<Step>;
   static constexpr int R = Tile::R, C = Tile::C;
 
+  ELMAN_FN static acc write(const Inputs& in) {
+    if constexpr (write_gate) return in.scalar[WRITE];
+    return 1;
+  }
+
   // S' = phi(lambda S + b delta k^T),  delta = v - S k
   ELMAN_FN static void forward(const Lane& lane, acc (&s)[R][C], const Inputs& in, acc (&delta)[R]) {
-    const acc lambda = in.scalar[LAMBDA], b = in.scalar[WRITE];
+    const acc lambda = in.scalar[LAMBDA], b = write(in);
 #pragma unroll
     for (int r = 0; r < R; ++r) delta[r] = in.row[VALUE][r] - lane.dot(s[r], in.k);
 #pragma unroll
@@ -52,7 +57,7 @@ template <int ELEMENTS> struct Step {
   // dlambda = <A, S>;  on return g = dL/dS = lambda A - dv k^T.
   ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&after)[R][C], const Inputs& in,
                                 const acc (&delta)[R], acc (&g)[R][C], Inputs& d) {
-    const acc lambda = in.scalar[LAMBDA], b = in.scalar[WRITE];
+    const acc lambda = in.scalar[LAMBDA], b = write(in);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
 #pragma unroll
@@ -62,7 +67,7 @@ template <int ELEMENTS> struct Step {
       }
       const acc du = lane.dot(g[r], in.k), dv = b * du, u = b * delta[r];
       d.row[VALUE][r] = dv;
-      d.scalar[WRITE] += lane.first() ? du * delta[r] : acc(0);
+      if constexpr (write_gate) d.scalar[WRITE] += lane.first() ? du * delta[r] : acc(0);
 #pragma unroll
       for (int c = 0; c < C; ++c) {
         d.k[c] += g[r][c] * u - before[r][c] * dv;
@@ -149,7 +154,7 @@ template <int ELEMENTS> struct Step {
   template <class Args>
   ELMAN_FN static void prepare_scalars(const Args& a, const Place& at, const RawScalars& raw, acc* record) {
     record[Record::scalar(LAMBDA)] = decay(a, at, load(&raw.decay));
-    record[Record::scalar(WRITE)] = write_gate ? sigmoid_of(load(&raw.write)) : acc(1);
+    if constexpr (write_gate) record[Record::scalar(WRITE)] = sigmoid_of(load(&raw.write));
   }
 
   struct Sums {
@@ -223,5 +228,5 @@ template <int ELEMENTS> struct Step {
 };
 }  // namespace e88
 
-ELMAN_FORWARD(a) { return matrix_state::forward<e88::Step<8>>(a, "e88_forward"); }
-ELMAN_BACKWARD(a) { return matrix_state::backward<e88::Step<18>>(a, "e88_backward"); }
+ELMAN_FORWARD(a) { return matrix_state::forward<e88::Step>(a, "e88_forward"); }
+ELMAN_BACKWARD(a) { return matrix_state::backward<e88::Step>(a, "e88_backward"); }

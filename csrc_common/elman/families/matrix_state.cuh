@@ -10,10 +10,9 @@
 // * Forward keeps S before each chunk (`slots`). Backward, from the last chunk to the first, replays a chunk once from its slot,
 //   keeps its K states, and walks them back. No float atomics, every sum in a fixed order.
 //
-// A variant supplies `Step<ELEMENTS>` (members below, all static) and args with: B, T, H, s0, y, s_last, slots, and in Backward d_y,
-// d_s_last, d_s0, history and partial (both null unless Step::global_history). The two passes may use different ELEMENTS, the
-// state elements of a lane: few hide latency better, many cost fewer shuffles and registers go up.
-//   Scalar, Tile, K      storage type; Tile<N, M, ELEMENTS>; steps in a chunk
+// A variant supplies `Step` (members below, all static) and args with: B, T, H, s0, y, s_last, slots, and in Backward d_y, d_s_last,
+// d_s0, history and partial (both null unless Step::global_history).
+//   Scalar, Tile, K      storage type; Tile<N, M>; steps in a chunk
 //   vectors, length, source   raw vectors of a step: their number, their lengths (multiples of 8), and where each begins
 //   rows, scalars        vectors of length M and numbers in a record besides q and k; the first grad_rows and grad_scalars of
 //                        them reach `forward` and get a gradient
@@ -23,164 +22,9 @@
 //   output, output_backward   what follows the readout, for one element, and its derivative
 //   RawScalars, load_scalars  the raw numbers of one step, and reading them
 //   Sums, finish, finish_scalars, store_sums  gradients of the raw inputs from those of the record; sums over time, and their store
-#include <elman/elman.cuh>
+#include <elman/families/matrix_state/tile.cuh>
 
 namespace elman::matrix_state {
-
-// How a state is spread over a block: KG lanes share a row, C = N / KG columns each; a lane holds R rows.
-template <int N_, int M_, int ELEMENTS> struct Tile {
-  static constexpr int N = N_, M = M_;
-  static_assert(N % 8 == 0 && M % 8 == 0 && N <= 128 && N * M <= 128 * 128, "sizes outside what the tiles cover");
-
-  static constexpr int key_lanes() {
-    int lanes = 4;
-    while (2 * lanes * 6 <= N) lanes *= 2;
-    return lanes;
-  }
-  static constexpr int KG = key_lanes(), C = N / KG;
-  static_assert(KG * C == N, "the lanes of a row must divide N");
-
-  // As many rows as ELEMENTS state elements in a lane allow. Beyond 512 threads a block could not have the registers, so large
-  // states take more.
-  static constexpr int lane_rows() {
-    const int unit = M * KG / 32;
-    int rows = 1;
-    for (int r = 2; r <= unit; ++r)
-      if (unit % r == 0 && M % r == 0 && (r * C <= ELEMENTS || M / rows * KG > 512)) rows = r;
-    return rows;
-  }
-  static constexpr int R = lane_rows(), threads = M / R * KG, warps = threads / 32;
-  static_assert(threads % 32 == 0 && warps <= 16, "a block has whole warps, at most 16");
-
-  // A team prepares one step: enough lanes for a key vector.
-  static constexpr int team_width = N <= 8 ? 8 : N <= 16 ? 16 : 32, teams = threads / team_width;
-  static constexpr int team_keys = (N + team_width - 1) / team_width, team_values = (M + team_width - 1) / team_width;
-};
-
-// W neighbouring elements in one access.
-template <class A, int W> struct alignas(W * sizeof(A) < 16 ? W * sizeof(A) : 16) Pack {
-  A x[W];
-};
-ELMAN_BOTH int pack_width(int count) { return count % 4 == 0 ? 4 : count % 2 == 0 ? 2 : 1; }
-
-template <int COUNT, class A> ELMAN_FN void read(A (&to)[COUNT], const A* from, int stride = 1) {
-  constexpr int W = pack_width(COUNT);
-#pragma unroll
-  for (int i = 0; i < COUNT / W; ++i) {
-    const Pack<A, W> p = reinterpret_cast<const Pack<A, W>*>(from)[i * stride];
-#pragma unroll
-    for (int j = 0; j < W; ++j) to[i * W + j] = p.x[j];
-  }
-}
-template <int COUNT, class A> ELMAN_FN void write(A* to, const A (&from)[COUNT], int stride = 1) {
-  constexpr int W = pack_width(COUNT);
-#pragma unroll
-  for (int i = 0; i < COUNT / W; ++i) {
-    Pack<A, W> p;
-#pragma unroll
-    for (int j = 0; j < W; ++j) p.x[j] = from[i * W + j];
-    reinterpret_cast<Pack<A, W>*>(to)[i * stride] = p;
-  }
-}
-
-template <int COUNT, class A> ELMAN_FN void copy(A (&to)[COUNT], const A (&from)[COUNT]) {
-#pragma unroll
-  for (int i = 0; i < COUNT; ++i) to[i] = from[i];
-}
-
-// Where a record keeps its parts, in elements: q [N], k [N], rows [rows, M], scalars.
-template <class Step> struct Record {
-  static constexpr int N = Step::Tile::N, M = Step::Tile::M;
-  static constexpr int stride = (2 * N + Step::rows * M + Step::scalars + 3) / 4 * 4;  // whole 16-byte words
-  ELMAN_BOTH static int q(int i) { return i; }
-  ELMAN_BOTH static int k(int i) { return N + i; }
-  ELMAN_BOTH static int row(int j, int i) { return 2 * N + j * M + i; }
-  ELMAN_BOTH static int scalar(int j) { return 2 * N + Step::rows * M + j; }
-};
-
-// Raw inputs as they lie in shared memory, in elements of Scalar: the vectors of a step one after the other, then in the backward
-// pass the gradient of the output.
-template <class Step, bool BACKWARD> struct Raw {
-  using Scalar = typename Step::Scalar;
-  static constexpr int piece = 16 / sizeof(Scalar), count = Step::vectors + BACKWARD;
-  ELMAN_BOTH static int length(int v) { return v < Step::vectors ? Step::length(v) : Step::Tile::M; }
-  ELMAN_BOTH static int at(int v) {
-    int sum = 0;
-    for (int i = 0; i < v; ++i) sum += length(i);
-    return sum;
-  }
-  static constexpr int stride = at(count), elements = Step::K * stride;
-};
-
-// One step as a lane sees it: the key's columns, R entries of each row vector, the scalars. As gradients: of `k` and the scalars this
-// lane's contribution, of the rows the whole sum.
-template <class Step> struct Inputs {
-  using A = Acc<typename Step::Scalar>;
-  A k[Step::Tile::C], row[Step::grad_rows][Step::Tile::R], scalar[Step::grad_scalars > 0 ? Step::grad_scalars : 1];
-};
-
-// A thread's place in the state.
-template <class Step> struct Lane {
-  using A = Acc<typename Step::Scalar>;
-  using Tile = typename Step::Tile;
-  static constexpr int R = Tile::R, C = Tile::C;
-  int key = (int)(lane() % Tile::KG), row0 = (int)(thread_x() / Tile::KG) * R, col0 = key * C;
-
-  // Sum over the lanes of a row; the same bits in each of them.
-  ELMAN_FN A row_sum(A x) const { return warp_sum<Tile::KG>(x); }
-  // Whether this lane speaks for its rows.
-  ELMAN_FN bool first() const { return key == 0; }
-
-  ELMAN_FN A dot(const A (&a)[C], const A (&b)[C]) const {
-    A sum = 0;
-#pragma unroll
-    for (int c = 0; c < C; ++c) sum += a[c] * b[c];
-    return row_sum(sum);
-  }
-  ELMAN_FN void load_state(A (&s)[R][C], const A* state) const {
-#pragma unroll
-    for (int r = 0; r < R; ++r) read(s[r], state + (row0 + r) * Tile::N + col0);
-  }
-  ELMAN_FN void store_state(A* state, const A (&s)[R][C]) const {
-#pragma unroll
-    for (int r = 0; r < R; ++r) write(state + (row0 + r) * Tile::N + col0, s[r]);
-  }
-  ELMAN_FN void inputs(Inputs<Step>& in, A (&q)[C], const A* record) const {
-    read(q, record + Record<Step>::q(col0));
-    read(in.k, record + Record<Step>::k(col0));
-#pragma unroll
-    for (int j = 0; j < Step::grad_rows; ++j) read(in.row[j], record + Record<Step>::row(j, row0));
-#pragma unroll
-    for (int j = 0; j < Step::grad_scalars; ++j) in.scalar[j] = record[Record<Step>::scalar(j)];
-  }
-};
-
-// Which step of which head a team works on; `valid` is false past the end of the sequence.
-struct Place {
-  int64_t b, t, h, T, H;
-  bool valid;
-  ELMAN_FN void move_to(int64_t step, bool mine) {
-    t = step;
-    valid = mine && step < T;
-  }
-  // Row of a tensor [B, T, ...], and of one [B, T, H, ...].
-  ELMAN_FN int64_t step() const { return b * T + t; }
-  ELMAN_FN int64_t head() const { return step() * H + h; }
-};
-
-template <class Step> struct Team {
-  using A = Acc<typename Step::Scalar>;
-  using Tile = typename Step::Tile;
-  static constexpr int width = Tile::team_width, count = Tile::teams;
-  static_assert(Step::K % (32 / width) == 0, "the teams of a warp must all have a step, since they shuffle together");
-  int index = (int)thread_x() / width, lane_ = (int)thread_x() % width;
-
-  // This lane's j-th element of a vector.
-  ELMAN_FN int element(int j) const { return lane_ + j * width; }
-  ELMAN_FN bool first() const { return lane_ == 0; }
-  // Sum over the team's lanes; the same bits in each.
-  ELMAN_FN A sum(A x) const { return warp_sum<width>(x); }
-};
 
 // Start copying the raw vectors of a chunk to `stage`; zeros past the end of the sequence.
 template <class Step, bool BACKWARD, class Args>
@@ -206,33 +50,6 @@ ELMAN_FN void fetch(const Args& a, Place place, int64_t chunk, typename Step::Sc
   copy_commit();
 }
 
-// Sum `COUNT` values over the lanes of a warp that hold different rows, halving at each level where the count is even: lane l ends
-// with the sums number first .. first + kept. Where a level cannot halve, both lanes get the sum and one of them owns it.
-template <int MASK, int COUNT> ELMAN_BOTH int kept_sums() {
-  if constexpr (MASK >= 32) return COUNT;
-  else return kept_sums<2 * MASK, COUNT % 2 ? COUNT : COUNT / 2>();
-}
-template <int MASK, int COUNT, class A, int TOTAL> ELMAN_FN void scatter_sums(A (&v)[TOTAL], int& first, bool& owner) {
-  if constexpr (MASK < 32) {
-    const bool upper = lane() & MASK;
-    if constexpr (COUNT % 2 == 0) {
-      constexpr int half = COUNT / 2;
-#pragma unroll
-      for (int i = 0; i < half; ++i) {
-        const A send = upper ? v[i] : v[i + half], keep = upper ? v[i + half] : v[i];
-        v[i] = keep + shfl_xor(send, MASK);
-      }
-      first += upper ? half : 0;
-      scatter_sums<2 * MASK, half>(v, first, owner);
-    } else {
-#pragma unroll
-      for (int i = 0; i < COUNT; ++i) v[i] += shfl_xor(v[i], MASK);
-      owner = owner && !upper;
-      scatter_sums<2 * MASK, COUNT>(v, first, owner);
-    }
-  }
-}
-
 // Shared memory of the two passes.
 template <class Step> struct ForwardShared {
   using A = Acc<typename Step::Scalar>;
@@ -247,7 +64,8 @@ template <class Step> struct BackwardShared {
   static constexpr unsigned K = Step::K, records = K * Record<Step>::stride, values = K * Tile::M;
   static constexpr unsigned histories = Step::global_history ? 0 : K * Tile::M * Tile::N;
   static constexpr unsigned partials = Step::global_history ? 0 : K * Tile::warps * 2 * Tile::N;
-  static constexpr unsigned row_grads = values * Step::grad_rows, scalar_grads = K * Step::grad_scalars * Tile::threads;
+  static constexpr unsigned lines = Tile::threads / Tile::KG;  // groups of lanes that share rows
+  static constexpr unsigned row_grads = values * Step::grad_rows, scalar_grads = K * Step::grad_scalars * lines;
   static constexpr unsigned stages = 2 * Raw<Step, true>::elements;
   Carve carve;
   unsigned stage = carve.take<typename Step::Scalar>(stages);
@@ -342,7 +160,7 @@ ELMAN_KERNEL(Step::Tile::threads) backward_kernel(const Args a) {
   using Tile = typename Step::Tile;
   using Stage = Raw<Step, true>;
   constexpr int R = Tile::R, C = Tile::C, N = Tile::N, M = Tile::M, K = Step::K, stride = Record<Step>::stride;
-  constexpr int threads = Tile::threads, warps = Tile::warps, W = pack_width(R * C);
+  constexpr int threads = Tile::threads, lines = threads / Tile::KG, warps = Tile::warps, W = pack_width(R * C);
   constexpr int64_t state = M * N;
   using Shared = BackwardShared<Step>;
   const Shared at;
@@ -457,7 +275,10 @@ ELMAN_KERNEL(Step::Tile::threads) backward_kernel(const Args a) {
         for (int j = 0; j < Step::grad_rows; ++j) write(row_grads + (t * Step::grad_rows + j) * M + mine.row0, d.row[j]);
       }
 #pragma unroll
-      for (int j = 0; j < Step::grad_scalars; ++j) scalar_grads[(t * Step::grad_scalars + j) * threads + thread] = d.scalar[j];
+      for (int j = 0; j < Step::grad_scalars; ++j) {
+        const A sum = mine.row_sum(d.scalar[j]);
+        if (mine.first()) scalar_grads[(t * Step::grad_scalars + j) * lines + thread / Tile::KG] = sum;
+      }
 #pragma unroll
       for (int r = 0; r < R; ++r) copy(after[r], before[r]);
     }
@@ -472,7 +293,7 @@ ELMAN_KERNEL(Step::Tile::threads) backward_kernel(const Args a) {
       for (int j = 0; j < Step::grad_scalars; ++j) {
         A sum = 0;
         if (place.valid)
-          for (int i = team.lane_; i < threads; i += team.width) sum += scalar_grads[(slot * Step::grad_scalars + j) * threads + i];
+          for (int i = team.lane_; i < lines; i += team.width) sum += scalar_grads[(slot * Step::grad_scalars + j) * lines + i];
         sum = team.sum(sum);
         if (team.first()) totals[slot * Step::grad_scalars + j] = sum;
       }
@@ -504,22 +325,5 @@ template <class Step, class Args> Status forward(const Args& a, const char* name
 }
 template <class Step, class Args> Status backward(const Args& a, const char* name) {
   return launch(backward_kernel<Step, Args>, name, a.B * a.H, Step::Tile::threads, BackwardShared<Step>().carve.bytes, a.stream, a);
-}
-
-// x (|x|^2 + 1e-12)^(-1/2) over a team's vector: the factor, and the derivative
-// d_x = factor (d_unit - unit <unit, d_unit>), which needs no division by |x|.
-template <class Team, class A, int E> ELMAN_FN A unit_factor(const Team& team, const A (&x)[E]) {
-  A sum = 0;
-#pragma unroll
-  for (int j = 0; j < E; ++j) sum += x[j] * x[j];
-  return rsqrt_of(team.sum(sum) + A(1e-12));
-}
-template <class Team, class A, int E> ELMAN_FN void unit_backward(const Team& team, A (&d)[E], const A (&unit)[E], A factor) {
-  A sum = 0;
-#pragma unroll
-  for (int j = 0; j < E; ++j) sum += unit[j] * d[j];
-  sum = team.sum(sum);
-#pragma unroll
-  for (int j = 0; j < E; ++j) d[j] = factor * (d[j] - unit[j] * sum);
 }
 }  // namespace elman::matrix_state
