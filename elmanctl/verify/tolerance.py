@@ -2,13 +2,15 @@
 
 Let e be the kernel's error against the truth, and r_1 ... r_M the errors of M stochastic roundings of the reference.
 
-* Groups: time is cut into windows of 8 steps. A group is one window of the whole tensor, or one window of one index of another axis
-  (one batch row, one head, one channel); for a tensor without time, the whole and each index of each axis.
+* Groups: time is cut into windows of 8 steps. A group is one window of the whole tensor, or of one index of another axis (one batch
+  row, one head, one channel), where windows are so long that a group has at least 48 elements; without time, the whole and each index
+  of each axis. Groups below 4 elements are left to the largest element and the whole.
 * Norm: L2 over the group; besides, in each window, the largest element. The denominator is the floor of the same group in the same
   norm, never the truth: a tensor of zeros cannot pass, and one bad head or chunk has only its own floor to hide behind.
   Groups below 4 elements are left to the largest element and the whole.
-* Floor of a group: the largest of the M, and at least the root mean square of the M times 1 + 4/sqrt(2 n), which is what the largest
-  of very many would be where n elements carry the error (n counts them by their share: one dominating element counts as one).
+* Floor of a group: the largest of the M, and at least the root mean square of the M times 1 + 4/sqrt(2 n): what the largest of very
+  many would be. n is how many independent elements carry the error: counted by their share (one dominating element counts as one), and
+  not more than the scatter of the M between groups shows (errors that last over steps count once).
   To it comes the accumulation term ACCUMULATION * unit roundoff of the accumulator * sqrt(terms) * max|truth|, per element.
 """
 
@@ -20,6 +22,7 @@ FACTOR = 2.0
 ACCUMULATION = 2.0
 WINDOW = 8
 SMALLEST = 4
+AMPLE = 48
 TAIL = 4.0
 SPARKS = " ▁▂▃▄▅▆▇█"
 
@@ -72,20 +75,23 @@ def judge(name: str, axes: tuple[str, ...], got, truth, rounded, accumulation: f
     square, squares = error * error, rounded * rounded
     worst, where, flagged = 0.0, "", None
     for axis in (None, *(a for a in range(truth.ndim) if a != time and truth.shape[a] > 1)):
-        largest, mean, count = _floor_parts(squares, time, axis)
-        ratios = ratio_of(_fold(square, time, axis), largest, mean, count, extra)
+        window = _window(truth, time, axis)
+        parts = _floor_parts(squares, time, axis, window)
+        ratios = _ratios(_fold(square, time, axis, window), *parts, extra)
         if axis is not None:
-            ratios = np.where(count[1] < SMALLEST, 0.0, ratios)
+            ratios = np.where(parts[-1] < SMALLEST, 0.0, ratios)
         if ratios.max() > worst:
             at = np.unravel_index(ratios.argmax(), ratios.shape)
-            worst, where, flagged = float(ratios.max()), _group(axes, time, axis, at, truth), (axis, at)
-    peak = _fold(np.abs(error), time, None, np.maximum)
-    most = _fold(np.abs(rounded).max(0), time, None, np.maximum)
-    usual = _fold(np.sqrt(squares.mean(0)), time, None, np.maximum)
+            worst, flagged = float(ratios.max()), (axis, at, window)
+            where = _group(axes, time, axis, at, truth, window)
+    peak = _fold(np.abs(error), time, None, WINDOW, np.maximum)
+    most = _fold(np.abs(rounded).max(0), time, None, WINDOW, np.maximum)
+    usual = _fold(np.sqrt(squares.mean(0)), time, None, WINDOW, np.maximum)
     ratios = _divide(peak, FACTOR * (np.maximum(most, 2.5 * usual) + extra))
     if ratios.max() > worst and truth.size > 1:
         at = np.unravel_index(ratios.argmax(), ratios.shape)
-        worst, where, flagged = float(ratios.max()), _group(axes, time, None, at, truth) + " (largest)", (None, at)
+        worst, flagged = float(ratios.max()), (None, at, WINDOW)
+        where = _group(axes, time, None, at, truth, WINDOW) + " (largest)"
     scale = np.sqrt((truth * truth).sum())
     relative = float(np.sqrt(square.sum()) / scale) if scale else float(np.sqrt(square.sum()))
     spark, start = _against_time(square, squares, time, extra)
@@ -100,10 +106,18 @@ def judge(name: str, axes: tuple[str, ...], got, truth, rounded, accumulation: f
     return Row(name, worst, relative, where, index, start if worst > 1 else None, spark)
 
 
-def ratio_of(square, largest, mean, count, extra):
+def _window(truth, time, axis) -> int:
+    """Return how many steps the groups of an axis span."""
+    if time is None or axis is None:
+        return WINDOW
+    each = truth.size // (truth.shape[time] * truth.shape[axis])
+    return max(WINDOW, -(-AMPLE // each))
+
+
+def _ratios(square, largest, mean, carriers, count, extra):
     """Return error over limit for groups given by sums of squares."""
-    floor = np.maximum(np.sqrt(largest), np.sqrt(mean) * (1 + TAIL / np.sqrt(2 * count[0])))
-    return _divide(np.sqrt(square), FACTOR * (floor + extra * np.sqrt(count[1])))
+    floor = np.maximum(np.sqrt(largest), np.sqrt(mean) * (1 + TAIL / np.sqrt(2 * carriers)))
+    return _divide(np.sqrt(square), FACTOR * (floor + extra * np.sqrt(count)))
 
 
 def _divide(error, limit):
@@ -111,16 +125,20 @@ def _divide(error, limit):
     return np.divide(error, limit, out=np.where(error > 0, np.inf, 0.0), where=limit > 0)
 
 
-def _floor_parts(squares, time, axis):
-    """Return, per group: largest and mean over the M of the sum of squares, and (effective, real) number of elements."""
-    sums = np.stack([_fold(s, time, axis) for s in squares])
-    mean = squares.mean(0)
-    quartic = _fold(mean * mean, time, axis)
-    share = np.divide(sums.mean(0) ** 2, quartic, out=np.ones_like(quartic), where=quartic > 0)
-    return sums.max(0), sums.mean(0), (np.maximum(share, 1.0), _fold(np.ones_like(mean), time, axis))
+def _floor_parts(squares, time, axis, window):
+    """Return, per group: largest and mean over the M of the sum of squares, elements that carry it, and elements."""
+    sums = np.stack([_fold(s, time, axis, window) for s in squares])
+    average, mean = sums.mean(0), squares.mean(0)
+    count = _fold(np.ones_like(mean), time, axis, window)
+    quartic = _fold(mean * mean, time, axis, window)
+    share = np.divide(average**2, quartic, out=np.ones_like(quartic), where=quartic > 0)
+    # A sum of n independent squares scatters by 2/n of its square. Estimated over all groups, and over those of each index alone.
+    scatter = count * np.divide(sums.var(0, ddof=1), average**2, out=np.zeros_like(average), where=average > 0)
+    independent = count * 2 / np.maximum(np.maximum(scatter.mean(), scatter.mean(0)), 1e-9)
+    return sums.max(0), average, np.maximum(np.minimum(share, independent), 1.0), count
 
 
-def _fold(values, time, axis, how=np.add):
+def _fold(values, time, axis, window, how=np.add):
     """Reduce to [windows, indices of axis]; windows is 1 without time, indices 1 without axis."""
     keep = [a for a in (time, axis) if a is not None]
     values = how.reduce(values, axis=tuple(a for a in range(values.ndim) if a not in keep))
@@ -128,13 +146,13 @@ def _fold(values, time, axis, how=np.add):
         values = values.T
     if time is None:
         return values.reshape(1, -1)
-    return how.reduceat(values.reshape(values.shape[0], -1), np.arange(0, values.shape[0], WINDOW), axis=0)
+    return how.reduceat(values.reshape(values.shape[0], -1), np.arange(0, values.shape[0], window), axis=0)
 
 
-def _group(axes, time, axis, at, truth) -> str:
+def _group(axes, time, axis, at, truth, window) -> str:
     parts = []
     if time is not None:
-        low, high = at[0] * WINDOW, min(truth.shape[time], (at[0] + 1) * WINDOW) - 1
+        low, high = at[0] * window, min(truth.shape[time], (at[0] + 1) * window) - 1
         parts.append(f"t {low}" if low == high else f"t {low}-{high}")
     if axis is not None:
         parts.append(f"{axes[axis]} {at[1]}")
@@ -143,12 +161,12 @@ def _group(axes, time, axis, at, truth) -> str:
 
 def _inside(flagged, time, truth):
     """Return the mask of one group's elements."""
-    axis, at = flagged
+    axis, at, window = flagged
     mask = np.ones(truth.shape, dtype=bool)
     for a in range(truth.ndim):
         steps = np.arange(truth.shape[a]).reshape([-1 if b == a else 1 for b in range(truth.ndim)])
         if a == time:
-            mask &= steps // WINDOW == at[0]
+            mask &= steps // window == at[0]
         elif a == axis:
             mask &= steps == at[1]
     return mask

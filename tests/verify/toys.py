@@ -36,7 +36,7 @@ class Dense:
     @staticmethod
     def draw(kind, shapes, constants, randn):
         tensors = {name: randn(*shape) for name, shape in shapes.items()}
-        tensors["W"] *= shapes["W"][-1] ** -0.5
+        tensors["W"] *= 0.5 * shapes["W"][-1] ** -0.5
         return tensors
 
     @staticmethod
@@ -76,7 +76,8 @@ class Dense:
             h, s = hs[t], hs[t].sigmoid()
             late = off("late gradient")[:, t]
             dyt = (1 - late) * dy[:, t] + (late * dy[:, t + 1] if t + 1 < T else 0)
-            dh = carry + dyt * (h * s + h * s + (1 - off("dropped term")[:, t]) * h * h * s * (1 - s))
+            inner = (1 - off("dropped small term")[:, t]) * h * h * s * (1 - s)
+            dh = carry + dyt * (h * s + (1 - off("dropped term")[:, t]) * (h * s + inner))
             pre = low(dh * (1 - h * h))
             c = off("clamped")[:, t]
             pre = (1 - c) * pre + c * pre.clamp(-0.1, 0.1)
@@ -190,10 +191,10 @@ def _dot(a, b, order, seed):
     return total
 
 
-def established(toy, dtype, T, B=3, H=4, N=8, draw="typical", seed=0, source=None):
+def established(toy, dtype, T, B=3, H=4, N=8, draw="typical", seed=0):
     """Return the truth of one case of a toy."""
     case = cases.Case(dtype, (("B", B), ("T", T), ("H", H)), draw)
-    return truth.establish(truth.draw(toy.kernel, source or toy, {"N": N}, case, seed))
+    return truth.establish(truth.draw(toy.kernel, toy, {"N": N}, case, seed))
 
 
 def head(known, got, toy, h):
