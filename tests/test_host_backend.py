@@ -56,11 +56,10 @@ def compile_library(path: Path, source: Path, kernel_flags=(), runtime_flags=(),
     include = [f"-I{csrc}"]
     objects = list(runtime or [])
     if runtime is None:
-        objects = [str(path / "runtime.o")]
-        runtime_source = str(csrc / "elman/host/runtime.cc")
-        toolchain.execute(
-            [compiler, *toolchain.HOST_FLAGS, *runtime_flags, *include, "-c", runtime_source, "-o", objects[0]]
-        )
+        for part in toolchain.host_sources():
+            objects.append(str(path / f"{part.stem}.o"))
+            flags = [*toolchain.HOST_FLAGS, *runtime_flags, *include]
+            toolchain.execute([compiler, *flags, "-c", str(part), "-o", objects[-1]])
     for more in extra:
         objects.append(str(path / f"{more.stem}.o"))
         toolchain.execute([compiler, *toolchain.HOST_FLAGS, *include, "-c", str(more), "-o", objects[-1]])

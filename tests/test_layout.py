@@ -15,10 +15,6 @@ from elmanctl.plugins.registry import registry
 ROOT = Path(__file__).resolve().parent.parent
 CUDA = (".cuh", ".h", ".cc", ".cu")
 LINES = {"code": 250, "cuda": 400, "tests": 400}
-# Longer files, each with its reason.
-LONGER = {
-    "csrc_common/elman/host/runtime.cc": "one translation unit: scheduler, memory and checks share thread-local state",
-}
 OWN = [v for v in registry().variants().values() if v.folder.is_relative_to(ROOT / "variants")]
 
 
@@ -168,8 +164,7 @@ def test_file_sizes():
         lines = len(path.read_text().splitlines())
         if lines > LINES[kind]:
             over[str(path.relative_to(ROOT))] = lines
-    assert {name: lines for name, lines in over.items() if name not in LONGER} == {}
-    assert set(LONGER) <= set(over), "an exception that is no longer needed"
+    assert over == {}
 
 
 def test_packages_and_entry_points_list_everything():

@@ -1,9 +1,14 @@
 #pragma once
-// What runtime.cc and race.cc share; kernel code never includes it.
+// What the runtime's files and race.cc share; kernel code never includes it.
 #include <elman/host/host.h>
 
+#include <mutex>
 #include <string>
 #include <vector>
+
+#ifdef __SANITIZE_THREAD__
+#error "compile the runtime and the race check without -fsanitize=thread; only kernel files carry it"
+#endif
 
 namespace elman::host {
 struct Block;
@@ -56,10 +61,72 @@ struct Block {
   std::vector<size_t> ends;  // of the arrays handed out: a watched gap follows each
 };
 
+enum Order { forward_order, reverse_order, random_order };
+
+struct Arena {  // fiber stacks, kept between launches
+  char* base = nullptr;
+  size_t count = 0;
+};
+
+struct Runtime {
+  std::mutex mutex;
+  int order = forward_order;
+  uint64_t seed = 1, random = 1;
+  Fiber* current = nullptr;
+  List ready;
+  size_t unfinished = 0;
+  bool cooperative = false;
+  void* main_stack_pointer = nullptr;
+  std::vector<Fiber> fibers;
+  std::vector<Block> live_blocks;
+  struct Waiter {
+    const unsigned* counter;
+    unsigned target;
+    Fiber* fiber;
+  };
+  std::vector<Waiter> waiters;
+  void (*body)(void*) = nullptr;
+  void* argument = nullptr;
+  std::string error;
+  const void* error_sites[2] = {};
+  Arena arena;
+  const void* main_stack_bottom = nullptr;  // learnt from AddressSanitizer
+  size_t main_stack_bytes = 0;
+  void* main_fake_stack = nullptr;
+};
+// Defined in runtime.cc, one a library. Hidden, so that no access to it goes through the global offset table.
+[[gnu::visibility("hidden")]] extern Runtime rt;
+
+inline void push(List& list, Fiber* f) {
+  f->next = nullptr;
+  (list.tail ? list.tail->next : list.head) = f;
+  list.tail = f;
+}
+
+inline Fiber* pop(List& list) {
+  Fiber* f = list.head;
+  if (f && !(list.head = f->next)) list.tail = nullptr;
+  return f;
+}
+
+// runtime.cc
 Fiber* running();
-std::string where(const Fiber* f);
+// Move all waiting fibers to the ready list, in the order that the caller chose.
+void make_ready(List& list);
+// Let others run until somebody makes this fiber ready; it joins `list` unless that is null. Fails on a deadlock.
+void wait_in(List* list, const char* operation, const char* file, int line);
 // End the running launch with this text; `first` and `second` are code addresses that it completes with file and line.
 [[noreturn]] void fail(std::string text, const void* first = nullptr, const void* second = nullptr);
+
+// runtime_sync.cc: let the threads that wait in the block's barrier go on.
+void release_block(Block& b);
+
+// runtime_report.cc
+std::string where(const Fiber* f);              // "block 0 thread 1"
+std::string place(const char* file, int line);  // "name.cu.cc:12"
+std::string deadlock_report();
+// " (file:line, then file:line)" of code addresses in this library; empty where there are none.
+std::string source_lines(const void* const (&sites)[2]);
 
 // The race check's side, absent (weak) unless race.cc is linked.
 extern "C" {

@@ -1,6 +1,6 @@
 // A check that every two accesses to one place, one of them a write, have a barrier between them.
 // * A kernel file compiled with -fsanitize=thread calls __tsan_readN / __tsan_writeN at every load and store. libtsan is not
-//   linked: this file answers, so kernels keep plain pointers. Link it with runtime.cc; compile neither with that flag.
+//   linked: this file answers, so kernels keep plain pointers. Link it with the runtime; compile neither with that flag.
 // * The finding depends on the barriers that ran, not on the order of the fibers. Code that did not run is not checked.
 // * Watched: the launch's shared memory, and tensors named by elman_race_watch. Two bytes, the smallest element, are one cell.
 // * Between blocks only add_release / wait_until_acquire orders. An acquire holds for its own thread at once, for the rest
@@ -12,10 +12,6 @@
 
 #include <algorithm>
 #include <unordered_map>
-
-#ifdef __SANITIZE_THREAD__
-#error "compile the race check without -fsanitize=thread; only kernel files carry it"
-#endif
 
 namespace elman::host {
 namespace {

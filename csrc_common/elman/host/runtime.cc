@@ -4,10 +4,10 @@
 //   unfinished, that is a deadlock, known at once.
 // * Shared memory starts as 0xFF bytes (NaN in every format); the gaps after its arrays are checked at the end.
 // * One mutex a library: indices are read constantly, so the state is plain and launches take turns.
-// Compile it with the kernel's sanitizers, except thread: instrumented, the race check would check itself.
+// * runtime_sync.cc: barriers, collectives and copies; runtime_report.cc: the texts of failures.
+// Compile all three with the kernel's sanitizers, except thread: instrumented, the race check would check itself.
 #include <elman/host/internal.h>
 
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,11 +15,7 @@
 
 #include <algorithm>
 #include <memory>
-#include <mutex>
 
-#ifdef __SANITIZE_THREAD__
-#error "compile the runtime without -fsanitize=thread; only kernel files carry it"
-#endif
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -31,7 +27,8 @@
 #error "the host backend switches stacks in x86-64 assembly; add elman_switch_stack for this machine"
 #endif
 
-// void elman_switch_stack(void** save, void* load): keep the callee-saved registers and the stack pointer, take up another's.
+// void elman_switch_stack(void** save, void* load): keep the callee-saved registers and the stack pointer, take up
+// another's.
 // Shadow stacks (CET) are not supported. MXCSR is not kept: no kernel changes it.
 extern "C" __attribute__((visibility("hidden"))) void elman_switch_stack(void** save, void* load);
 asm(R"(
@@ -61,59 +58,13 @@ elman_switch_stack:
 namespace elman::host {
 const Here* here = nullptr;
 unsigned threads = 0, blocks = 0;
+Runtime rt;
 
 namespace {
 constexpr size_t page = 4096;
 constexpr size_t stack_bytes = 64 * 1024 ELMAN_ASAN(*4);  // its first page is a guard
 constexpr size_t shared_limit = 227 * 1024;               // a Hopper block's; smaller devices refuse at the launch
 constexpr unsigned most_threads = 1024;
-
-enum Order { forward_order, reverse_order, random_order };
-
-struct Arena {  // fiber stacks, kept between launches
-  char* base = nullptr;
-  size_t count = 0;
-};
-
-struct Runtime {
-  std::mutex mutex;
-  int order = forward_order;
-  uint64_t seed = 1, random = 1;
-  Fiber* current = nullptr;
-  List ready;
-  size_t unfinished = 0;
-  bool cooperative = false;
-  void* main_stack_pointer = nullptr;
-  std::vector<Fiber> fibers;
-  std::vector<Block> live_blocks;
-  struct Waiter {
-    const unsigned* counter;
-    unsigned target;
-    Fiber* fiber;
-  };
-  std::vector<Waiter> waiters;
-  void (*body)(void*) = nullptr;
-  void* argument = nullptr;
-  std::string error;
-  const void* error_sites[2] = {};
-  Arena arena;
-  const void* main_stack_bottom = nullptr;  // learnt from AddressSanitizer
-  size_t main_stack_bytes = 0;
-  void* main_fake_stack = nullptr;
-};
-Runtime rt;
-
-void push(List& list, Fiber* f) {
-  f->next = nullptr;
-  (list.tail ? list.tail->next : list.head) = f;
-  list.tail = f;
-}
-
-Fiber* pop(List& list) {
-  Fiber* f = list.head;
-  if (f && !(list.head = f->next)) list.tail = nullptr;
-  return f;
-}
 
 size_t random_below(size_t n) {  // xorshift64
   rt.random ^= rt.random << 13;
@@ -129,22 +80,6 @@ template <class T> void arrange(std::vector<T>& items) {
     for (size_t i = items.size(); i > 1; --i) std::swap(items[i - 1], items[random_below(i)]);
 }
 
-void make_ready(List& list) {
-  if (rt.order == forward_order) {
-    if (list.head) {
-      (rt.ready.tail ? rt.ready.tail->next : rt.ready.head) = list.head;
-      rt.ready.tail = list.tail;
-    }
-  } else {
-    static std::vector<Fiber*> items;
-    items.clear();
-    while (Fiber* f = pop(list)) items.push_back(f);
-    arrange(items);
-    for (Fiber* f : items) push(rt.ready, f);
-  }
-  list = {};
-}
-
 // Leave the running stack for a fiber's, or for the launching stack where f is null.
 void switch_to(void** save, Fiber* f, [[maybe_unused]] void** fake_stack, [[maybe_unused]] bool last) {
   rt.current = f;
@@ -155,71 +90,10 @@ void switch_to(void** save, Fiber* f, [[maybe_unused]] void** fake_stack, [[mayb
   ELMAN_ASAN(__sanitizer_finish_switch_fiber(*fake_stack, nullptr, nullptr);)
 }
 
-std::string place(const char* file, int line) {
-  const char* slash = file ? strrchr(file, '/') : nullptr;
-  return std::string(slash ? slash + 1 : file ? file : "?") + ":" + std::to_string(line);
-}
-
-std::string deadlock_report() {
-  std::string text = "deadlock: no thread can go on;";
-  int shown = 0;
-  for (size_t i = 0; i < rt.fibers.size() && shown < 8; ++shown) {
-    const Fiber& f = rt.fibers[i];
-    size_t j = i;
-    for (; j < rt.fibers.size(); ++j) {
-      const Fiber& g = rt.fibers[j];
-      if (g.home != f.home || g.done != f.done || g.operation != f.operation || g.line != f.line) break;
-    }
-    text += " block " + std::to_string(f.block) + " threads " + std::to_string(f.thread) + "-" +
-            std::to_string(rt.fibers[j - 1].thread);
-    text += f.done ? " have returned;"
-                   : " wait in " + std::string(f.operation ? f.operation : "?") + " at " + place(f.file, f.line) + ";";
-    i = j;
-  }
-  return text;
-}
-
 [[noreturn]] void abandon() {
   Fiber* f = rt.current;
   switch_to(&f->stack_pointer, nullptr, &f->fake_stack, false);
   __builtin_unreachable();
-}
-
-void wait_in(List* list, const char* operation, const char* file, int line) {
-  Fiber* f = rt.current;
-  f->operation = operation;
-  f->file = file;
-  f->line = line;
-  if (list) push(*list, f);
-  Fiber* next = pop(rt.ready);
-  if (!next) fail(deadlock_report());
-  switch_to(&f->stack_pointer, next, &f->fake_stack, false);
-  f->operation = nullptr;
-}
-
-void arrive_in_warp(const char* operation, const char* file, int line) {
-  Fiber* f = rt.current;
-  Warp& w = *f->warp;
-  if (!w.arrived) {
-    w.operation = operation;
-    w.file = file;
-    w.line = line;
-  } else if (strcmp(w.operation, operation) || w.line != line || strcmp(w.file, file)) {
-    fail("divergent warp collective: " + where(f) + " is in " + operation + " at " + place(file, line) +
-         " while its warp is in " + w.operation + " at " + place(w.file, w.line));
-  }
-  w.arrived |= 1u << f->lane;
-  if (w.arrived != ~0u) return wait_in(&w.waiting, operation, file, line);
-  w.arrived = 0;
-  ++w.phase;
-  make_ready(w.waiting);
-}
-
-void release_block(Block& b) {
-  b.arrived = 0;
-  ++b.barriers;
-  if (elman_race_sync_block) elman_race_sync_block(&b);
-  make_ready(b.waiting);
 }
 
 [[noreturn]] void fiber_main() {
@@ -255,7 +129,8 @@ bool grow_arena(size_t count) {
   if (rt.arena.count >= count) return true;
   if (rt.arena.base) munmap(rt.arena.base, rt.arena.count * stack_bytes);
   rt.arena = {};
-  void* base = mmap(nullptr, count * stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* base = mmap(nullptr, count * stack_bytes, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) return false;
   rt.arena = {static_cast<char*>(base), count};
   // Each guard page splits a mapping; the usual limit of 65530 mappings allows about 32,000 fibers.
@@ -290,7 +165,8 @@ void run_together(const std::vector<unsigned>& indices, size_t shared_bytes) {
   rt.live_blocks.resize(indices.size());
   rt.fibers.resize(indices.size() * threads);
   if (!grow_arena(rt.fibers.size())) {
-    rt.error = "the host backend cannot hold " + std::to_string(rt.fibers.size()) + " threads at once; use fewer blocks";
+    rt.error =
+        "the host backend cannot hold " + std::to_string(rt.fibers.size()) + " threads at once; use fewer blocks";
     return;
   }
   std::unique_ptr<unsigned char, decltype(&free)> memory(
@@ -331,34 +207,42 @@ void run_together(const std::vector<unsigned>& indices, size_t shared_bytes) {
     };
     bool bad = written(shared_bytes, padded);
     for (size_t end : b.ends) bad |= written(end, end + shared_gap);
-    if (bad && rt.error.empty()) rt.error = "block " + std::to_string(b.index) + " wrote past the end of a shared array";
+    if (bad && rt.error.empty())
+      rt.error = "block " + std::to_string(b.index) + " wrote past the end of a shared array";
   }
 }
 
-// " (file:line then file:line)" of code addresses in this library, by addr2line from the compiler's binutils.
-std::string source_lines(const void* const (&sites)[2]) {
-  std::string text;
-  for (const void* site : sites) {
-    Dl_info info;
-    if (!site || !dladdr(site, &info) || !info.dli_fname) continue;
-    char command[600], line[300] = "";
-    const size_t offset = (size_t)((const char*)site - (const char*)info.dli_fbase) - 1;
-    snprintf(command, sizeof command, "addr2line -s -e '%s' 0x%zx 2>/dev/null", info.dli_fname, offset);
-    if (FILE* pipe = popen(command, "r")) {
-      if (!fgets(line, sizeof line, pipe)) line[0] = 0;
-      pclose(pipe);
-    }
-    line[strcspn(line, " \n")] = 0;
-    if (!line[0] || line[0] == '?') snprintf(line, sizeof line, "code offset 0x%zx", offset);
-    text += (text.empty() ? " (" : ", then ") + std::string(line);
-  }
-  return text.empty() ? text : text + ")";
-}
 }  // namespace
 
-Fiber* running() { return rt.current; }
+void make_ready(List& list) {
+  if (rt.order == forward_order) {
+    if (list.head) {
+      (rt.ready.tail ? rt.ready.tail->next : rt.ready.head) = list.head;
+      rt.ready.tail = list.tail;
+    }
+  } else {
+    static std::vector<Fiber*> items;
+    items.clear();
+    while (Fiber* f = pop(list)) items.push_back(f);
+    arrange(items);
+    for (Fiber* f : items) push(rt.ready, f);
+  }
+  list = {};
+}
 
-std::string where(const Fiber* f) { return "block " + std::to_string(f->block) + " thread " + std::to_string(f->thread); }
+void wait_in(List* list, const char* operation, const char* file, int line) {
+  Fiber* f = rt.current;
+  f->operation = operation;
+  f->file = file;
+  f->line = line;
+  if (list) push(*list, f);
+  Fiber* next = pop(rt.ready);
+  if (!next) fail(deadlock_report());
+  switch_to(&f->stack_pointer, next, &f->fake_stack, false);
+  f->operation = nullptr;
+}
+
+Fiber* running() { return rt.current; }
 
 void fail(std::string text, const void* first, const void* second) {
   if (rt.error.empty()) {
@@ -405,57 +289,6 @@ int run(const char* name, bool cooperative, int64_t grid, int64_t block, size_t 
   return 1;
 }
 
-const Slot* exchange(const void* value, size_t bytes, const char* operation, const char* file, int line) {
-  Warp& w = *rt.current->warp;
-  Slot* slots = w.slots[w.phase & 1];
-  memcpy(slots[rt.current->lane].bytes, value, bytes);
-  arrive_in_warp(operation, file, line);
-  return slots;
-}
-
-void sync_warp(const char* file, int line) {
-  Warp& w = *rt.current->warp;
-  const uint32_t before = w.phase;
-  arrive_in_warp("sync_warp", file, line);
-  w.fences = before + 1;  // every lane writes the same number; shuffles do not count, since they order no memory
-}
-
-void sync_block(const char* file, int line) {
-  Block& b = *rt.current->home;
-  if (b.arrived == 0) {
-    b.file = file;
-    b.line = line;
-  } else if (b.line != line || strcmp(b.file, file)) {
-    fail("divergent sync_block: " + where(rt.current) + " at " + place(file, line) + ", others at " + place(b.file, b.line));
-  }
-  if (++b.arrived == b.live)
-    release_block(b);
-  else
-    wait_in(&b.waiting, "sync_block", file, line);
-}
-
-void add_release(unsigned* counter, unsigned value) {
-  if (elman_race_release) elman_race_release(counter);
-  *counter += value;
-  List woken;
-  auto reached = [&](const Runtime::Waiter& w) {
-    if (w.counter != counter || (int)(*counter - w.target) < 0) return false;
-    push(woken, w.fiber);
-    return true;
-  };
-  rt.waiters.erase(std::remove_if(rt.waiters.begin(), rt.waiters.end(), reached), rt.waiters.end());
-  make_ready(woken);
-}
-
-void wait_until_acquire(const unsigned* counter, unsigned target, const char* file, int line) {
-  if (!rt.cooperative) fail("a wait for other blocks in a launch that is not cooperative, at " + place(file, line));
-  if ((int)(*counter - target) < 0) {
-    rt.waiters.push_back({counter, target, rt.current});
-    wait_in(nullptr, "group barrier", file, line);
-  }
-  if (elman_race_acquire) elman_race_acquire(counter);
-}
-
 void* shared_array(unsigned offset, size_t bytes, size_t alignment, const char* file, int line) {
   Block& b = *rt.current->home;
   const size_t end = offset + bytes;
@@ -470,36 +303,10 @@ void* shared_array(unsigned offset, size_t bytes, size_t alignment, const char* 
   return b.shared + offset;
 }
 
-void copy16_async(void* to, const void* from, const char* file, int line) {
-  check_aligned(to, 16, "copy16_async", file, line);
-  check_aligned(from, 16, "copy16_async", file, line);
-  rt.current->copies.push_back({to, from, rt.current->copy_groups});
-}
-
-void copy_commit() { ++rt.current->copy_groups; }
-
-void copy_wait(int groups_in_flight) {
-  Fiber& f = *rt.current;
-  auto carry_out = [&](const Copy& c) {
-    if (c.group >= f.copy_groups - groups_in_flight) return false;
-    if (elman_race_touch) {
-      elman_race_touch(c.from, 16, 0, nullptr);
-      elman_race_touch(c.to, 16, 1, nullptr);
-    }
-    memcpy(c.to, c.from, 16);
-    return true;
-  };
-  f.copies.erase(std::remove_if(f.copies.begin(), f.copies.end(), carry_out), f.copies.end());
-}
-
-void misaligned(const void* p, size_t bytes, const char* operation, const char* file, int line) {
-  char text[200];
-  snprintf(text, sizeof text, "%s at %s: address %p is not a multiple of %zu", operation, place(file, line).c_str(), p, bytes);
-  fail(text);
-}
 }  // namespace elman::host
 
-// Choose the order in which threads and blocks run: 0 forward, 1 reverse, 2 random from `seed`. Results must not depend on it.
+// Choose the order in which threads and blocks run: 0 forward, 1 reverse, 2 random from `seed`. Results must not depend
+// on it.
 extern "C" __attribute__((visibility("default"))) void elman_host_order(int order, uint64_t seed) {
   const std::lock_guard<std::mutex> lock(elman::host::rt.mutex);
   elman::host::rt.order = order;
