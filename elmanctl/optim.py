@@ -9,7 +9,7 @@ from elmanctl.records import Budget, Training
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Split the parameters in two groups: matrices decay; biases, norms, embeddings' scales and `no_decay` names do not.
+    """Split the parameters in two groups: matrices decay; biases, norms and `no_decay` names do not.
 
     Args:
         model: any module; a module's `no_decay` attribute names parameters below it (`A_log`, `cell.decay`).

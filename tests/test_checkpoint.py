@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from elmanctl import train
 from elmanctl.checkpoint import found_in, latest
 from elmanctl.errors import UserError
+from elmanctl.model import LadderLM
 from elmanctl.records import Budget, Result, read_json, read_steps, write_json
 from elmanctl.runlog import checkpoint_name, parse_checkpoint_name
 
@@ -76,18 +78,24 @@ def test_an_interrupted_run_resumes_bit_for_bit(trainee):
     assert Path("a/heldout.jsonl").read_bytes() == Path("b/heldout.jsonl").read_bytes()
 
 
-def test_the_training_clock_goes_on_where_it_stopped(trainee):
-    trial = trainee.trial("Toy:seconds=0.01", budget=Budget(minutes=0.4 / 60), checkpoint_every=4)
+def test_the_training_clock_goes_on_where_it_stopped(trainee, monkeypatch):
+    """On a clock that a step moves by 0.1 s; between the two processes it jumps."""
+    now = [0.0]
+
+    def loss(self, tokens, forward=LadderLM.loss):
+        now[0] += 0.1
+        return forward(self, tokens)
+
+    monkeypatch.setattr("elmanctl.step.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(LadderLM, "loss", loss)
+    trial = trainee.trial(budget=Budget(minutes=1 / 60), checkpoint_every=6, eval_batches=0)
     train.run(trial, Path("a"))
-    checkpoint = found_in(Path("a"))[0]
-    for later in found_in(Path("a"))[1:]:
-        shutil.rmtree(later)
-    at = parse_checkpoint_name(checkpoint.name)[0]
-    start = read_steps(Path("a/steps.jsonl"))[at - 1].seconds
-    time.sleep(0.5)
-    ended = train.run(trial, Path("a"), resume=True)
+    shutil.rmtree(latest(Path("a")))  # leaves that of step 6
+    now[0] = 1000.0
+    train.run(trial, Path("a"), resume=True)
     steps = read_steps(Path("a/steps.jsonl"))
-    assert start < steps[at].seconds < start + 0.3 and 0.4 <= ended.seconds < 0.6
+    assert [s.seconds for s in steps] == pytest.approx([0.1 * i for i in range(1, len(steps) + 1)])
+    assert len(steps) in (10, 11)  # ten times 0.1 may be a little less than 1
 
 
 def test_the_newest_two_are_kept_and_the_name_says_step_and_loss(trainee):

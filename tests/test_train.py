@@ -3,6 +3,7 @@ import os
 import resource
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -120,15 +121,23 @@ def test_steps_and_tokens_are_met_exactly(trainee, budget, count):
 
 
 def test_minutes_are_training_time_without_evaluating_and_saving(trainee, monkeypatch):
-    import time
+    """On a clock that a step moves by 0.04 s, an evaluation by 5 s and a checkpoint by 7 s."""
+    now = [0.0]
 
-    slow = heldout_loss
-    monkeypatch.setattr("elmanctl.session.heldout_loss", lambda *a: time.sleep(0.2) or slow(*a))
-    ended = train.run(trainee.trial("Toy:seconds=0.02", budget=Budget(minutes=0.5 / 60), eval_every=4), RUN)
-    assert ended.status == "ok" and 0.5 <= ended.seconds < 0.7
-    assert 6 <= ended.steps <= 12  # 2 layers of 20 ms each; sleeping through evaluations would leave 4
-    gaps = np.diff([s.seconds for s in steps()])
-    assert gaps.max() < 0.2
+    def taking(seconds, function):
+        def call(*args, **kwargs):
+            now[0] += seconds
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr("elmanctl.step.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("elmanctl.session.heldout_loss", taking(5, lambda *args: 1.0))
+    monkeypatch.setattr("elmanctl.checkpoint.save", taking(7, lambda *args, **kwargs: None))
+    monkeypatch.setattr(LadderLM, "loss", taking(0.04, LadderLM.loss))
+    ended = train.run(trainee.trial(budget=Budget(minutes=1.02 / 60), eval_every=4, checkpoint_every=10), RUN)
+    assert [s.seconds for s in steps()] == pytest.approx([0.04 * i for i in range(1, 27)])
+    assert (ended.status, ended.steps, ended.seconds) == ("ok", 26, pytest.approx(1.04))
 
 
 def test_divergence_names_step_and_module_and_keeps_the_batch(trainee):
