@@ -23,7 +23,15 @@ def test_a_row_depends_on_seed_step_and_row_only(path):
     assert np.array_equal(batch[:3], source.batch(42, 7, 3, 32))
     for other in (source.batch(43, 7, 8, 32), source.batch(42, 8, 8, 32)):
         assert not any(np.array_equal(a, b) for a, b in zip(batch, other, strict=True))
-    assert len({row.tobytes() for row in batch}) == 8
+    rows = {row.tobytes() for step in range(50) for row in source.batch(42, step, 8, 32)}
+    assert len(rows) == 400
+
+
+def test_the_order_of_the_data_is_that_of_every_earlier_run(path):
+    """Losses of two runs are compared step by step, so another order would make old records worthless."""
+    positions = Source(path, np.arange(40_000), 39_600)
+    assert positions.batch(42, 0, 4, 16)[:, 0].tolist() == [20142, 24830, 21507, 89]
+    assert positions.batch(42, 1, 4, 16)[:, 0].tolist() == [33982, 25937, 33569, 29092]
 
 
 def test_training_reaches_the_whole_training_part_and_never_the_tail(path):
