@@ -32,6 +32,7 @@ from elmanctl.toolchain import (
     execute,
     folder_of,
     host_sources,
+    runtime_sources,
     sources,
 )
 
@@ -65,7 +66,7 @@ def digest(paths: list[Path], *more: str) -> str:
 def key(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str) -> str:
     """Return the content hash that names the artefact."""
     folder = folder_of(kernel)
-    files = sources(folder) + (host_sources() if target == HOST else [])
+    files = sources(folder) + (runtime_sources() if target == HOST else [])
     flags = HOST_FLAGS if target == HOST else DEVICE_FLAGS
     return digest(
         files, kernel.header(), dtype, target, *flags, compiler(target)[1], json.dumps(dict(constants), sort_keys=True)
@@ -157,8 +158,7 @@ def runtime_objects(target: str) -> list[str]:
     if target != HOST:
         return []
     path, version = compiler(target)
-    headers = sorted((csrc_folder() / "elman").rglob("*.*h"))
-    name = "runtime-" + digest(host_sources() + headers, *HOST_FLAGS, version)
+    name = "runtime-" + digest(runtime_sources(), *HOST_FLAGS, version)
     done = cache_folder() / "kernels" / name
     if not done.exists():
         with locked(name):

@@ -62,20 +62,29 @@ def kernel_source(folder: Path) -> Path:
 
 
 def sources(folder: Path) -> list[Path]:
-    """Return the kernel and every header it reaches, in the order reached. A copy below the variant's folder shadows the shared header."""
-    roots = (folder, csrc_folder())
-    reached, pending = {}, [kernel_source(folder)]
+    """Return the kernel and every header it reaches. A copy below the variant's folder shadows the shared header."""
+    return reached([kernel_source(folder)], (folder, csrc_folder()))
+
+
+def runtime_sources() -> list[Path]:
+    """Return the host runtime's sources and every header they reach."""
+    return reached(host_sources(), (csrc_folder(),))
+
+
+def reached(start: list[Path], roots: tuple[Path, ...]) -> list[Path]:
+    """Follow the includes of some files through a compiler's search path, in the order reached."""
+    found, pending = {}, list(start)
     while pending:
         path = pending.pop()
-        if path in reached:
+        if path in found:
             continue
-        reached[path] = None
+        found[path] = None
         for name in INCLUDE.findall(path.read_text()):
             for base in (path.parent, *roots):
                 if (base / name).is_file():
                     pending.append((base / name).resolve())
                     break
-    return list(reached)
+    return list(found)
 
 
 def host_sources() -> list[Path]:
