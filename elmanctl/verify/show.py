@@ -52,15 +52,22 @@ def show(outcome: Outcome, written: str) -> None:
                     f"and {len(hidden)} more tensors below {max(float(r[1]) for r in hidden):.3g}", markup=False
                 )
             out().print()
-    notes = [c for c in checks if c.ok and c.message]
-    for check in notes:
-        out().print(f"{check.id}: {check.message}", markup=False)
+    flipped = [c for c in checks if c.id.startswith("option ") and c.ok]
+    if flipped:
+        count = "option" if len(flipped) == 1 else "options"
+        out().print(f"{len(flipped)} {count} flipped, each followed: {'; '.join(map(_flip, flipped))}", markup=False)
     failed = [c for c in checks if not c.ok]
     for check in failed[:LISTED]:
         out().print(f"FAILED {check.id}: {_why(check)}\n  {command(request, check)}", markup=False)
     if len(failed) > LISTED:
         out().print(f"and {len(failed) - LISTED} more failed", markup=False)
     out().print(summary(outcome) + (f" {written}" if written else ""), markup=False, soft_wrap=True)
+
+
+def _flip(check: Check) -> str:
+    """Return an option's check in a few words; only what is out of the ordinary is said."""
+    text = check.message.replace("changes sizes and output", "").replace("changes the output", "").strip()
+    return check.id.removeprefix("option ") + (f" ({text})" if text else "")
 
 
 def _cells(row: Row, check: Check) -> list[str]:

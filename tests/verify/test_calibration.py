@@ -5,16 +5,12 @@
 """
 
 import functools
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from toys import CHUNK, ORDERS, Delta, Dense, established, head
 
 from elmanctl.verify.cases import MEMORY
-
-sys.path.insert(0, str(Path(__file__).parent))
-from toys import CHUNK, ORDERS, Delta, Dense, established, head
 
 SEEDS = 1000
 LENGTHS = (1, 3, 9, 17)
@@ -22,14 +18,6 @@ DTYPES = ("float32", "bfloat16", "float64")
 T = 4 * CHUNK + 3
 LAST = 4 * CHUNK
 HEADS = 4
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,0 +1,162 @@
+"""`elmanctl verify` on a real kernel compiled for the host, whole and broken."""
+
+import faulthandler
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from elmanctl.cli import run
+from elmanctl.plugins.registry import registry
+
+_path = Path(__file__).parent.parent / "verify" / "conftest.py"
+_fixtures = importlib.util.spec_from_file_location("verify_fixtures", _path)
+_module = importlib.util.module_from_spec(_fixtures)
+_fixtures.loader.exec_module(_module)
+folder, spec = _module.folder, _module.spec
+
+
+def call(capsys, *arguments):
+    code = run(["verify", "Integrator", "--device", "cpu", *arguments])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def edit(folder, name, old, new):
+    path = folder / (f"{folder.name}.cu.cc" if name == "kernel" else name)
+    text = path.read_text()
+    assert text.count(old) == 1, (name, old)
+    path.write_text(text.replace(old, new))
+
+
+def test_a_right_kernel_passes_and_leaves_a_receipt(folder, capsys):
+    code, out, _ = call(capsys)
+    assert code == 0
+    assert re.search(r"Integrator on host: (\d+) of \1 checks passed; worst 0\.\d+ of the limit", out)
+    for tensor in ("y", "h_last", "d_x", "d_a", "d_h0"):
+        assert re.search(rf"^{tensor} +0\.\d+", out, re.MULTILINE), tensor
+    stored = json.loads((folder / "receipts" / "host.json").read_text())["Integrator"]
+    assert stored["dtypes"] == ["float32", "bfloat16", "float64"] and not stored["quick"] and stored["worst"] < 1
+    from elmanctl.verify import receipt
+
+    spec = registry().resolve("Integrator")
+    assert receipt.state(spec, "host") == "ok" and receipt.find(spec, "host").cases == stored["cases"]
+    edit(folder, "kernel", "a_part = 0;", "a_part = 0.0f;")
+    assert receipt.state(spec, "host") == "stale" and receipt.find(spec, "host") is None
+
+
+BUGS = {
+    "late gradient": ("carry += 2 * h * load(p.d_y + at);", "carry += t + 1 < p.T ? 2 * h * load(p.d_y + at + p.D) : acc(0);", "d_x"),
+    "no last-state gradient": ("acc carry = p.d_h_last[i],", "acc carry = 0,", "d_x"),
+    "first state ignored": ("(t ? p.h[at - p.D] : p.h0[i])", "(t ? p.h[at - p.D] : acc(0))", "d_a"),
+    "tail not written": ("t < p.T; ++t", "t < p.T / 2 * 2; ++t", "y"),
+    "two per cent": ("carry *= p.a[d];\n", "carry *= acc(0.98) * p.a[d];\n", "d_h0"),
+    "bf16 carry": ("    p.h[at] = h;", "    { scalar s; store(&s, h); h = load(&s); }\n    p.h[at] = h;", "h_last"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_wrong_kernel_fails_and_names_the_tensor_and_the_command(folder, capsys, bug):
+    old, new, tensor = BUGS[bug]
+    edit(folder, "kernel", old, new)
+    code, out, err = call(capsys, "--quick", "--json")
+    data = json.loads(out)[0]
+    bad = [c for c in data["checks"] if not c["ok"]]
+    assert code == 1 and "Failed: Integrator." in err and not data["ok"] and data["receipt"] is None
+    over = {r["tensor"] for c in bad for r in c["rows"] if r["ratio"] is None or r["ratio"] > 1}
+    assert tensor in over
+    first = next(c for c in bad if c["kind"] == "case")
+    assert f'--case "{first["id"]}"' in first["command"]
+    code, out, _ = call(capsys, "--case", first["id"])
+    assert code == 1 and f"FAILED {first['id']}: " in out and "first bad element at" in out
+    assert not (folder / "receipts").exists()
+
+
+def test_a_write_outside_fails_the_guard_bands(folder, capsys):
+    edit(folder, "kernel", "p.h_last[i] = h;", "p.h_last[i] = h; if (i + 1 == p.B * p.D) p.h_last[i + 1] = h;")
+    code, out, _ = call(capsys, "--case", "float32 B3 T2")
+    assert code == 1 and "wrote outside h_last" in out
+
+
+def test_an_option_that_the_kernel_ignores_fails(folder, capsys):
+    edit(folder, "kernel", "args::Constant::BOUNDED != 0", "false")
+    code, out, _ = call(capsys, "--case", "option bounded=true")
+    assert code == 1 and "FAILED option bounded=true" in out
+
+
+def test_an_option_without_effect_fails(folder, capsys):
+    edit(folder, "binding.py", "int(config.bounded)", "0")
+    code, out, _ = call(capsys, "--case", "option bounded=true")
+    assert code == 1 and "the output does not change" in out
+
+
+def test_a_parameter_without_gradient_fails(folder, capsys):
+    edit(folder, "layer.py", '"a": self.a,', '"a": self.a.detach(),')
+    code, out, _ = call(capsys, "--case", "layer truth")
+    assert code == 1 and "no gradient reaches a" in out
+
+
+def test_a_crash_fails_its_checks_and_the_others_are_reported(folder, capsys):
+    edit(folder, "kernel", "  acc h = p.h0[i];", "  acc h = p.T == 2 ? *(acc*)8 : p.h0[i];")
+    faulthandler.disable()  # pytest's would print the stack of the worker that is meant to die
+    code, out, _ = call(capsys, "--quick", "--dtype", "float32", "--json")
+    faulthandler.enable()
+    data = json.loads(out)[0]
+    died = {c["id"] for c in data["checks"] if "the process died" in c["message"]}
+    assert code == 1 and died == {c["id"] for c in data["checks"] if " T2 " in c["id"]} and died
+    assert any(c["ok"] for c in data["checks"])
+
+
+def test_parts_and_quick_runs_never_pass_for_a_full_one(folder, capsys):
+    code, out, _ = call(capsys, "--dtype", "float32", "--quick")
+    assert code == 0 and "No receipt: only a part ran." in out and not (folder / "receipts").exists()
+    code, out, _ = call(capsys, "--quick")
+    assert code == 0 and "quick" in out and "Quick receipt: " in out
+    assert json.loads((folder / "receipts" / "host.json").read_text())["Integrator"]["quick"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["Integratr"], "Close: Integrator"),
+        (["Integrator", "--case", "float31 T2"], "float31 is no dtype, size or draw of Integrator. Close: float32"),
+        (["Integrator", "--case", "option bounde=true"], "Close: option bounded=true"),
+        (["Integrator", "--dtype", "float16"], "is checked in float32, bfloat16, float64"),
+        (["Integrator", "--device", "tpu"], "--device tpu is not one of cpu, cuda"),
+        (["Integrator", "-o", "bound=true"], "has no option bound"),
+        ([], "Give model names, or --all"),
+    ],
+)
+def test_a_mistaken_request_is_explained(folder, capsys, arguments, said):
+    device = [] if "--device" in arguments else ["--device", "cpu"]
+    assert run(["verify", *arguments, *device]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_kernel_that_does_not_compile_is_shown_with_its_line(folder, capsys):
+    edit(folder, "kernel", "acc h = p.h0[i];", "acc h = p.h0[i]")
+    code, _, err = call(capsys, "--quick")
+    assert code == 2 and f"{folder.name}.cu.cc:" in err and "error" not in err.lower().split("does not compile")[0]
+
+
+def test_watch_runs_again_when_a_source_changes(folder, monkeypatch):
+    from elmanctl.commands import verify
+
+    spec, calls = registry().resolve("Integrator"), []
+
+    def child(call, **_):
+        calls.append(call)
+
+    def sleep(seconds):
+        if len(calls) == 1:
+            edit(folder, "kernel", "acc h = p.h0[i];", "acc h = p.h0[i] + 0;")
+        else:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(verify.subprocess, "run", child)
+    monkeypatch.setattr(verify.time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        verify.follow([spec], ["verify", "Integrator"])
+    assert len(calls) == 2 and calls[0][-2:] == ["verify", "Integrator"]

@@ -1,0 +1,43 @@
+"""A kernel folder that the tests may break, and one thread, since torch's own cost more than they save on small tensors."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+TOY = Path(__file__).parent / "integrator"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Return a copy of the integrator's folder below a `variants` folder that the registry reads; HOME for receipts is set aside."""
+    from elmanctl.plugins.registry import registry
+
+    target = tmp_path / "variants" / f"integrator_{tmp_path.name.replace('-', '_')[-24:]}"
+    shutil.copytree(TOY, target)
+    (target / "integrator.cu.cc").rename(target / f"{target.name}.cu.cc")
+    monkeypatch.setenv("ELMANCTL_VARIANTS", str(tmp_path / "variants"))
+    monkeypatch.setenv("ELMANCTL_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    registry.cache_clear()
+    yield target
+    registry.cache_clear()
+
+
+@pytest.fixture
+def spec(folder):
+    """Return the integrator's spec."""
+    from elmanctl.plugins.registry import registry
+
+    return registry().resolve("Integrator")
