@@ -14,7 +14,7 @@ import typer
 from elmanctl import __version__
 from elmanctl.errors import CheckFailed, UserError
 
-# typer carries its own click from 0.17 on; this is the base of its usage errors either way.
+# click.ClickException, the base of all usage errors; newer releases of typer carry a click of their own.
 UsageProblem = typer.BadParameter.__mro__[2]
 
 VERBS = (

@@ -1,7 +1,6 @@
 """`elmanctl list`: every variant and baseline that can be used here, what is wrong with the others, and one of them in full."""
 
 import dataclasses
-import importlib.util
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +8,7 @@ import typer
 from elmanctl.console import note, out, print_json, print_table
 from elmanctl.options import show
 from elmanctl.plugins.registry import Problem, Registry, registry
-from elmanctl.variant import Spec, Variant
+from elmanctl.variant import Spec
 
 
 def register(app: typer.Typer) -> None:
@@ -27,16 +26,21 @@ def register(app: typer.Typer) -> None:
             one = details(known, spec)
             print_json(one) if json else print_details(one, spec)
         elif json:
-            rows = [row(known, v) for v in known.variants().values()]
+            rows = [row(known, spec) for spec in defaults(known)]
             print_json({"variants": rows, "problems": [dataclasses.asdict(p) for p in known.problems()]})
         else:
             print_list(known)
 
 
-def row(known: Registry, variant: Variant) -> dict[str, Any]:
-    """Return what `list` says about one variant, as plain data."""
+def defaults(known: Registry) -> list[Spec]:
+    """Return every variant in its default configuration."""
+    return [Spec(v, v.config()) for v in known.variants().values()]
+
+
+def row(known: Registry, spec: Spec) -> dict[str, Any]:
+    """Return what `list` says about one variant, as plain data; receipts are those of the configuration."""
+    variant = spec.variant
     source = known.sources()[variant.name]
-    spec = Spec(variant, variant.config())
     return {
         "name": variant.name,
         "canonical": spec.name,
@@ -52,18 +56,18 @@ def row(known: Registry, variant: Variant) -> dict[str, Any]:
 
 
 def receipts(spec: Spec) -> list[dict[str, Any]]:
-    """Return the valid receipts of a configuration, for the host and for every kind of GPU in this machine."""
-    if importlib.util.find_spec("elmanctl.verify.receipt") is None:
-        return []
-    from elmanctl import machine
+    """Return the receipts of a configuration, for every target that has one; `valid` is false where the sources changed since."""
     from elmanctl.verify import receipt
 
-    found = {target: receipt.find(spec, target) for target in ("host", *machine.gpu_targets())}
-    return [
-        {"target": target, "dtypes": list(r.dtypes), "worst": r.worst, "created": r.created, "quick": r.quick}
-        for target, r in found.items()
-        if r is not None
-    ]
+    files = {path for place in receipt.places(spec.variant, "host") for path in place.parent.glob("*.json")}
+    result = []
+    for target in sorted({path.stem for path in files}):
+        if found := receipt.find(spec, target):
+            facts = {"dtypes": list(found.dtypes), "worst": found.worst, "created": found.created, "quick": found.quick}
+            result.append({"target": target, "valid": True, **facts})
+        elif receipt.state(spec, target) == "stale":
+            result.append({"target": target, "valid": False})
+    return result
 
 
 def print_list(known: Registry) -> None:
@@ -71,7 +75,7 @@ def print_list(known: Registry) -> None:
     from rich.text import Text
 
     rows = []
-    for r in (row(known, v) for v in known.variants().values()):
+    for r in (row(known, spec) for spec in defaults(known)):
         source = f"{r['source']}, hides {r['hides']}" if r["hides"] else r["source"]
         summary = r["summary"]
         if r["missing"]:
@@ -90,7 +94,10 @@ def receipt_text(entry: dict[str, Any]) -> str:
     """Return the receipts of one row in a few words."""
     if entry["kind"] == "baseline":
         return "library"
-    texts = [f"{r['target']}{' quick' if r['quick'] else ''} {r['worst']:.1f}x" for r in entry["receipts"]]
+    texts = [
+        f"{r['target']}{' quick' if r['quick'] else ''} {r['worst']:.1f}x" if r["valid"] else f"{r['target']} stale"
+        for r in entry["receipts"]
+    ]
     return ", ".join(texts) or "none"
 
 
@@ -122,8 +129,7 @@ def details(known: Registry, spec: Spec) -> dict[str, Any]:
         {"of": "combination", "rule": "", "why": why, "strength": "hard"} for why, _ in variant.rules.combinations
     ]
     return {
-        **row(known, variant),
-        "canonical": spec.name,
+        **row(known, spec),
         "grammar": variant.name + "".join(f"[{tag}<{f.name}>]" for tag, f in variant.tags()),
         "options": options,
         "presets": variant.presets,

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from elmanctl.plugins.registry import registry
 from elmanctl.records import Receipt
+from elmanctl.verify import receipt
 
 RULES = "from elmanctl.rules import Multiple, Rules\n"
 MORE = (
@@ -66,30 +68,38 @@ def test_what_hides_what(project):
     assert f"local, hides {installed['where']}" in " ".join(project.run("list").out.split())
 
 
-def test_receipts_are_shown(project, rich_variant, monkeypatch):
-    from elmanctl.verify import receipt
+def test_receipts_of_every_target_are_shown_until_the_sources_change(project):
+    project.run("new", "ZZ9")
+    registry.cache_clear()
+    spec = registry().resolve("ZZ9")
 
-    (rich_variant / "binding.py").write_text("")
-    assert json.loads(project.run("list", "ZZ1", "--json").out)["receipts"] == []
-    asked = []
+    def line() -> str:
+        return next(x for x in project.run("list").out.splitlines() if x.startswith("ZZ9"))
 
-    def find(spec, target):
-        asked.append((spec.name, target))
-        facts = {"variant": "ZZ1", "model": "ZZ1h8n32", "target": target, "source_hash": "x", "dtypes": ("float32",)}
-        return Receipt(**facts, cases=1, worst=0.75, worst_tensor="y", seconds=1.0, created="2026-01-01")
-
-    monkeypatch.setattr(receipt, "find", find)
-    row = json.loads(project.run("list", "ZZ1", "--json").out)
-    assert ("ZZ1h8n32", "host") in asked
-    assert row["receipts"][0] == {
-        "target": "host",
-        "dtypes": ["float32"],
-        "worst": 0.75,
-        "created": "2026-01-01",
-        "quick": False,
-    }
-    line = next(x for x in project.run("list").out.splitlines() if x.startswith("ZZ1"))
-    assert "host 0.8x" in line and "kernel" in line
+    assert "none" in line()
+    for target, worst, quick in (("host", 0.75, False), ("sm_90a", 0.4, True)):
+        facts = {
+            "variant": "ZZ9",
+            "model": spec.name,
+            "target": target,
+            "source_hash": receipt.source_hash(spec.variant),
+        }
+        facts |= {
+            "dtypes": ("float32",),
+            "cases": 1,
+            "worst": worst,
+            "worst_tensor": "y",
+            "seconds": 1.0,
+            "created": "2026-01-01",
+        }
+        receipt.write(spec, Receipt(**facts, quick=quick))
+    assert "host 0.8x, sm_90a quick 0.4x" in line() and "kernel" in line()
+    row = json.loads(project.run("list", "ZZ9", "--json").out)["receipts"][0]
+    assert (row["target"], row["valid"], row["worst"], row["dtypes"]) == ("host", True, 0.75, ["float32"])
+    source = project.path / "variants/zz9/zz9.cu.cc"
+    source.write_text(source.read_text() + "// changed\n")
+    assert "host stale, sm_90a stale" in line()
+    assert json.loads(project.run("list", "ZZ9:linear=true", "--json").out)["receipts"] == []
 
 
 def test_one_variant_in_full(project, rich_variant):
