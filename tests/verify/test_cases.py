@@ -1,0 +1,52 @@
+"""Which cases run, and how they are written."""
+
+import pytest
+
+from elmanctl.errors import UserError
+from elmanctl.kernel import Kernel
+from elmanctl.verify import cases
+
+DRAWS = ("typical", "saturated", "extreme")
+DTYPES = ("float32", "bfloat16", "float64")
+
+
+def test_lengths_cover_the_shortest_and_both_sides_of_a_chunk():
+    assert cases.lengths(8) == [1, 2, 3, 7, 8, 9, 19]
+    assert cases.lengths(2) == [1, 2, 3, 7]
+    assert all(any(t % 2 and t > k + 1 for t in cases.lengths(k)) for k in (8, 16, 32))
+
+
+def test_default_cases_cover_every_dtype_draw_and_length_with_sizes_that_differ(spec):
+    kernel = spec.variant.kernel()
+    listed = cases.default(spec, kernel, {"BOUNDED": 0}, DTYPES, DRAWS)
+    seen = {(c.dtype, dict(c.sizes)["T"], c.draw) for c in listed}
+    for dtype in DTYPES:
+        assert {t for d, t, w in seen if d == dtype and w == "typical"} >= set(cases.lengths(8))
+        assert {w for d, _, w in seen if d == dtype} == set(DRAWS)
+    for case in listed:
+        sizes = dict(case.sizes)
+        assert sizes["B"] > 1 and len(set(sizes.values())) == len(sizes), case.id
+        assert sizes["D"] % 16 == 0
+    assert ("bfloat16", cases.MEMORY, "typical") in seen
+    assert len({c.id for c in listed}) == len(listed)
+    quick = cases.default(spec, kernel, {"BOUNDED": 0}, DTYPES, DRAWS, quick=True)
+    assert 0 < len(quick) < len(listed) / 2
+
+
+def test_a_case_reads_back_as_it_is_printed(spec):
+    kernel = spec.variant.kernel()
+    for case in cases.default(spec, kernel, {"BOUNDED": 0}, DTYPES, DRAWS):
+        assert cases.parse(case.id, spec, kernel, DTYPES, DRAWS) == case
+    assert cases.parse("float64 T5", spec, kernel, DTYPES, DRAWS).id == "float64 B3 T5 D48 typical"
+
+
+@pytest.mark.parametrize("text", ["float32 Q3", "float32 T0", "T-1", "bfloat17", "nothing"])
+def test_a_case_that_cannot_be_read_is_refused(spec, text):
+    with pytest.raises(UserError, match="is no dtype, size or draw"):
+        cases.parse(text, spec, spec.variant.kernel(), DTYPES, DRAWS)
+
+
+def test_host_only_dtypes_are_left_out_elsewhere():
+    kernel = Kernel(package="x", inputs={"x": "B T"}, outputs={"y": "B T"})
+    assert cases.allowed_dtypes(kernel, "host") == DTYPES
+    assert cases.allowed_dtypes(kernel, "device") == ("float32", "bfloat16")

@@ -1,0 +1,92 @@
+"""Stochastic rounding, marked points, and noise."""
+
+import pytest
+import torch
+
+from elmanctl.kernel import Kernel
+from elmanctl.verify.rounding import UNIT, UNITS, Rounding, stochastic
+
+
+def kernel(**rounds):
+    return Kernel(package="toy", inputs={"x": "B T"}, outputs={"y": "B T"}, rounds=rounds)
+
+
+def tree():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize(("dtype", "torch_dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
+def test_stochastic_rounding_gives_a_neighbour_and_is_unbiased(dtype, torch_dtype):
+    x = torch.randn(2000, dtype=torch.float64, generator=tree())
+    draws = torch.stack([stochastic(x, dtype, tree().manual_seed(i)) for i in range(400)])
+    assert torch.equal(draws.to(torch_dtype).double(), draws)  # on the grid
+    nearest = x.to(torch_dtype).double()
+    step = (draws.max(0).values - draws.min(0).values)[draws.std(0) > 0]
+    assert (draws - x).abs().max(0).values.ge((nearest - x).abs()).all()  # never nearer than to nearest
+    assert step.gt(0).all() and len(step) > 1900
+    bias = (draws.mean(0) - x).abs() / (draws - x).abs().max(0).values
+    assert bias.mean() < 0.05
+    assert torch.equal(stochastic(nearest, dtype, tree()), nearest)  # what is on the grid stays
+    assert torch.equal(stochastic(torch.zeros(3, dtype=torch.float64), dtype, tree()), torch.zeros(3).double())
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward", "both"])
+def test_a_point_rounds_value_or_gradient(direction):
+    x = torch.randn(64, dtype=torch.float64, generator=tree(), requires_grad=True)
+    upstream = torch.randn(64, dtype=torch.float64, generator=tree())
+    with Rounding(kernel(p=direction), "bfloat16", 0) as r:
+        y = r.at("p", x)
+        (gradient,) = torch.autograd.grad(y, x, upstream)
+    rounded = {
+        "value": not torch.equal(y.detach(), x.detach()),
+        "gradient": not torch.allclose(gradient, upstream, rtol=1e-6, atol=0),
+    }
+    assert rounded == {"value": direction != "backward", "gradient": direction != "forward"}
+
+
+def test_a_saved_point_changes_derivatives_only():
+    x = torch.randn(64, dtype=torch.float64, generator=tree(), requires_grad=True)
+    with Rounding(kernel(p="saved"), "bfloat16", 0) as r:
+        y = r.at("p", x).square()
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.allclose(y, x.square(), rtol=1e-5)
+    read_back = (gradient / 2).to(torch.bfloat16).double()
+    assert torch.allclose(gradient / 2, read_back, rtol=1e-5)
+    assert (gradient / 2 - x).abs().max() > 1e-4
+
+
+def test_noise_is_a_few_units_of_the_accumulator_and_reaches_backward():
+    x = torch.randn(64, dtype=torch.float64, generator=tree(), requires_grad=True)
+    exact = torch.sigmoid(x)
+    (exact_gradient,) = torch.autograd.grad(exact.sum(), x)
+    with Rounding(None, "float32", 0):
+        y = torch.sigmoid(x)
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+    error = ((y - exact) / exact).abs().max()
+    assert 0.5 * UNITS * UNIT["float32"] < error <= 1.01 * UNITS * UNIT["float32"]
+    assert (gradient != exact_gradient).all()
+
+
+def test_noise_of_a_sum_grows_with_the_root_of_its_terms_even_where_they_cancel():
+    size = UNITS * UNIT["float32"]
+    for terms in (16, 1024):
+        row = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(terms // 2)
+        with Rounding(None, "float32", 0):
+            sums = torch.stack([row.sum() for _ in range(200)])
+            products = torch.ones(200, terms, dtype=torch.float64) @ row[:, None]
+        for values in (sums, products):
+            assert 0.3 * size * terms < values.abs().max() <= size * terms * 1.01  # sqrt(K) of sqrt(K)
+
+
+def test_moving_data_is_exact():
+    x = torch.randn(8, 8, dtype=torch.float64, generator=tree())
+    with Rounding(None, "float32", 0):
+        moved = torch.cat([x.t().contiguous(), torch.stack([-x[0], x[1]])])
+    assert torch.equal(moved[:8], x.t()) and torch.equal(moved[8], -x[0])
+
+
+def test_an_undeclared_point_and_a_wrong_direction_are_errors():
+    with Rounding(kernel(p="forward"), "bfloat16", 0) as r, pytest.raises(KeyError, match="rounding point 'q'"):
+        r.at("q", torch.zeros(1, dtype=torch.float64))
+    with pytest.raises(ValueError, match="p: sideways; use forward"):
+        Rounding(kernel(p="sideways"), "bfloat16", 0)
