@@ -12,6 +12,7 @@ from .presets import PRESETS
 
 SIZES = (8, 16, 24, 32, 40, 48, 56, 64, 96, 128)
 STATE_LIMIT = 128 * 128
+VALUE_LIMIT = 256
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def _value_width(config, dim):
 
 
 def _state_size(config, dim):
-    if config.n_v * config.n_state > STATE_LIMIT:
-        most = STATE_LIMIT // config.n_state // 8 * 8
+    if config.n_v > VALUE_LIMIT or config.n_v * config.n_state > STATE_LIMIT:
+        most = min(VALUE_LIMIT, STATE_LIMIT // config.n_state // 8 * 8)
         return f"expansion={config.expansion:g} makes states of {config.n_v} x {config.n_state}. Largest: {most / config.n_state:g}"
     return None
 
@@ -84,7 +85,10 @@ RULES = Rules(
     },
     combinations=(
         ("a row of values is whole 16-byte words of bf16", _value_width),
-        (f"a block's registers hold {STATE_LIMIT} state elements", _state_size),
+        (
+            f"a block has registers for {STATE_LIMIT} elements and shared memory for rows of {VALUE_LIMIT} values",
+            _state_size,
+        ),
         ("a key takes the place of the value, so both have one width", _tied_width),
         ("it would have no effect", _gate_activation),
     ),

@@ -240,6 +240,7 @@ def test_a_split_sequence_equals_the_whole(options):
         ("E88h8n80", ("n_state=80", "Nearest: 64, 96.")),
         ("E88h8n16:expansion=1.3", ("20.8 wide", "Nearest: 1, 1.5")),
         ("E88h8n128:expansion=2", ("256 x 128", "Largest: 1")),
+        ("E88h8n16:expansion=32", ("512 x 16", "Largest: 16")),
         ("E88h8n32:tie_kv=true,expansion=2", ("tie_kv=true with expansion=2", "expansion=1")),
         ("E88h8n32:gate_activation=sigmoid", ("without a gate", "use_gate=true", "no effect")),
     ],

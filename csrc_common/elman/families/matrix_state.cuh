@@ -72,7 +72,8 @@ template <class Step> struct BackwardShared {
   unsigned record = carve.take<A>(records), d_readout = carve.take<A>(values), kept = carve.take<A>(values);
   unsigned readout = carve.take<A>(Step::needs_readout ? values : 0), history = carve.take<A>(histories);
   unsigned partial = carve.take<A>(partials), row = carve.take<A>(row_grads), scalar = carve.take<A>(scalar_grads);
-  unsigned total = carve.take<A>(K * Step::grad_scalars), across = carve.take<A>(Tile::threads);
+  unsigned total = carve.take<A>(K * Step::grad_scalars);
+  static_assert(records >= Tile::threads, "the records' place serves for the last sums over threads");
 };
 
 template <class Step, class Args>
@@ -170,7 +171,7 @@ ELMAN_KERNEL(Step::Tile::threads) backward_kernel(const Args a) {
   A *record = shared<A>(at.record, at.records), *d_readout = shared<A>(at.d_readout, at.values);
   A *kept_rows = shared<A>(at.kept, at.values), *row_grads = shared<A>(at.row, at.row_grads);
   A *scalar_grads = shared<A>(at.scalar, at.scalar_grads), *totals = shared<A>(at.total, K * Step::grad_scalars);
-  A *across = shared<A>(at.across, threads), *readout = shared<A>(at.readout, Step::needs_readout ? at.values : 0);
+  A* readout = shared<A>(at.readout, Step::needs_readout ? at.values : 0);
   A* history = Step::global_history ? a.history + bh * K * state : shared<A>(at.history, at.histories);
   A* partial = Step::global_history ? a.partial + bh * K * 16 * 2 * N : shared<A>(at.partial, at.partials);
   const Lane<Step> mine;
@@ -310,10 +311,10 @@ ELMAN_KERNEL(Step::Tile::threads) backward_kernel(const Args a) {
   // Sum one number of each thread over `count` threads, `step` apart from `from` on, in that order. All threads call it together.
   auto sum_over = [&](A x, int from, int step, int count) {
     sync_block();
-    across[thread] = x;
+    record[thread] = x;
     sync_block();
     A sum = 0;
-    for (int i = 0; i < count; ++i) sum += across[from + i * step];
+    for (int i = 0; i < count; ++i) sum += record[from + i * step];
     return sum;
   };
   Step::store_sums(a, place, team, sums, sum_over);
