@@ -15,8 +15,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import filelock
-
 from elmanctl import resources
 from elmanctl.errors import UserError
 from elmanctl.kernel import DTYPES, Kernel
@@ -100,6 +98,8 @@ def build(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str)
 @contextlib.contextmanager
 def locked(name: str):
     """Hold the OS lock of one artefact; the holder's pid is in the file for the message."""
+    import filelock  # brings asyncio along, which `list` can do without
+
     path = cache_folder() / "locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
