@@ -99,10 +99,10 @@ def verify_one(
     """Verify one configuration, print or return what was found, and write or drop its receipt."""
     import torch
 
-    from elmanctl.verify import session, show
+    from elmanctl.verify import plan, session, show
 
     torch.set_num_threads(1)  # work is spread over processes
-    request = session.Request(spec, device, seed, quick, case, dtype)
+    request = plan.Request(spec, device, seed, quick, case, dtype)
     if err().is_terminal and not json:
         with err().status(f"{spec.name}: starting") as status:
             outcome = session.verify(

@@ -1,4 +1,4 @@
-"""Checks of a whole layer: against its own reference in fp64, causality, halves, rows, and liveness of options and parameters.
+"""Checks of a whole layer: against its own reference in fp64, causality, halves, rows, and a gradient for every parameter.
 
 * Truth is the same layer in fp64 on the reference backend; its floor is fp32 noise on every operation, as in the rule for kernels.
 * The checked layer runs in fp32 on the kernel's backend (`host` or `cuda`), a baseline on its library.
@@ -8,6 +8,7 @@
 import contextlib
 import copy
 import dataclasses
+import importlib.util
 import time
 from dataclasses import dataclass
 
@@ -16,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from elmanctl.errors import UserError
-from elmanctl.options import show
 from elmanctl.variant import Spec
 from elmanctl.verify.rounding import UNIT, Rounding
 from elmanctl.verify.run import Check, judged, same_bits
@@ -25,7 +25,6 @@ from elmanctl.verify.truth import seed_of
 
 ROWS, STEPS, WIDTHS = 2, 9, range(32, 1025, 16)
 ROUNDINGS = 6
-LIVE = 1e-6  # relative change of the output that a live option exceeds in fp64
 PROPERTIES = ("truth", "split", "causality", "rows")
 
 
@@ -129,7 +128,7 @@ class NoGradient(Exception):
 
 def truth_of(s: Setting, roundings: int = ROUNDINGS) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return the truth in fp64 and the errors of fp32 noise, by name."""
-    where = "library" if s.layer.__module__ not in _with_kernel(s) else "reference"
+    where = "reference" if has_kernel(s) else "library"
     truth = evaluate(s, where, torch.float64)
     errors = {name: [] for name in truth}
     for i in range(roundings):
@@ -141,11 +140,9 @@ def truth_of(s: Setting, roundings: int = ROUNDINGS) -> tuple[dict[str, np.ndarr
     return {n: t.numpy() for n, t in truth.items()}, {n: np.stack(e) for n, e in errors.items()}
 
 
-def _with_kernel(s: Setting) -> set[str]:
-    import importlib.util
-
-    package = s.layer.__module__.rpartition(".")[0]
-    return {s.layer.__module__} if importlib.util.find_spec(f"{package}.binding") else set()
+def has_kernel(s: Setting) -> bool:
+    """Return whether the layer's folder declares a kernel."""
+    return importlib.util.find_spec(f"{s.layer.__module__.rpartition('.')[0]}.binding") is not None
 
 
 def compare(s: Setting, got: dict[str, Tensor], truth, errors) -> list[Row]:
@@ -211,81 +208,3 @@ def _independent(s: Setting, where: str, device: str, what: str) -> str:
     if what == "causality":
         return f"y before step {cut} changes with the inputs from step {cut} on"
     return "y of row 1 changes with the input of row 0"
-
-
-def flips(spec: Spec) -> list[tuple[str, object]]:
-    """Return (option, other value) for every option that is no size in the name."""
-    found = []
-    for f in dataclasses.fields(spec.config):
-        if "tag" in f.metadata:
-            continue
-        value, choices = getattr(spec.config, f.name), f.metadata.get("choices")
-        if choices:
-            found += [(f.name, c) for c in choices if c != value]
-        elif isinstance(value, bool):
-            found.append((f.name, not value))
-        elif isinstance(value, (int, float)):
-            found.append((f.name, value * 2))
-    return found
-
-
-def legal(spec: Spec, changes: dict[str, object]) -> Spec | None:
-    """Return the configuration with options changed, or None where a rule forbids it."""
-    other = Spec(spec.variant, dataclasses.replace(spec.config, **changes))
-    try:
-        smallest_dim(other)
-    except UserError:
-        return None
-    return other
-
-
-def check_option(spec: Spec, name: str, value: object, where: str, device: str, seed: int) -> Check:
-    """Require that an option changes the output given common parameters, and that the kernel follows it.
-
-    An option without effect alone is tried together with each other one: an activation matters only where its gate exists.
-    """
-    started, id = time.monotonic(), f"option {name}={show(value)}"
-    tried = []
-    for context in ({}, *({n: v} for n, v in flips(spec) if n != name)):
-        base, other = (spec if not context else legal(spec, context)), legal(spec, {**context, name: value})
-        if base is None or other is None:
-            continue
-        beside = "".join(f" beside {n}={show(v)}" for n, v in context.items())
-        effect = _effect(base, other, seed)
-        tried.append(beside)
-        if effect:
-            # A second sub-layer is unaffected by an option of the first, so any one suffices.
-            rows = []
-            for s in settings(other, seed, 6):
-                try:
-                    rows += compare(s, evaluate(s, where, torch.float32, device), *truth_of(s, 4))
-                except NoGradient as error:
-                    message = f"{other.name}: {error}"
-                    return Check(id, "layer", False, message=message, seconds=time.monotonic() - started)
-            check = judged(id, "layer", rows, started)
-            check.message = effect + beside
-            return check
-    if not tried:
-        return Check(id, "layer", True, message="not allowed here by the rules", seconds=time.monotonic() - started)
-    text = "the output does not change: the option is not connected"
-    return Check(id, "layer", False, message=text, seconds=time.monotonic() - started)
-
-
-def _effect(base: Spec, other: Spec, seed: int) -> str:
-    """Return in words how two configurations differ in output given common parameters, or nothing."""
-    for a, b in zip(settings(base, seed, 6), settings(other, seed, 6), strict=True):
-        mine, theirs = a.layer.state_dict(), b.layer.state_dict()
-        common = [k for k in theirs if k in mine and mine[k].shape == theirs[k].shape]
-        resized = [k for k in theirs if k in mine and mine[k].shape != theirs[k].shape]
-        fresh = {k: t.clone() for k, t in theirs.items()}
-        b.layer.load_state_dict({**fresh, **{k: mine[k] for k in common}})
-        b.x = a.x if a.x.shape == b.x.shape else b.x
-        b.state = {k: a.state[k] if k in a.state and a.state[k].shape == t.shape else t for k, t in b.state.items()}
-        where = "reference" if _with_kernel(a) else "library"
-        with torch.no_grad():
-            y, z = (forward(copy.deepcopy(s.layer), s.x, s.state, where)[0] for s in (a, b))
-        if y.shape != z.shape or (y - z).norm() > LIVE * y.norm():
-            return "changes sizes and output" if resized else "changes the output"
-        if any(not torch.equal(fresh[k], mine[k]) for k in common if k in dict(b.layer.named_parameters())):
-            return "changes the initialisation only"
-    return ""

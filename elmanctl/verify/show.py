@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 
 from elmanctl.console import out, print_table
+from elmanctl.verify.plan import Request
 from elmanctl.verify.run import Check
-from elmanctl.verify.session import Outcome, Request
+from elmanctl.verify.session import Outcome
 from elmanctl.verify.tolerance import Row
 
 COLUMNS = ["tensor", "error/limit", "error/truth", "worst in", "where", "first bad", "starts", "error over time"]

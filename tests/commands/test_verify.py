@@ -4,6 +4,7 @@ import faulthandler
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ def test_a_crash_fails_its_checks_and_the_others_are_reported(folder, capsys):
     edit(folder, "kernel", "  acc h = p.h0[i];", "  acc h = p.T == 2 ? *(acc*)8 : p.h0[i];")
     faulthandler.disable()  # pytest's would print the stack of the worker that is meant to die
     code, out, _ = call(capsys, "--quick", "--dtype", "float32", "--json")
-    faulthandler.enable()
+    faulthandler.enable(sys.__stderr__)
     data = json.loads(out)[0]
     died = {c["id"] for c in data["checks"] if "the process died" in c["message"]}
     assert code == 1 and died == {c["id"] for c in data["checks"] if " T2 " in c["id"]} and died

@@ -9,7 +9,7 @@ from elmanctl.errors import UserError
 from elmanctl.options import option
 from elmanctl.rules import Multiple, Rules
 from elmanctl.variant import Spec
-from elmanctl.verify import layers
+from elmanctl.verify import layers, liveness
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class FakeVariant:
 
 
 def check(name, value, layer=Gated):
-    return layers.check_option(Spec(FakeVariant(layer), Config()), name, value, "library", "cpu", 0)
+    return liveness.check_option(Spec(FakeVariant(layer), Config()), name, value, "library", "cpu", 0)
 
 
 def test_the_smallest_legal_width_is_used_and_none_is_an_error():
@@ -82,7 +82,7 @@ def test_the_smallest_legal_width_is_used_and_none_is_an_error():
 
 def test_options_are_flipped_to_every_other_value():
     spec = Spec(FakeVariant(), Config())
-    assert layers.flips(spec) == [("gate", True), ("kind", "sigmoid"), ("start", 2.0), ("idle", True)]
+    assert liveness.flips(spec) == [("gate", True), ("kind", "sigmoid"), ("start", 2.0), ("idle", True)]
 
 
 def test_a_live_option_passes_alone_or_beside_the_one_it_needs():

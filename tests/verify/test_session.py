@@ -7,7 +7,7 @@ import pytest
 from elmanctl.plugins.registry import registry
 from elmanctl.variant import Spec
 from elmanctl.verify import session
-from elmanctl.verify.session import Plan, Request
+from elmanctl.verify.plan import Plan, Request
 
 SHIPPED = {n: v for n, v in registry().variants().items() if not v.requires}
 

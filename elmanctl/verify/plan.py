@@ -1,0 +1,149 @@
+"""What verify is asked for, and the checks that this comes to."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from elmanctl.errors import UserError, did_you_mean
+from elmanctl.options import show
+from elmanctl.toolchain import HOST
+from elmanctl.variant import Spec
+from elmanctl.verify import cases, layers, liveness, properties
+from elmanctl.verify.cases import Case
+from elmanctl.verify.run import Check, Compiled, run_case
+from elmanctl.verify.truth import Truth, draw, establish
+
+QUICK_DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One check to run: `id` as `--case` takes it, and what it consists of."""
+
+    id: str
+    kind: str  # case, property, layer, option
+    case: Case | None = None
+    name: str = ""
+    value: object = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What verify is asked for. `device` is `cpu` or `cuda`; `case` and `dtype` narrow it to a part."""
+
+    spec: Spec
+    device: str
+    seed: int = 0
+    quick: bool = False
+    case: str | None = None
+    dtype: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.case is None and self.dtype is None
+
+    @property
+    def target(self) -> str:
+        if self.device == "cpu":
+            return HOST
+        from elmanctl.launch import target_of
+
+        return target_of(torch.empty(0, device="cuda"))
+
+
+class Plan:
+    """The parts of a configuration, and its checks. Built once, before workers are forked."""
+
+    def __init__(self, request: Request):
+        spec = self.spec = request.spec
+        self.request = request
+        self.kernel = spec.variant.kernel()
+        if missing := spec.variant.missing():
+            raise UserError(
+                f"{spec.name} needs {', '.join(missing)}, which cannot be imported. Install: {spec.variant.install}"
+            )
+        if spec.variant.requires and request.device == "cpu":
+            raise UserError(
+                f"{spec.name} runs {spec.variant.library} on a GPU only: there is nothing to check on a CPU. Run it with --device cuda."
+            )
+        self.dtypes: tuple[str, ...] = ("float32",)
+        if self.kernel:
+            self.constants = spec.variant.module("binding").constants(spec.config)
+            self.reference = spec.variant.module("reference")
+            self.draws = self.reference.DRAWS
+            self.dtypes = cases.allowed_dtypes(self.kernel, HOST if request.device == "cpu" else "device")
+        if request.dtype and request.dtype not in self.dtypes:
+            raise UserError(
+                f"--dtype {request.dtype}: {spec.name} is checked in {', '.join(self.dtypes)} on {request.device}."
+            )
+        self.where = ({"cpu": "host", "cuda": "cuda"}[request.device]) if self.kernel else "library"
+
+    def tasks(self) -> list[Task]:
+        """Return the checks asked for. Raises UserError for a `--case` that names none."""
+        request = self.request
+        if request.case is not None:
+            return [self.named(request.case)]
+        found = self.kernel_tasks(request.quick) + self.layer_tasks(request.quick)
+        if request.dtype:
+            dtype = request.dtype
+            found = [t for t in found if (t.case.dtype if t.case else "float32") == dtype]
+        return found
+
+    def kernel_tasks(self, quick: bool = False) -> list[Task]:
+        if not self.kernel:
+            return []
+        dtypes = [d for d in self.dtypes if not quick or d in QUICK_DTYPES]
+        listed = cases.default(self.spec, self.kernel, self.constants, dtypes, self.draws, quick)
+        found = [Task(c.id, "case", c) for c in listed]
+        T, other = cases.chunk(self.constants) + 1, cases.other_sizes(self.spec, self.kernel)
+        target = HOST if self.request.device == "cpu" else "device"
+        for dtype in dtypes[:1] if quick else dtypes:
+            case = cases.make(self.kernel, other, dtype, T, self.draws[0])
+            found += [Task(f"{dtype} {n}", "property", case, n) for n in properties.names(self.kernel, dtype, target)]
+        return found
+
+    def layer_tasks(self, quick: bool = False) -> list[Task]:
+        if self.spec.variant.requires:
+            return [Task(f"layer {n}", "layer", name=n) for n in ("gradients", "causality", "rows")]
+        names = layers.PROPERTIES[:1] if quick else layers.PROPERTIES
+        found = [Task(f"layer {n}", "layer", name=n) for n in names]
+        if not quick:
+            found += [Task(f"option {n}={show(v)}", "option", name=n, value=v) for n, v in liveness.flips(self.spec)]
+        return found
+
+    def named(self, text: str) -> Task:
+        """Return the check that `--case` names."""
+        known = {t.id: t for t in self.kernel_tasks() + self.layer_tasks()}
+        if text in known:
+            return known[text]
+        if not self.kernel or text.split()[:1] in (["layer"], ["option"]):
+            raise UserError(
+                f"--case {text!r} is no check of {self.spec.name}.{did_you_mean(text, known)} "
+                f"Others: {', '.join(i for i in known if not known[i].case or known[i].kind != 'case')}."
+            )
+        case = cases.parse(text, self.spec, self.kernel, self.dtypes, self.draws)
+        return Task(case.id, "case", case)
+
+    def run(self, task: Task, truth: Truth | None = None) -> Check:
+        """Run one check. A mistake in the variant's reference is a failed check; one in the request is a UserError."""
+        started, device, seed = time.monotonic(), self.request.device, self.request.seed
+        try:
+            if task.kind == "layer":
+                return layers.check_layer(self.spec, task.name, self.where, device, seed)
+            if task.kind == "option":
+                return liveness.check_option(self.spec, task.name, task.value, self.where, device, seed)
+            library = Compiled(self.kernel, self.constants, device)
+            if task.kind == "property":
+                problem = draw(self.kernel, self.reference, self.constants, task.case, seed)
+                return properties.check_property(task.name, library, problem)
+            return run_case(library, self.kernel, self.reference, self.constants, task.case, seed, truth)
+        except (ValueError, KeyError, RuntimeError) as error:
+            text = f"{type(error).__name__}: {error}"
+            return Check(task.id, task.kind, False, message=text, seconds=time.monotonic() - started)
+
+    def truth(self, task: Task) -> Truth | None:
+        """Return the truth of a case, for a kernel that runs in another process."""
+        if task.kind != "case":
+            return None
+        return establish(draw(self.kernel, self.reference, self.constants, task.case, self.request.seed))
