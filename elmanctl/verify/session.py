@@ -1,6 +1,7 @@
 """Run all checks of one configuration in worker processes, gather them in order, and make the receipt."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -109,13 +110,20 @@ def _in_pool(tasks: list[Task], progress, jobs: int) -> list[Check]:
 
 
 def _on_device(plan: Plan, tasks: list[Task], progress, jobs: int) -> list[Check]:
-    """Establish truths in workers, which never touch the device, and run the kernel in this process."""
+    """Establish truths in workers, which never touch the device, and run the kernel in this process.
+
+    Once this process has used the device it cannot fork workers that differentiate, so truths are established here.
+    """
     checks = []
-    with workers(jobs) as pool:
-        truths = [pool.submit(_in_worker, "truth", t) for t in tasks]
+    with contextlib.ExitStack() as stack:
+        if torch.cuda.is_initialized():
+            truths = [functools.partial(plan.truth, t) for t in tasks]
+        else:
+            pool = stack.enter_context(workers(jobs))
+            truths = [pool.submit(_in_worker, "truth", t).result for t in tasks]
         for task, truth in zip(tasks, truths, strict=True):
             try:
-                known = truth.result()
+                known = truth()
             except (ValueError, KeyError) as error:
                 checks.append(Check(task.id, task.kind, False, message=f"{type(error).__name__}: {error}"))
             else:
