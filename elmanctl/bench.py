@@ -5,12 +5,15 @@ from pathlib import Path
 
 import msgspec
 
-from elmanctl import gpus, plan, schedule
+from elmanctl import gpus, plan, schedule, toolchain
 from elmanctl import suite as suites
 from elmanctl.errors import UserError, did_you_mean
-from elmanctl.records import Budget, Result, Training, Trial, write_json
+from elmanctl.files import write_json
+from elmanctl.records import Budget, Result, Training, Trial
 from elmanctl.report.rows import SHOWN
 
+# Of a dry run on a machine without GPUs.
+ASSUMED_CAPABILITY = (9, 0)
 # Enough for a throughput after the first 20 steps.
 BATCH_STEPS = 60
 
@@ -31,7 +34,7 @@ class Bench:
     Args:
         kind: `suite` or plan.BATCHES.
         devices: where trials run; empty in a dry run that found none.
-        target: build target of the device: `sm_90`, or `host`.
+        target: build target of the device: `sm_90a`, or `host`.
         obstacles: what a dry run found that would stop the real one.
     """
 
@@ -88,7 +91,7 @@ def prepare(
         devices = tuple(map(schedule.gpu, found or ()))
         if found is None and wanted:
             devices = tuple(schedule.Device(f"GPU {index}") for index in wanted)
-        target = (found or box)[0].target if found or box else "sm_90"
+        target = (found or box)[0].target if found or box else toolchain.device_target(*ASSUMED_CAPABILITY)
     training = suite.training
     need(lambda: check_data(training))
     planned = []

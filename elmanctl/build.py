@@ -17,8 +17,9 @@ from pathlib import Path
 
 from elmanctl import resources
 from elmanctl.errors import UserError
+from elmanctl.flavours import FLAVOURS, family, is_host
+from elmanctl.files import write_json
 from elmanctl.kernel import DTYPES, Kernel
-from elmanctl.records import write_json
 from elmanctl.toolchain import (
     DEVICE_FLAGS,
     HOST,
@@ -39,7 +40,7 @@ LOCK_SECONDS = 600
 
 def check_request(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str) -> None:
     """Refuse a dtype or constants that the kernel does not declare."""
-    allowed = [d.split("@")[0] for d in kernel.dtypes if "@" not in d or d.split("@")[1] == target]
+    allowed = [d.split("@")[0] for d in kernel.dtypes if "@" not in d or d.split("@")[1] == family(target)]
     if dtype not in allowed:
         raise UserError(f"{kernel.package} has no {dtype} build for {target}. It has: {', '.join(allowed)}.")
     if wrong := set(constants) ^ set(kernel.constants):
@@ -64,8 +65,8 @@ def digest(paths: list[Path], *more: str) -> str:
 def key(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str) -> str:
     """Return the content hash that names the artefact."""
     folder = folder_of(kernel)
-    files = sources(folder) + (runtime_sources() if target == HOST else [])
-    flags = HOST_FLAGS if target == HOST else DEVICE_FLAGS
+    files = sources(folder) + (runtime_sources(target) if is_host(target) else [])
+    flags = HOST_FLAGS + FLAVOURS[target].kernel + FLAVOURS[target].runtime if is_host(target) else DEVICE_FLAGS
     return digest(
         files, kernel.header(), dtype, target, *flags, compiler(target)[1], json.dumps(dict(constants), sort_keys=True)
     )
@@ -78,7 +79,7 @@ def build(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str)
         kernel: the declaration; its package's folder holds the source.
         constants: value of every compile-time constant.
         dtype: `float32`, `bfloat16` or `float64`.
-        target: `host` or an architecture such as `sm_90a`.
+        target: `host`, a sanitized flavour of it (flavours.py), or an architecture such as `sm_90a`.
     Raises:
         UserError: for a request the kernel does not support, a missing compiler, or the first compiler error with its line.
     """
@@ -129,19 +130,19 @@ def compile_into(done: Path, kernel: Kernel, constants: Mapping[str, int], dtype
             "-shared",
             str(work / "kernel.o"),
             *runtime_objects(target),
+            *(FLAVOURS[target].runtime if is_host(target) else ("-cudart=static",)),
             "-o",
             str(work / "kernel.so"),
         ]
-        execute(
-            [*link, f"-Wl,--version-script={version_script(work)}"] if target == HOST else [*link, "-cudart=static"]
-        )
+        execute([*link, f"-Wl,--version-script={version_script(work)}"] if is_host(target) else link)
         write_json(work / "report.json", resources.read_report(log, target))
         (work / "kernel.o").unlink()
         with contextlib.suppress(
             OSError
         ):  # another machine sharing the cache may have been first; its artefact is equal
             os.rename(work, done)
-        note_compile_command(folder, [part.replace(str(work), str(done)) for part in call])
+        if target == family(target):  # editors follow the builds that people run
+            note_compile_command(folder, [part.replace(str(work), str(done)) for part in call])
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -154,11 +155,12 @@ def version_script(work: Path) -> Path:
 
 
 def runtime_objects(target: str) -> list[str]:
-    """Return the host runtime, compiled once per flag set; empty for a device."""
-    if target != HOST:
+    """Return the objects of a host build's runtime, compiled once per flavour and compiler; empty for a device."""
+    if not is_host(target):
         return []
     path, version = compiler(target)
-    name = "runtime-" + digest(runtime_sources(), *HOST_FLAGS, version)
+    flags = (*HOST_FLAGS, *FLAVOURS[target].runtime)
+    name = "runtime-" + digest(runtime_sources(target), *flags, version)
     done = cache_folder() / "kernels" / name
     if not done.exists():
         with locked(name):
@@ -166,18 +168,9 @@ def runtime_objects(target: str) -> list[str]:
                 done.parent.mkdir(parents=True, exist_ok=True)
                 work = Path(tempfile.mkdtemp(dir=done.parent, prefix=".building-"))
                 try:
-                    for source in host_sources():
-                        execute(
-                            [
-                                path,
-                                *HOST_FLAGS,
-                                f"-I{csrc_folder()}",
-                                "-c",
-                                str(source),
-                                "-o",
-                                str(work / f"{source.stem}.o"),
-                            ]
-                        )
+                    for source in host_sources(target):
+                        call = [path, *flags, f"-I{csrc_folder()}", "-c", str(source)]
+                        execute([*call, "-o", str(work / f"{source.stem}.o")])
                     os.rename(work, done)
                 finally:
                     shutil.rmtree(work, ignore_errors=True)

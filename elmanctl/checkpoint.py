@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from elmanctl.data import file_hash
 from elmanctl.errors import UserError
+from elmanctl.files import read_json, write_json
 from elmanctl.optim import Optimizer
-from elmanctl.records import SCHEMA, read_json, write_json
+from elmanctl.records import SCHEMA
 from elmanctl.runlog import CHECKPOINTS, checkpoint_name, parse_checkpoint_name
 
 KEEP = 2  # the newest ones; the one before the last survives a disk that fills up

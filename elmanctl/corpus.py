@@ -18,7 +18,8 @@ import msgspec
 
 from elmanctl.data import SEPARATOR, file_hash
 from elmanctl.errors import UserError
-from elmanctl.records import SCHEMA, atomic, write_json
+from elmanctl.files import atomic, write_json
+from elmanctl.records import SCHEMA
 
 SMALLEST = 20_000_000  # bytes; fewer repeat too soon to train anything on
 SUFFIXES = (".py", ".pyi", ".md", ".rst", ".txt", ".html", ".tex", ".texi")

@@ -11,6 +11,7 @@ import msgspec
 
 from elmanctl.errors import UserError
 from elmanctl.sizes import short_bytes
+from elmanctl.toolchain import device_target
 
 # A device that nobody uses still shows a few hundred MiB that the driver keeps.
 IDLE_MEMORY = 2**30
@@ -40,8 +41,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def target(self) -> str:
-        """The build target of its kernels: `sm_90`."""
-        return f"sm_{self.capability[0]}{self.capability[1]}"
+        """The build target of its kernels: `sm_90a`."""
+        return device_target(*self.capability)
 
     @property
     def busy(self) -> str | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 
 from elmanctl.errors import UserError, did_you_mean
-from elmanctl.records import Result, Trial, read_json, write_json
+from elmanctl.files import read_json, write_json
+from elmanctl.records import Result, Trial
 from elmanctl.suite import Sized, Suite, slug
 
 RUNS = Path("runs")

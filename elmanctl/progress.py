@@ -1,6 +1,7 @@
 """How far a training run is, on stderr: a live line on a terminal, a line every half minute elsewhere."""
 
 import time
+from typing import Protocol
 
 from elmanctl.console import err, note
 from elmanctl.records import Step
@@ -23,8 +24,18 @@ def describe(step: Step, share: float, tokens_per_second: float | None) -> str:
     return f"step {step.step}  loss {step.loss:.4f}{speed}  {min(share, 1):.0%} of the budget  {left} left"
 
 
+class Progress(Protocol):
+    """Who wants to know how far a run is; may do nothing."""
+
+    def phase(self, text: str) -> None:
+        """Hear what is being done besides steps, for example compiling."""
+
+    def step(self, step: Step, share: float, tokens_per_second: float | None) -> None:
+        """Hear of a finished step and of the share of the budget that is spent."""
+
+
 class Live:
-    """session.Progress for a person; a context manager."""
+    """Progress for a person; a context manager."""
 
     def __init__(self):
         self._live = None

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from elmanctl.records import write_json
+from elmanctl.files import write_json
 
 REGISTERS_PER_SM = 65536
 WARPS_PER_SM = 64

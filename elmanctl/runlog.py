@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 
 from elmanctl.errors import UserError
-from elmanctl.records import Heldout, Step, atomic, read_steps
+from elmanctl.files import atomic
+from elmanctl.records import Heldout, Step, read_steps
 
 TRIAL, RESULT, STEPS, HELDOUT = "trial.json", "result.json", "steps.jsonl", "heldout.jsonl"
 CHECKPOINTS = "checkpoints"

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from elmanctl import gpus
 from elmanctl.errors import UserError
-from elmanctl.records import Result, Step, Trial, read_json, read_steps, write_json
+from elmanctl.files import read_json, write_json
+from elmanctl.records import Result, Step, Trial, read_steps
 
 POLL_SECONDS = 0.25
 # A device that was just left, or that somebody else took, is asked again after this long.

@@ -7,7 +7,6 @@
 import shutil
 from collections import deque
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,24 +16,16 @@ from elmanctl.console import note
 from elmanctl.diagnose import first_nonfinite
 from elmanctl.errors import UserError
 from elmanctl.evaluate import heldout_loss
+from elmanctl.files import atomic
 from elmanctl.interrupt import Interrupt
 from elmanctl.model import LadderLM, expected_initial_loss, parameter_count
 from elmanctl.optim import Optimizer, Schedule
-from elmanctl.records import LAST, Heldout, Result, Step, Trial, atomic, last100_loss, mean_loss, throughput
+from elmanctl.progress import Progress
+from elmanctl.records import LAST, Heldout, Result, Step, Trial, last100_loss, mean_loss, throughput
 from elmanctl.runlog import HELDOUT, STEPS, Lines, cut
 from elmanctl.step import stepper_on
 
 INITIAL_EXCESS = 0.05  # share above the expected initial loss that is worth a warning
-
-
-class Progress(Protocol):
-    """Who wants to know how far a run is; may do nothing."""
-
-    def phase(self, text: str) -> None:
-        """Hear what is being done besides steps, for example compiling."""
-
-    def step(self, step: Step, share: float, tokens_per_second: float | None) -> None:
-        """Hear of a finished step and of the share of the budget that is spent."""
 
 
 class Diverged(Exception):

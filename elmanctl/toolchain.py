@@ -1,6 +1,6 @@
 """Where the sources are, which compiler takes them, and with which flags.
 
-* Targets: `host` (g++, every CUDA thread a fiber) and `sm_90a` and the like (nvcc with the language forced to CUDA, since
+* Targets: `host` (g++, every CUDA thread a fiber) and its sanitized flavours, and `sm_90a` and the like (nvcc with the language forced to CUDA, since
   `.cu.cc` is C++ to every tool that decides by the last suffix).
 * This module does not import torch.
 """
@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from elmanctl.errors import UserError
+from elmanctl.files import write_json
+from elmanctl.flavours import FLAVOURS, HOST, is_host
 from elmanctl.kernel import Kernel
-from elmanctl.records import write_json
 
-HOST = "host"
 COMMON = ("-std=c++20", "-fno-strict-aliasing")
 HOST_FLAGS = ("-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas", *COMMON)
 DEVICE_FLAGS = (
@@ -66,9 +66,9 @@ def sources(folder: Path) -> list[Path]:
     return reached([kernel_source(folder)], (folder, csrc_folder()))
 
 
-def runtime_sources() -> list[Path]:
-    """Return the host runtime's sources and every header they reach."""
-    return reached(host_sources(), (csrc_folder(),))
+def runtime_sources(target: str = HOST) -> list[Path]:
+    """Return the sources of a host build's runtime and every header they reach."""
+    return reached(host_sources(target), (csrc_folder(),))
 
 
 def reached(start: list[Path], roots: tuple[Path, ...]) -> list[Path]:
@@ -87,9 +87,28 @@ def reached(start: list[Path], roots: tuple[Path, ...]) -> list[Path]:
     return list(found)
 
 
-def host_sources() -> list[Path]:
-    """Return the runtime files that are compiled once and linked into every host build."""
-    return sorted((csrc_folder() / "elman" / "host").glob("runtime*.cc"))
+def host_sources(target: str = HOST) -> list[Path]:
+    """Return the runtime files that are compiled once per flavour and linked into every host build of it."""
+    folder = csrc_folder() / "elman" / "host"
+    return sorted(folder.glob("runtime*.cc")) + [folder / part for part in FLAVOURS[target].parts]
+
+
+def preload(target: str) -> list[str]:
+    """Return the libraries that LD_PRELOAD must name for a process that loads a host build.
+
+    Raises:
+        UserError: when the compiler has no such library.
+    """
+    path, found = compiler(target)[0], []
+    for name in FLAVOURS[target].preload:
+        told = subprocess.run([path, f"-print-file-name=lib{name}.so"], capture_output=True, text=True, check=True)
+        found.append(told.stdout.strip())
+        if not os.path.isabs(found[-1]):  # the compiler repeats the name of what it does not find
+            raise UserError(
+                f"{path} has no lib{name}, which the build {target} runs under. Install it with the compiler "
+                f"(Debian: apt install gcc; Fedora: dnf install lib{name}), or leave out --sanitize."
+            )
+    return found
 
 
 @functools.cache
@@ -99,12 +118,12 @@ def compiler(target: str) -> tuple[str, str]:
     Raises:
         UserError: when there is none.
     """
-    name = os.environ.get("CXX", "g++") if target == HOST else os.environ.get("NVCC", "nvcc")
-    path = shutil.which(name) or (shutil.which("/usr/local/cuda/bin/nvcc") if target != HOST else None)
+    name = os.environ.get("CXX", "g++") if is_host(target) else os.environ.get("NVCC", "nvcc")
+    path = shutil.which(name) or (shutil.which("/usr/local/cuda/bin/nvcc") if not is_host(target) else None)
     if path is None:
         advice = (
             "Install g++ (Debian: apt install g++)"
-            if target == HOST
+            if is_host(target)
             else "Install the CUDA toolkit, or put nvcc on PATH"
         )
         raise UserError(
@@ -118,7 +137,7 @@ def compiler(target: str) -> tuple[str, str]:
         text = (
             subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.strip().splitlines()
         )
-        known[identity] = text[-1] if target != HOST else text[0]
+        known[identity] = text[0] if is_host(target) else text[-1]
         write_json(memory, known)
     return path, known[identity]
 
@@ -139,8 +158,8 @@ def command(
     """Return the compiler call, without its output."""
     path, _ = compiler(target)
     flags = (
-        [*HOST_FLAGS, "-x", "c++"]
-        if target == HOST
+        [*HOST_FLAGS, *FLAVOURS[target].kernel, "-x", "c++"]
+        if is_host(target)
         else [*DEVICE_FLAGS, f"-gencode=arch=compute_{target[3:]},code={target}", "-DELMAN_DEVICE", "-x", "cu"]
     )
     defines = [

@@ -7,9 +7,11 @@
 from pathlib import Path
 
 from elmanctl.errors import UserError
-from elmanctl.records import Result, Trial, write_json
+from elmanctl.files import write_json
+from elmanctl.progress import Progress
+from elmanctl.records import Result, Trial
 from elmanctl.runlog import RESULT
-from elmanctl.session import Diverged, Progress, Session
+from elmanctl.session import Diverged, Session
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "out of memory")
 

@@ -8,7 +8,8 @@ import traceback
 from pathlib import Path
 
 from elmanctl.errors import UserError
-from elmanctl.records import Result, Trial, read_json, write_json
+from elmanctl.files import read_json, write_json
+from elmanctl.records import Result, Trial
 from elmanctl.runlog import RESULT, TRIAL
 
 OK, ENDED, BAD_REQUEST = 0, 1, 2

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from elmanctl import train
 from elmanctl.checkpoint import found_in, latest
 from elmanctl.errors import UserError
+from elmanctl.files import read_json, write_json
 from elmanctl.model import LadderLM
-from elmanctl.records import Budget, Result, read_json, read_steps, write_json
+from elmanctl.records import Budget, Result, read_steps
 from elmanctl.runlog import checkpoint_name, parse_checkpoint_name
 
 GROUPS = ("model", "optimizer", "generators")

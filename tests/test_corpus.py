@@ -6,7 +6,7 @@ import pytest
 from elmanctl import corpus
 from elmanctl.data import SEPARATOR, file_hash
 from elmanctl.errors import UserError
-from elmanctl.records import read_json
+from elmanctl.files import read_json
 
 
 @pytest.fixture

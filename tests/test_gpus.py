@@ -2,9 +2,10 @@
 
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
-from elmanctl import gpus
+from elmanctl import gpus, toolchain
 from elmanctl.errors import UserError
 
 GIB = 2**30
@@ -67,8 +68,14 @@ def test_devices_are_read_and_the_driver_is_let_go():
     api = FakeApi(BOX)
     box = gpus.Nvml(api).gpus()
     assert [g.index for g in box] == list(range(8))
-    assert (box[3].uuid, box[3].target, box[3].memory_total) == ("GPU-3", "sm_90", 140 * GIB)
+    assert (box[3].uuid, box[3].target, box[3].memory_total) == ("GPU-3", "sm_90a", 140 * GIB)
     assert api.open == 0
+
+
+@pytest.mark.parametrize(("capability", "target"), [((8, 0), "sm_80"), ((9, 0), "sm_90a"), ((10, 0), "sm_100a")])
+def test_the_target_of_a_device_is_the_one_that_builds_and_receipts_are_named_by(box, capability, target):
+    gpu = msgspec.structs.replace(box[0], capability=capability)
+    assert gpu.target == toolchain.device_target(*capability) == target
 
 
 def test_no_driver_is_no_gpu():

@@ -176,7 +176,7 @@ def test_packages_and_entry_points_list_everything():
     assert entries == {v.folder.name: f"elmanctl_variants.{v.folder.name}:variant" for v in OWN}
 
 
-LIGHT = """build cli console errors gpus kernel machine options records resources rules scaffold sizes suite toolchain
+LIGHT = """build cli console errors files gpus kernel machine options records resources rules scaffold sizes suite toolchain
 variant plugins.discovery plugins.hookspecs plugins.registry verify.receipt"""
 
 

@@ -3,20 +3,7 @@ import math
 import pytest
 
 from elmanctl.errors import UserError
-from elmanctl.records import (
-    Budget,
-    Result,
-    Step,
-    Training,
-    Trial,
-    atomic,
-    last100_loss,
-    mean_loss,
-    read_json,
-    read_steps,
-    throughput,
-    write_json,
-)
+from elmanctl.records import Budget, Step, Training, last100_loss, mean_loss, read_steps, throughput
 
 
 def step(number, loss=1.0, tokens=10, seconds=None):
@@ -78,28 +65,6 @@ def test_throughput_counts_target_tokens_after_20_steps():
     then = [step(20 + i, seconds=2000 + i) for i in range(1, 11)]
     assert throughput(slow_start + then) == pytest.approx(10.0)
     assert throughput(slow_start) is None
-
-
-def test_a_record_reads_back_as_it_was_written(tmp_path):
-    trial = Trial(label="a", model="b", dim=1, depth=2, params=3, budget=Budget(steps=5), training=Training(lr=1e-5))
-    write_json(tmp_path / "deep" / "t.json", trial)
-    assert read_json(tmp_path / "deep" / "t.json", Trial) == trial
-    with pytest.raises(UserError, match="is not a Result record"):
-        read_json(tmp_path / "deep" / "t.json", Result)
-    with pytest.raises(UserError, match="does not exist"):
-        read_json(tmp_path / "other.json", Trial)
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "r.json"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), atomic(path) as file:
-        file.write("half")
-        raise RuntimeError
-    with pytest.raises(UserError, match="No space left"), atomic(path) as file:
-        file.write("half")
-        raise OSError(28, "No space left on device")
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_line_cut_off_by_a_kill_is_dropped_and_a_damaged_one_is_an_error(tmp_path):

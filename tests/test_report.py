@@ -11,7 +11,8 @@ import pytest
 
 from elmanctl import plan
 from elmanctl.errors import UserError
-from elmanctl.records import Budget, Result, Step, Training, Trial, write_json
+from elmanctl.files import write_json
+from elmanctl.records import Budget, Result, Step, Training, Trial
 from elmanctl.report import batches, render, rows
 from elmanctl.report.live import Follower, Watch
 from elmanctl.schedule import Device, Job, Running, Schedule

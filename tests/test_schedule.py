@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from elmanctl import gpus, schedule
-from elmanctl.records import Budget, Result, Trial, read_json
+from elmanctl.files import read_json
+from elmanctl.records import Budget, Result, Trial
 from elmanctl.records import Training as Block
 
 OK = Result(status="ok", steps=7, tokens=70, seconds=1.0)

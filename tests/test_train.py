@@ -14,9 +14,10 @@ from elmanctl import train, trial
 from elmanctl.checkpoint import found_in
 from elmanctl.data import Source
 from elmanctl.evaluate import heldout_loss
+from elmanctl.files import read_json, write_json
 from elmanctl.model import LadderLM
 from elmanctl.plugins.registry import registry
-from elmanctl.records import Budget, Result, Trial, read_json, read_steps, write_json
+from elmanctl.records import Budget, Result, Trial, read_steps
 from elmanctl.runlog import read_heldout
 
 RUN = Path("run")

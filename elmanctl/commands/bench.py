@@ -156,7 +156,7 @@ def execute(plan, name: str | None, again: bool, json: bool) -> None:
 def show_report(folder: Path, kind: str, json: bool) -> None:
     """Print a run's report and leave it as report.md in its folder."""
     from elmanctl import plan as runs
-    from elmanctl.records import atomic
+    from elmanctl.files import atomic
     from elmanctl.report import batches, render, rows
 
     form, show = (batches, batches.print_cells) if kind == runs.BATCHES else (render, render.print_report)

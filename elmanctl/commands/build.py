@@ -130,7 +130,7 @@ def at_a_time() -> int:
 def attempt(job: Job) -> dict[str, Any] | UserError:
     """Build one library; return what it uses, or the error to report."""
     from elmanctl import build, resources
-    from elmanctl.records import read_json
+    from elmanctl.files import read_json
     from elmanctl.toolchain import cache_folder
 
     kernel = job.spec.variant.kernel()

@@ -56,7 +56,7 @@ def show(run: str | None, form: Format, path: Path | None) -> None:
     """Print a run's report, or write it to a file. A batch-size run has a table of its own."""
     from elmanctl import plan
     from elmanctl.console import note
-    from elmanctl.records import atomic
+    from elmanctl.files import atomic
     from elmanctl.report import batches, render, rows
 
     folder = plan.find(run)

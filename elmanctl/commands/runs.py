@@ -8,7 +8,8 @@ import typer
 
 from elmanctl.console import note, print_json, print_table
 from elmanctl.errors import UserError
-from elmanctl.records import Result, Trial, last100_loss, read_json, read_steps
+from elmanctl.files import read_json
+from elmanctl.records import Result, Trial, last100_loss, read_steps
 from elmanctl.runlog import CHECKPOINTS, RESULT, STEPS, TRIAL, parse_checkpoint_name
 
 Folder = Annotated[Path, typer.Argument(help="Where to look, at any depth.")]

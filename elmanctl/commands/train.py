@@ -9,7 +9,8 @@ import typer
 
 from elmanctl.console import note, print_json, print_table
 from elmanctl.errors import CheckFailed, UserError
-from elmanctl.records import Budget, Result, Training, Trial, read_json, write_json
+from elmanctl.files import read_json, write_json
+from elmanctl.records import Budget, Result, Training, Trial
 from elmanctl.runlog import RESULT, TRIAL
 from elmanctl.sizes import parse_count, short_bytes, short_count
 

@@ -13,7 +13,8 @@ import msgspec
 
 from elmanctl.build import locked
 from elmanctl.errors import UserError
-from elmanctl.records import Receipt, write_json
+from elmanctl.files import write_json
+from elmanctl.records import Receipt
 from elmanctl.toolchain import csrc_folder, sources
 from elmanctl.variant import Spec, Variant
 

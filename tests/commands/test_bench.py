@@ -13,7 +13,10 @@ import psutil
 import pytest
 
 from elmanctl import gpus, schedule
-from elmanctl.records import Result, Trial, read_json
+from elmanctl.files import read_json
+from elmanctl.records import Result, Trial
+from elmanctl.toolchain import device_target
+from elmanctl.verify import receipt
 
 MINE = """
 description: two small cells
@@ -78,6 +81,16 @@ def test_a_dry_run_shows_rows_sizes_and_gpus_where_there_is_none(project, monkey
     sized = [row for row in data["rows"] if row["params"]]
     assert [row["device"] for row in sized][:3] == ["GPU 0", "GPU 3", "when one is free"]
     assert all(row["budget"] == "10 minutes" and row["batch"] == 32 for row in sized)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_the_receipt_of_a_row_is_looked_up_for_the_target_that_verify_writes(mine, box, monkeypatch, seen):
+    made = SimpleNamespace(source_hash="0123456789abcdef")
+    monkeypatch.setattr(receipt, "find", lambda spec, target: made if target == device_target(9, 0) else None)
+    if not seen:
+        monkeypatch.setattr(gpus, "gpus", list)
+    plan = json.loads(mine.run("bench", "big", "--dry-run", "--json").out)
+    assert {row["label"]: row["receipt"] for row in plan["rows"]} == {"gru": "", "E42": "0123456789ab"}
 
 
 def test_without_a_gpu_a_suite_for_gpus_is_refused_with_what_runs_instead(mine, monkeypatch):

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from elmanctl import plan
-from elmanctl.records import Budget, Result, Training, Trial, write_json
+from elmanctl.files import write_json
+from elmanctl.records import Budget, Result, Training, Trial
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import shutil
 from pathlib import Path
 
 from elmanctl import train
-from elmanctl.records import write_json
+from elmanctl.files import write_json
 
 
 def make_runs(trainee):

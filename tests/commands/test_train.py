@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from elmanctl.records import Result, Trial, read_json
+from elmanctl.files import read_json
+from elmanctl.records import Result, Trial
 from elmanctl.runlog import TRIAL
 
 SMALL = ("--dim", 16, "--depth", 2, "--batch", 4, "--chunk", 16)

@@ -1,0 +1,27 @@
+import pytest
+
+from elmanctl.errors import UserError
+from elmanctl.files import atomic, read_json, write_json
+from elmanctl.records import Budget, Result, Training, Trial
+
+
+def test_a_record_reads_back_as_it_was_written(tmp_path):
+    trial = Trial(label="a", model="b", dim=1, depth=2, params=3, budget=Budget(steps=5), training=Training(lr=1e-5))
+    write_json(tmp_path / "deep" / "t.json", trial)
+    assert read_json(tmp_path / "deep" / "t.json", Trial) == trial
+    with pytest.raises(UserError, match="is not a Result record"):
+        read_json(tmp_path / "deep" / "t.json", Result)
+    with pytest.raises(UserError, match="does not exist"):
+        read_json(tmp_path / "other.json", Trial)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic(path) as file:
+        file.write("half")
+        raise RuntimeError
+    with pytest.raises(UserError, match="No space left"), atomic(path) as file:
+        file.write("half")
+        raise OSError(28, "No space left on device")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
