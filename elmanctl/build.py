@@ -17,12 +17,11 @@ from pathlib import Path
 
 from elmanctl import resources
 from elmanctl.errors import UserError
-from elmanctl.flavours import FLAVOURS, family, is_host
 from elmanctl.files import write_json
+from elmanctl.flavours import FLAVOURS, family, is_host
 from elmanctl.kernel import DTYPES, Kernel
 from elmanctl.toolchain import (
     DEVICE_FLAGS,
-    HOST,
     HOST_FLAGS,
     cache_folder,
     command,
@@ -31,6 +30,7 @@ from elmanctl.toolchain import (
     execute,
     folder_of,
     host_sources,
+    preload,
     runtime_sources,
     sources,
 )
@@ -209,13 +209,29 @@ class Library:
         if getattr(self.handle, name)(arguments, message, len(message)):
             raise RuntimeError(message.value.decode(errors="replace"))
 
+    def order(self, code: int, seed: int = 0) -> None:
+        """Choose the order in which a host build runs threads and blocks: 0 forward, 1 reverse, 2 random from `seed`."""
+        self.handle.elman_host_order(ctypes.c_int(code), ctypes.c_uint64(seed))
+
+    def watch(self, tensors: Mapping[str, tuple[int, int]]) -> None:
+        """Let the race check watch these tensors, name -> (address, bytes), and no others."""
+        self.handle.elman_race_unwatch()
+        for name, (address, size) in tensors.items():
+            self.handle.elman_race_watch(ctypes.c_void_p(address), ctypes.c_size_t(size), name.encode())
+
 
 _loaded: dict[str, Library] = {}
 
 
 def load(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str) -> Library:
-    """Build if needed and load; see build for arguments and errors."""
+    """Build if needed and load; see build for arguments and errors.
+
+    Raises:
+        RuntimeError: for a build under AddressSanitizer in a process that was not started with its library, which would end it.
+    """
     folder = build(kernel, constants, dtype, target)
     if folder.name not in _loaded:
+        if is_host(target) and FLAVOURS[target].preload and not hasattr(ctypes.CDLL(None), "__asan_init"):
+            raise RuntimeError(f"a build for {target} can be loaded only with LD_PRELOAD={':'.join(preload(target))}")
         _loaded[folder.name] = Library(folder / "kernel.so")
     return _loaded[folder.name]

@@ -2,6 +2,7 @@
 
 * `run_forward` and `run_backward` know nothing of autograd; ops.py builds on them, and so does verify.
 * `guarded()` fills everything a kernel must write with NaN, between guard bands that are checked after the call.
+* `on_host(...)` chooses a sanitized flavour of the host build.
 """
 
 import contextlib
@@ -9,20 +10,24 @@ import contextvars
 import functools
 import importlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from elmanctl.build import load
+from elmanctl.build import Library, load
 from elmanctl.errors import CheckFailed
+from elmanctl.flavours import HOST
 from elmanctl.kernel import DTYPES, ArgumentError, Kernel, TensorSpec
-from elmanctl.toolchain import HOST, device_target
+from elmanctl.toolchain import device_target
 
 GUARD = 64  # elements on either side of a guarded tensor
 INT_GUARD = -0x5A5A5A5B
 
+Before = Callable[[Library, Mapping[str, Tensor]], None]
+
 _guards: contextvars.ContextVar[list | None] = contextvars.ContextVar("guards", default=None)
+_host: contextvars.ContextVar[tuple[str, Before | None]] = contextvars.ContextVar("host", default=(HOST, None))
 
 
 @contextlib.contextmanager
@@ -35,6 +40,16 @@ def guarded():
         _guards.reset(token)
 
 
+@contextlib.contextmanager
+def on_host(target: str, before: Before | None = None):
+    """Run kernels on CPU tensors in this flavour of the host build; `before(library, tensors)` precedes every call."""
+    token = _host.set((target, before))
+    try:
+        yield
+    finally:
+        _host.reset(token)
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """Return `float32` for torch.float32."""
     return str(dtype).removeprefix("torch.")
@@ -43,7 +58,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 def target_of(tensor: Tensor) -> str:
     """Return the build target for a tensor's device."""
     if tensor.device.type != "cuda":
-        return HOST
+        return _host.get()[0]
     return _capability(tensor.device.index or 0)
 
 
@@ -106,6 +121,8 @@ def _pack(arguments, tensors: Mapping[str, Tensor], kernel: Kernel, sizes, devic
 def _call(kernel: Kernel, constants, tensors, sizes, arguments, name: str) -> None:
     first = next(iter(tensors.values()))
     library = load(kernel, constants, compute_dtype(kernel, tensors), target_of(first))
+    if first.device.type == "cpu" and (before := _host.get()[1]):
+        before(library, tensors)
     with torch.cuda.device(first.device) if first.device.type == "cuda" else contextlib.nullcontext():
         library.call(name, _pack(arguments, tensors, kernel, sizes, first.device))
     _check_guards(f"{kernel.package} {name.removeprefix('elman_')}")

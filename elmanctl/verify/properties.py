@@ -1,6 +1,5 @@
 """Properties of a kernel that hold bit for bit, and the whole sequence against its two halves."""
 
-import ctypes
 import time
 from collections.abc import Callable
 
@@ -26,17 +25,15 @@ def repeat(library: Library, problem: Problem) -> str:
 def fiber_order(library: Compiled, problem: Problem) -> str:
     """Results do not depend on the order in which the host runs threads and blocks: a missing barrier shows."""
     loaded = build.load(problem.kernel, problem.constants, problem.dtype, HOST)
-    order = loaded.handle.elman_host_order
-    order.argtypes = [ctypes.c_int, ctypes.c_uint64]
     first = run(library, problem)
     try:
         for label, code in ORDERS:
-            order(code, problem.seed)
+            loaded.order(code, problem.seed)
             other = run(library, problem)
             if differ := [name for name in first if not same_bits(first[name], other[name])]:
                 return f"with threads in {label} order (seed {problem.seed}) {', '.join(differ)} differ: a barrier is missing"
     finally:
-        order(0, 0)
+        loaded.order(0)
     return ""
 
 

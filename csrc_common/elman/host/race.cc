@@ -42,6 +42,7 @@ struct BlockState {
 struct Region {
   uintptr_t low, high;
   std::vector<Cell> cells;
+  std::string name;
 };
 
 std::vector<Region> regions;
@@ -126,7 +127,7 @@ void elman_race_touch(const void* p, size_t bytes, int write, const void* site) 
   for (Region& r : regions)
     if (a >= r.low && a < r.high)
       for (size_t i = (a - r.low) / 2; i < (std::min(a + bytes, r.high) - r.low + 1) / 2; ++i)
-        access(r.cells[i], now, write, "a watched tensor", 2 * i);
+        access(r.cells[i], now, write, r.name.c_str(), 2 * i);
 }
 
 void elman_race_sync_block(Block* b) {
@@ -151,8 +152,8 @@ void elman_race_acquire(const unsigned* counter) {
 }
 
 // Watch a tensor in the launches to come; forget all tensors.
-__attribute__((visibility("default"))) void elman_race_watch(const void* p, size_t bytes) {
-  regions.push_back({(uintptr_t)p, (uintptr_t)p + bytes, std::vector<Cell>((bytes + 1) / 2)});
+__attribute__((visibility("default"))) void elman_race_watch(const void* p, size_t bytes, const char* name) {
+  regions.push_back({(uintptr_t)p, (uintptr_t)p + bytes, std::vector<Cell>((bytes + 1) / 2), "tensor " + std::string(name)});
 }
 __attribute__((visibility("default"))) void elman_race_unwatch() { regions.clear(); }
 

@@ -34,22 +34,52 @@ std::string deadlock_report() {
   return text;
 }
 
-// By addr2line from the compiler's binutils.
+namespace {
+// Whether a file is one of the wrappers that kernels call, which says less than the line that calls it.
+bool wrapper(const char* path) {
+  for (const char* folder : {"/elman/", "/elman/host/", "/elman/device/"}) {
+    const char* at = strstr(path, folder);
+    if (at && !strchr(at + strlen(folder), '/')) return true;
+  }
+  return false;
+}
+
+// "file:line" of a code address: the innermost call that is not a wrapper's, as addr2line of the compiler's binutils tells.
+std::string source_line(const char* library, size_t offset) {
+  char command[600], line[1024];
+  std::string found;
+  snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%zx 2>/dev/null", library, offset);
+  if (FILE* pipe = popen(command, "r")) {
+    while (fgets(line, sizeof line, pipe)) {
+      line[strcspn(line, " \n")] = 0;
+      if (!line[0] || line[0] == '?') continue;
+      const char* colon = strrchr(line, ':');
+      const std::string path(line, colon ? colon - line : strlen(line));
+      const size_t slash = path.rfind('/');
+      const std::string here = path.substr(slash == std::string::npos ? 0 : slash + 1) + (colon ? colon : "");
+      if (found.empty()) found = here;
+      if (!wrapper(path.c_str())) {
+        found = here;
+        break;
+      }
+    }
+    while (fgets(line, sizeof line, pipe)) {
+    }
+    pclose(pipe);
+  }
+  return found;
+}
+}  // namespace
+
 std::string source_lines(const void* const (&sites)[2]) {
   std::string text;
   for (const void* site : sites) {
     Dl_info info;
     if (!site || !dladdr(site, &info) || !info.dli_fname) continue;
-    char command[600], line[300] = "";
     const size_t offset = (size_t)((const char*)site - (const char*)info.dli_fbase) - 1;
-    snprintf(command, sizeof command, "addr2line -s -e '%s' 0x%zx 2>/dev/null", info.dli_fname, offset);
-    if (FILE* pipe = popen(command, "r")) {
-      if (!fgets(line, sizeof line, pipe)) line[0] = 0;
-      pclose(pipe);
-    }
-    line[strcspn(line, " \n")] = 0;
-    if (!line[0] || line[0] == '?') snprintf(line, sizeof line, "code offset 0x%zx", offset);
-    text += (text.empty() ? " (" : ", then ") + std::string(line);
+    std::string line = source_line(info.dli_fname, offset);
+    if (line.empty()) line = "code offset " + std::to_string(offset);
+    text += (text.empty() ? " (" : ", then ") + line;
   }
   return text.empty() ? text : text + ")";
 }
