@@ -34,14 +34,19 @@ def register(app: typer.Typer) -> None:
         case: Annotated[str | None, typer.Option("--case", help="One check alone, as verify prints it.")] = None,
         dtype: Annotated[str | None, typer.Option("--dtype", help="Only checks in this dtype.")] = None,
         seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of inputs and roundings.")] = 0,
+        sanitize: Annotated[
+            bool, typer.Option("--sanitize", help="Also under sanitizers: address, undefined behaviour, races.")
+        ] = False,
         watch: Annotated[bool, typer.Option("--watch", help="Run again when a source changes.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
     ) -> None:
         """Check a variant's kernel and layer; exit 1 if a check fails. A complete pass writes a receipt."""
         if bool(names) == every:
             raise UserError("Give model names, or --all. elmanctl list shows what there is.")
-        if case is not None and (every or len(names or ()) > 1 or quick or dtype):
-            raise UserError("--case names one check of one model; give no --all, --quick or --dtype with it.")
+        if case is not None and (every or len(names or ()) > 1 or quick or dtype or sanitize):
+            raise UserError(
+                "--case names one check of one model; give no --all, --quick, --dtype or --sanitize with it."
+            )
         if watch and json:
             raise UserError("--watch prints tables as it goes; leave out --json.")
         where = choose_device(device)
@@ -55,7 +60,7 @@ def register(app: typer.Typer) -> None:
             follow(specs, [a for a in sys.argv[1:] if a != "--watch"])
         results, failed = [], []
         for spec in specs:
-            data, ok = verify_one(spec, where, quick, case, dtype, seed, json)
+            data, ok = verify_one(spec, where, quick, case, dtype, seed, json, sanitize)
             results.append(data)
             failed += [] if ok else [spec.name]
         if json:
@@ -94,7 +99,14 @@ def every_spec(device: str) -> list[Spec]:
 
 
 def verify_one(
-    spec: Spec, device: str, quick: bool, case: str | None, dtype: str | None, seed: int, json: bool
+    spec: Spec,
+    device: str,
+    quick: bool,
+    case: str | None,
+    dtype: str | None,
+    seed: int,
+    json: bool,
+    sanitize: bool = False,
 ) -> tuple[dict, bool]:
     """Verify one configuration, print or return what was found, and write or drop its receipt."""
     import torch
@@ -102,7 +114,7 @@ def verify_one(
     from elmanctl.verify import plan, session, show
 
     torch.set_num_threads(1)  # work is spread over processes
-    request = plan.Request(spec, device, seed, quick, case, dtype)
+    request = plan.Request(spec, device, seed, quick, case, dtype, sanitize)
     if err().is_terminal and not json:
         with err().status(f"{spec.name}: starting") as status:
             outcome = session.verify(

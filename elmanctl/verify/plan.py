@@ -9,7 +9,7 @@ from elmanctl.errors import UserError, did_you_mean
 from elmanctl.options import show
 from elmanctl.toolchain import HOST
 from elmanctl.variant import Spec
-from elmanctl.verify import cases, layers, liveness, properties
+from elmanctl.verify import cases, layers, liveness, properties, sanitize
 from elmanctl.verify.cases import Case
 from elmanctl.verify.run import Check, Compiled, run_case
 from elmanctl.verify.truth import Truth, draw, establish
@@ -22,7 +22,7 @@ class Task:
     """One check to run: `id` as `--case` takes it, and what it consists of."""
 
     id: str
-    kind: str  # case, property, layer, option
+    kind: str  # case, property, layer, option, sanitize
     case: Case | None = None
     name: str = ""
     value: object = None
@@ -30,7 +30,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Request:
-    """What verify is asked for. `device` is `cpu` or `cuda`; `case` and `dtype` narrow it to a part."""
+    """What verify is asked for. `device` is `cpu` or `cuda`; `case` and `dtype` narrow it to a part; `sanitize` adds its checks."""
 
     spec: Spec
     device: str
@@ -38,6 +38,7 @@ class Request:
     quick: bool = False
     case: str | None = None
     dtype: str | None = None
+    sanitize: bool = False
 
     @property
     def complete(self) -> bool:
@@ -85,6 +86,9 @@ class Plan:
         if request.case is not None:
             return [self.named(request.case)]
         found = self.kernel_tasks(request.quick) + self.layer_tasks(request.quick)
+        if request.sanitize:
+            sanitize.require(request.device)
+            found += self.sanitize_tasks()
         if request.dtype:
             dtype = request.dtype
             found = [t for t in found if (t.case.dtype if t.case else "float32") == dtype]
@@ -112,12 +116,17 @@ class Plan:
             found += [Task(f"option {n}={show(v)}", "option", name=n, value=v) for n, v in liveness.flips(self.spec)]
         return found
 
+    def sanitize_tasks(self) -> list[Task]:
+        listed = sanitize.listed(self)
+        ids = [f"sanitize {tool} {case.dtype}" if case else "sanitize" for tool, case in listed]
+        return [Task(i, "sanitize", case, tool) for i, (tool, case) in zip(ids, listed, strict=True)]
+
     def named(self, text: str) -> Task:
         """Return the check that `--case` names."""
-        known = {t.id: t for t in self.kernel_tasks() + self.layer_tasks()}
+        known = {t.id: t for t in self.kernel_tasks() + self.layer_tasks() + self.sanitize_tasks()}
         if text in known:
             return known[text]
-        if not self.kernel or text.split()[:1] in (["layer"], ["option"]):
+        if not self.kernel or text.split()[:1] in (["layer"], ["option"], ["sanitize"]):
             raise UserError(
                 f"--case {text!r} is no check of {self.spec.name}.{did_you_mean(text, known)} "
                 f"Others: {', '.join(i for i in known if not known[i].case or known[i].kind != 'case')}."
@@ -133,6 +142,8 @@ class Plan:
                 return layers.check_layer(self.spec, task.name, self.where, device, seed)
             if task.kind == "option":
                 return liveness.check_option(self.spec, task.name, task.value, self.where, device, seed)
+            if task.kind == "sanitize":
+                return sanitize.check(self, task.id, task.name, task.case)
             library = Compiled(self.kernel, self.constants, device)
             if task.kind == "property":
                 problem = draw(self.kernel, self.reference, self.constants, task.case, seed)

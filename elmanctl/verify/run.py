@@ -87,10 +87,11 @@ class Check:
 
     Args:
         id: what it is, as `--case` takes it.
-        kind: `case` (against the truth), `property` or `layer`.
+        kind: `case` (against the truth), `property`, `layer`, `option` or `sanitize`.
         rows: one per tensor, worst values, for checks against a truth.
         message: why it failed, or what was found.
         seconds: wall time.
+        not_run: nothing was checked, for a reason that `message` gives; such a check does not fail.
     """
 
     id: str
@@ -99,6 +100,7 @@ class Check:
     rows: list[Row] = field(default_factory=list)
     message: str = ""
     seconds: float = 0.0
+    not_run: bool = False
 
     @property
     def worst(self) -> Row | None:

@@ -144,7 +144,7 @@ def receipt_of(outcome: Outcome) -> Receipt:
         target=outcome.target,
         source_hash=receipt.source_hash(spec.variant),
         dtypes=tuple(dict.fromkeys(c.id.split()[0] for c in checks if c.kind == "case")) or ("float32",),
-        cases=len(checks),
+        cases=sum(not c.not_run for c in checks),
         worst=round(worst, 4),
         worst_tensor=tensor,
         seconds=round(outcome.seconds, 1),

@@ -57,6 +57,9 @@ def show(outcome: Outcome, written: str) -> None:
     if flipped:
         count = "option" if len(flipped) == 1 else "options"
         out().print(f"{len(flipped)} {count} flipped, each followed: {'; '.join(map(_flip, flipped))}", markup=False)
+    for check in checks:
+        if check.kind == "sanitize" and check.ok:
+            out().print(f"{check.id}: {check.message}", markup=False, soft_wrap=True)
     failed = [c for c in checks if not c.ok]
     for check in failed[:LISTED]:
         out().print(f"FAILED {check.id}: {_why(check)}\n  {command(request, check)}", markup=False)
@@ -105,13 +108,13 @@ def origin(row: Row) -> str:
 def summary(outcome: Outcome) -> str:
     """Return the last line: counts, worst figure, time."""
     request, checks = outcome.request, outcome.checks
-    failed = sum(not c.ok for c in checks)
+    failed, ran = sum(not c.ok for c in checks), [c for c in checks if not c.not_run]
     rows = [(row.ratio, row.tensor, c.id) for c in checks for row in c.rows]
     part = "" if request.complete else " (a part)"
     quick = " quick" if request.quick else ""
-    text = (
-        f"{request.spec.name} on {outcome.target}:{quick} {len(checks) - failed} of {len(checks)} checks passed{part}"
-    )
+    text = f"{request.spec.name} on {outcome.target}:{quick} {len(ran) - failed} of {len(ran)} checks passed{part}"
+    if skipped := len(checks) - len(ran):
+        text += f", {skipped} not run"
     if rows:
         ratio, tensor, id = max(rows)
         text += f"; worst {ratio:.3g} of the limit ({tensor}, {id})"
