@@ -59,14 +59,12 @@ def receipts(spec: Spec) -> list[dict[str, Any]]:
     """Return the receipts of a configuration, for every target that has one; `valid` is false where the sources changed since."""
     from elmanctl.verify import receipt
 
-    files = {path for place in receipt.places(spec.variant, "host") for path in place.parent.glob("*.json")}
     result = []
-    for target in sorted({path.stem for path in files}):
-        if found := receipt.find(spec, target):
+    for target, found in receipt.held(spec).items():
+        facts = {}
+        if found:
             facts = {"dtypes": list(found.dtypes), "worst": found.worst, "created": found.created, "quick": found.quick}
-            result.append({"target": target, "valid": True, **facts})
-        elif receipt.state(spec, target) == "stale":
-            result.append({"target": target, "valid": False})
+        result.append({"target": target, "valid": found is not None, **facts})
     return result
 
 

@@ -7,6 +7,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -70,18 +71,26 @@ def read(path: Path) -> dict[str, Receipt]:
 
 def find(spec: Spec, target: str) -> Receipt | None:
     """Return the receipt of a configuration for a target, if the sources are the ones it was given for."""
-    known = [r for path in places(spec.variant, target) if (r := read(path).get(spec.name))]
-    if not known:
-        return None
-    current = source_hash(spec.variant)
-    return next((r for r in known if r.source_hash == current and r.target == target), None)
+    return held(spec, (target,)).get(target)
+
+
+def held(spec: Spec, targets: Iterable[str] | None = None) -> dict[str, Receipt | None]:
+    """Return a configuration's receipts by target (all that have one, or those asked for); None for one whose sources changed."""
+    if targets is None:
+        files = {path for place in places(spec.variant, "any") for path in place.parent.glob("*.json")}
+        targets = sorted({path.stem for path in files})
+    known = {
+        t: [r for p in places(spec.variant, t) if (r := read(p).get(spec.name)) and r.target == t] for t in targets
+    }
+    known = {target: found for target, found in known.items() if found}
+    current = source_hash(spec.variant) if known else ""
+    return {t: next((r for r in found if r.source_hash == current), None) for t, found in known.items()}
 
 
 def state(spec: Spec, target: str) -> str:
     """Return `ok`, `stale` (the sources changed since) or `none`."""
-    if not any(spec.name in read(path) for path in places(spec.variant, target)):
-        return "none"
-    return "ok" if find(spec, target) else "stale"
+    found = held(spec, (target,))
+    return "none" if target not in found else "ok" if found[target] else "stale"
 
 
 def write(spec: Spec, receipt: Receipt) -> Path | None:
