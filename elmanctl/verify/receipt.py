@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 
-from elmanctl.build import locked
 from elmanctl.errors import UserError
 from elmanctl.files import write_json
 from elmanctl.records import Receipt
@@ -109,6 +108,8 @@ def drop(spec: Spec, target: str) -> bool:
 
 
 def _change(spec: Spec, target: str, receipt: Receipt | None) -> Path:
+    from elmanctl.build import locked  # listing receipts needs no compiler
+
     mine, fallback = places(spec.variant, target)
     path = mine if _writable(mine.parent) else fallback
     with locked("receipts"):
