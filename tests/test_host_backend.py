@@ -4,7 +4,6 @@
 * A mistake that a GPU might survive by luck must be an error here.
 """
 
-import ctypes
 import os
 import re
 import subprocess
@@ -14,7 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from elmanctl import build, toolchain
+from elmanctl import build, launch, toolchain
+from elmanctl.flavours import ASAN, FLAVOURS, HOST, RACE
+from elmanctl.verify.sanitize import host, report
+from elmanctl.verify.sanitize.child import places
+
+sys.path.insert(0, str(Path(__file__).parent))  # also where this file runs as a module of a child process
+from host_backend.binding import kernel
 
 SOURCE = Path(__file__).parent / "host_backend" / "planted.cu.cc"
 MISTAKES = [
@@ -43,70 +48,32 @@ NEIGHBOURS, EXCHANGE, PRODUCT, ROUND = 100, 101, 102, 103
 ORDERS = [(0, 0), (1, 0), (2, 1), (2, 2), (2, 3)]
 
 
-class Arguments(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("x", "y", "counter")] + [
-        ("which", ctypes.c_int64),
-        ("stream", ctypes.c_void_p),
-    ]
-
-
-def compile_library(path: Path, source: Path, kernel_flags=(), runtime_flags=(), runtime=None, extra=()) -> Path:
-    """Compile a kernel file into a host library as build.py does, with further flags."""
-    compiler, csrc = toolchain.compiler(toolchain.HOST)[0], toolchain.csrc_folder()
-    include = [f"-I{csrc}"]
-    objects = list(runtime or [])
-    if runtime is None:
-        for part in toolchain.host_sources():
-            objects.append(str(path / f"{part.stem}.o"))
-            flags = [*toolchain.HOST_FLAGS, *runtime_flags, *include]
-            toolchain.execute([compiler, *flags, "-c", str(part), "-o", objects[-1]])
-    for more in extra:
-        objects.append(str(path / f"{more.stem}.o"))
-        toolchain.execute([compiler, *toolchain.HOST_FLAGS, *include, "-c", str(more), "-o", objects[-1]])
-    kernel, library = str(path / "kernel.o"), path / "kernel.so"
-    flags = [*toolchain.HOST_FLAGS, *kernel_flags, "-x", "c++", *include]
-    toolchain.execute([compiler, *flags, "-c", str(source), "-o", kernel])
-    script = f"-Wl,--version-script={build.version_script(path)}"
-    toolchain.execute([compiler, "-shared", *runtime_flags, kernel, *objects, script, "-o", str(library)])
-    return library
-
-
 class Planted:
-    """The loaded library: `run(which)` returns (y, error text)."""
+    """A build of the planted kernels: `run(which)` returns (y, error text). The race build watches every tensor."""
 
-    def __init__(self, path: Path):
-        self.library = ctypes.CDLL(str(path))
-        self.library.elman_host_order.argtypes = [ctypes.c_int, ctypes.c_uint64]
-        self.library.elman_host_order.restype = None
+    def __init__(self, target):
+        self.target, self.library = target, build.load(kernel, {}, "float32", target)
 
-    def run(self, which, order=(0, 0), x=None, watch=False, function="elman_forward"):
+    def run(self, which, order=(0, 0), x=None):
         x = torch.arange(1.0, 129.0) if x is None else x
-        y, counter = torch.full((128,), float("nan")), torch.zeros(1, dtype=torch.int32)
-        which = MISTAKES.index(which) if isinstance(which, str) else which
-        self.library.elman_host_order(*order)
-        if watch:
-            self.library.elman_race_watch(ctypes.c_void_p(y.data_ptr()), ctypes.c_size_t(4 * y.numel()))
-        error = ctypes.create_string_buffer(2048)
-        arguments = Arguments(x.data_ptr(), y.data_ptr(), counter.data_ptr(), which, None)
-        failed = getattr(self.library, function)(ctypes.byref(arguments), error, ctypes.c_size_t(2048))
-        if watch:
-            self.library.elman_race_unwatch()
-        assert bool(failed) == bool(error.value)
-        return y, error.value.decode()
+        choice = torch.zeros(MISTAKES.index(which) if isinstance(which, str) else which, dtype=torch.int32)
+        self.library.order(*order)
+        watch = (lambda library, tensors: library.watch(places(tensors))) if self.target == RACE else None
+        try:
+            with launch.on_host(self.target, watch), launch.guarded():
+                return launch.run_forward(kernel, {}, {"x": x, "choice": choice})["y"], ""
+        except RuntimeError as error:
+            return None, str(error)
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    path = tmp_path_factory.mktemp("plain")
-    return Planted(compile_library(path, SOURCE, runtime=build.runtime_objects(toolchain.HOST)))
+def plain():
+    return Planted(HOST)
 
 
 @pytest.fixture(scope="module")
-def race(tmp_path_factory):
-    path = tmp_path_factory.mktemp("race")
-    checker = toolchain.csrc_folder() / "elman/host/race.cc"
-    runtime = build.runtime_objects(toolchain.HOST)
-    return Planted(compile_library(path, SOURCE, ["-fsanitize=thread"], runtime=runtime, extra=[checker]))
+def race():
+    return Planted(RACE)
 
 
 def expected(which):
@@ -120,7 +87,7 @@ def expected(which):
 @pytest.mark.parametrize("library", ["plain", "race"])
 def test_right_kernels_pass_in_every_order(which, library, request):
     for order in ORDERS:
-        y, error = request.getfixturevalue(library).run(which, order, watch=library == "race")
+        y, error = request.getfixturevalue(library).run(which, order)
         assert error == ""
         want = expected(which)
         assert torch.equal(y[: len(want)], want)
@@ -162,8 +129,8 @@ RACES = {
     "missing_sync_block": ["race: read after write of shared memory byte", "race: write after read of shared memory byte"],
     "missing_sync_warp": ["race: read after write of shared memory byte", "race: write after read of shared memory byte"],
     "shuffle_as_fence": ["race: read after write of shared memory byte"],
-    "other_block_unordered": ["after write of a watched tensor byte", "write after read of a watched tensor byte"],
-    "skipped_group_barrier": ["after write of a watched tensor byte", "write after read of a watched tensor byte"],
+    "other_block_unordered": ["after write of tensor y byte", "write after read of tensor y byte"],
+    "skipped_group_barrier": ["after write of tensor y byte", "write after read of tensor y byte"],
     "past_the_end": ["block 0 thread 0: access past the end of shared memory", "block 0 thread 0: access past the end of a shared array"],
     "into_the_next": ["block 0 thread 0: access past the end of a shared array"],
 }  # fmt: skip
@@ -172,7 +139,7 @@ RACES = {
 @pytest.mark.parametrize("mistake", RACES)
 def test_the_race_check_names_two_threads_in_every_order(race, mistake):
     for order in ORDERS[:3]:
-        _, error = race.run(mistake, order, watch=True)
+        _, error = race.run(mistake, order)
         assert any(text in error for text in RACES[mistake]), error
         assert "planted.cu.cc:" in error, "the line in the source"
 
@@ -189,7 +156,9 @@ def test_race_report_gives_threads_and_both_lines(race):
 
 
 def test_an_entry_can_refuse_with_its_own_text(plain):
-    assert plain.run("none", function="elman_backward")[1] == "there is no backward pass for mistake 0"
+    x, choice = torch.arange(1.0, 129.0), torch.zeros(0, dtype=torch.int32)
+    with pytest.raises(RuntimeError, match="^there is no backward pass for mistake 0$"):
+        launch.run_backward(kernel, {}, {"x": x, "choice": choice, "y": x}, {"d_y": x})
 
 
 def test_matrix_product_follows_the_documented_fragments(plain):
@@ -216,7 +185,7 @@ def test_bf16_rounds_to_nearest_even_as_torch_does(plain):
 
 def test_only_our_names_are_exported(plain):
     listed = subprocess.run(
-        ["nm", "-D", "--defined-only", plain.library._name], capture_output=True, text=True, check=True
+        ["nm", "-D", "--defined-only", str(plain.library.path)], capture_output=True, text=True, check=True
     )
     names = {line.split()[-1] for line in listed.stdout.splitlines()}
     assert names == {"elman_forward", "elman_backward", "elman_host_order"}
@@ -241,29 +210,35 @@ def test_a_device_build_needs_the_cuda_language(tmp_path):
 CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from test_host_backend import Planted, expected
+from test_host_backend import ASAN, Planted, expected
 import torch
-library = Planted(sys.argv[2])
+library = Planted(ASAN)
 for which in ("none", "early_exit", "none"):
     y, error = library.run(which)
     assert which != "none" or (error == "" and torch.equal(y[:64], expected("none"))), error
 print("right kernels pass", flush=True)
-library.run(sys.argv[3])
-print("not reached" if sys.argv[3] == "local_array" else "done")
+library.run(sys.argv[2])
+print("not reached" if sys.argv[2] == "local_array" else "done")
 """
 
 
-def test_address_and_undefined_sanitizers_see_into_fibers(tmp_path):
-    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-    library = compile_library(tmp_path, SOURCE, flags, flags)
-    compiler = toolchain.compiler(toolchain.HOST)[0]
-    preload = [
-        subprocess.run([compiler, f"-print-file-name=lib{name}.so"], capture_output=True, text=True).stdout.strip()
-        for name in ("asan", "ubsan")
-    ]
-    environment = os.environ | {"LD_PRELOAD": ":".join(preload), "ASAN_OPTIONS": "detect_leaks=0"}
-    call = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(library), "local_array"]
+def test_address_and_undefined_sanitizers_see_into_fibers():
+    build.build(kernel, {}, "float32", ASAN)
+    environment = os.environ | host.OPTIONS | {"LD_PRELOAD": ":".join(toolchain.preload(ASAN))}
+    call = [sys.executable, "-c", CHILD, str(Path(__file__).parent), "local_array"]
     ran = subprocess.run(call, capture_output=True, text=True, env=environment)
     assert "right kernels pass" in ran.stdout, ran.stderr
     assert "not reached" not in ran.stdout
-    assert "planted.cu.cc" in ran.stderr and ("out of bounds" in ran.stderr or "stack-buffer-overflow" in ran.stderr)
+    found = report.read(ran.stderr, {})
+    assert re.search(r"out of bounds|stack-buffer-overflow", found) and "at planted.cu.cc:" in found
+    assert found.endswith(" in turn_around")
+
+
+def test_a_build_for_address_sanitizer_does_not_end_a_process_without_it():
+    with pytest.raises(RuntimeError, match="can be loaded only with LD_PRELOAD=.*libasan"):
+        build.load(kernel, {}, "float32", ASAN)
+
+
+def test_flavours_are_builds_of_their_own():
+    folders = {build.build(kernel, {}, "float32", target) for target in FLAVOURS}
+    assert len(folders) == 3 and all((f / "kernel.so").exists() for f in folders)

@@ -1,16 +1,7 @@
 // Kernels with one mistake each, chosen by `which`, and right ones; tests/test_host_backend.py asserts what the host says of them.
 #include <elman/elman.cuh>
 
-namespace args {
-struct Forward {
-  const float* x;     // [128]
-  float* y;           // [128]
-  unsigned* counter;  // [1]
-  int64_t which;
-  elman::Stream stream;
-};
-using Backward = Forward;
-}  // namespace args
+#include "elman_args.h"
 
 namespace {
 using namespace elman;
@@ -107,25 +98,26 @@ ELMAN_KERNEL(32) round_all(const float* x, float* y) {
 }  // namespace
 
 ELMAN_FORWARD(a) {
-  const int which = (int)a.which;
+  const int which = (int)a.WHICH;
+  unsigned* counter = (unsigned*)a.counter;
   const size_t bytes = Layout().c.bytes;
-  ELMAN_TRY(zero_async(a.counter, sizeof(unsigned), a.stream));
+  ELMAN_TRY(zero_async(counter, sizeof(unsigned), a.stream));
   switch (which) {
     case missing_sync_warp:
     case shuffle_as_fence: return launch(neighbours, "neighbours", 1, 32, bytes, a.stream, a.x, a.y, which);
     case wait_in_plain_launch:
-    case other_block_unordered: return launch(exchange_blocks, "exchange_blocks", 2, 64, 0, a.stream, a.x, a.y, a.counter, which);
+    case other_block_unordered: return launch(exchange_blocks, "exchange_blocks", 2, 64, 0, a.stream, a.x, a.y, counter, which);
     case early_exit:
     case skipped_group_barrier:
-      return launch_cooperative(exchange_blocks, "exchange_blocks", 2, 64, 0, a.stream, a.x, a.y, a.counter, which);
+      return launch_cooperative(exchange_blocks, "exchange_blocks", 2, 64, 0, a.stream, a.x, a.y, counter, which);
     case bad_threads: return launch(turn_around, "turn_around", 1, 48, bytes, a.stream, a.x, a.y, which);
     case bad_blocks: return launch(turn_around, "turn_around", 0, 64, bytes, a.stream, a.x, a.y, which);
     case too_much_shared: return launch(turn_around, "turn_around", 1, 64, 300000, a.stream, a.x, a.y, which);
     case 100: return launch(neighbours, "neighbours", 1, 32, bytes, a.stream, a.x, a.y, (int)none);
-    case 101: return launch_cooperative(exchange_blocks, "exchange_blocks", 2, 64, 0, a.stream, a.x, a.y, a.counter, (int)none);
+    case 101: return launch_cooperative(exchange_blocks, "exchange_blocks", 2, 64, 0, a.stream, a.x, a.y, counter, (int)none);
     case 102: return launch(product, "product", 1, 32, 0, a.stream, a.x, a.y);
     case 103: return launch(round_all, "round_all", 1, 32, 0, a.stream, a.x, a.y);
     default: return launch(turn_around, "turn_around", 1, 64, bytes, a.stream, a.x, a.y, which);
   }
 }
-ELMAN_BACKWARD(a) { return refuse("there is no backward pass for mistake %d", (int)a.which); }
+ELMAN_BACKWARD(a) { return refuse("there is no backward pass for mistake %d", (int)a.WHICH); }

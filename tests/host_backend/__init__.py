@@ -1,0 +1,1 @@
+"""The planted mistakes as a kernel of the builder."""
