@@ -235,3 +235,8 @@ def load(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str) 
             raise RuntimeError(f"a build for {target} can be loaded only with LD_PRELOAD={':'.join(preload(target))}")
         _loaded[folder.name] = Library(folder / "kernel.so")
     return _loaded[folder.name]
+
+
+def substitute(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str, path: Path) -> None:
+    """Let this process run the library at `path` in place of the kernel's own build: a mutant, in a child process."""
+    _loaded[build(kernel, constants, dtype, target).name] = Library(path)

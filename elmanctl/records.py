@@ -30,10 +30,14 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         given = {name: getattr(self, name) for name in self.__struct_fields__ if getattr(self, name) is not None}
         if len(given) != 1:
             what = " and ".join(f"{name}={value}" for name, value in given.items()) or "none"
-            raise UserError(f"A run needs exactly one budget, of steps, tokens or minutes; given: {what}.")
+            raise UserError(
+                f"A run needs exactly one budget, of steps, tokens or minutes; given: {what}. Give one, 10 minutes for example."
+            )
         for name, value in given.items():
             if not (0 < value < math.inf):
-                raise UserError(f"The budget {name}={value} is not a positive number.")
+                raise UserError(
+                    f"The budget {name}={value} is not a positive number. Give one, or leave the budget to another unit."
+                )
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -160,10 +164,31 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
 
 
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """What `verify --prove` planted, and what became of it; all counts.
+
+    Truth mutants are damaged results, each at several extents; kernel mutants (`mutants`) are edits of the source that compile and change
+    something. `score` is killed of killed and survived; `equivalents` changed no bit of any result, and are not counted.
+    """
+
+    truth_mutants: int
+    truth_killed: int
+    truth_survivors: tuple[str, ...] = ()
+    not_applicable: int = 0
+    mutants: int
+    killed: int
+    survivors: tuple[str, ...] = ()
+    equivalent: int = 0
+    equivalents: tuple[str, ...] = ()
+    score: float
+    seed: int = 0
+    seconds: float = 0.0
+
+
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """Proof that one configuration of a variant passed verify on one target, bound to the sources by their hash.
 
-    `worst` is the largest error over limit; `kind` is `kernel`, or `library` for a baseline.
+    `worst` is the largest error over limit; `kind` is `kernel`, or `library` for a baseline; `proof` what `--prove` showed.
     """
 
     variant: str
@@ -181,6 +206,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     quick: bool = False
     kind: str = "kernel"
     versions: dict[str, str] = msgspec.field(default_factory=dict)
+    proof: Proof | None = None
     schema: int = SCHEMA
 
 

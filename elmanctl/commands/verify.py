@@ -1,5 +1,6 @@
 """`elmanctl verify`: is a variant right? Every output and gradient against fp64, and properties that need no truth."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -37,6 +38,12 @@ def register(app: typer.Typer) -> None:
         sanitize: Annotated[
             bool, typer.Option("--sanitize", help="Also under sanitizers: address, undefined behaviour, races.")
         ] = False,
+        prove: Annotated[
+            bool, typer.Option("--prove", help="Also plant mistakes; verify must reject them. On the host.")
+        ] = False,
+        mutants: Annotated[
+            int | None, typer.Option("--mutants", min=1, help="Edits of the source for --prove to judge. Default: 100.")
+        ] = None,
         watch: Annotated[bool, typer.Option("--watch", help="Run again when a source changes.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
     ) -> None:
@@ -50,6 +57,7 @@ def register(app: typer.Typer) -> None:
         if watch and json:
             raise UserError("--watch prints tables as it goes; leave out --json.")
         where = choose_device(device)
+        check_proof(prove, mutants, quick or case is not None or dtype is not None, where)
         options = parse_options(option or [])
         specs = every_spec(where) if every else [registry().resolve(n, options) for n in names or []]
         if every and option:
@@ -61,6 +69,8 @@ def register(app: typer.Typer) -> None:
         results, failed = [], []
         for spec in specs:
             data, ok = verify_one(spec, where, quick, case, dtype, seed, json, sanitize)
+            if prove and ok and spec.variant.has_kernel:
+                data["proof"], ok = prove_one(spec, seed, mutants, json)
             results.append(data)
             failed += [] if ok else [spec.name]
         if json:
@@ -80,6 +90,33 @@ def choose_device(given: str | None) -> str:
     if given == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no GPU here. Use --device cpu, or see elmanctl doctor.")
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_proof(prove: bool, mutants: int | None, partial: bool, device: str) -> None:
+    """Raise UserError where --prove or --mutants cannot be followed."""
+    if mutants is not None and not prove:
+        raise UserError("--mutants says how many mistakes --prove plants; give --prove too.")
+    if prove and (partial or device != "cpu"):
+        raise UserError("--prove needs a whole run on the host: give --device cpu, and no --quick, --case or --dtype.")
+
+
+def prove_one(spec: Spec, seed: int, mutants: int | None, json: bool) -> tuple[dict, bool]:
+    """Plant mistakes in one configuration that passed, print or return what became of them, and put the proof into its receipt."""
+    from elmanctl.verify import plan, receipt
+    from elmanctl.verify.prove import proof, show
+
+    request = plan.Request(spec, "cpu", seed)
+    with err().status(f"{spec.name}: planting mistakes") if err().is_terminal else contextlib.nullcontext() as status:
+
+        def progress(what: str, done: int, count: int) -> None:
+            if status is not None:
+                status.update(f"{spec.name}: {what} {done} of {count}")
+
+        found = proof.prove(plan.Plan(request), mutants or proof.MUTANTS, progress)
+    receipt.attach(spec, request.target, found.record() if found.ok else None)
+    if not json:
+        show.show(spec.name, found)
+    return show.as_json(found), found.ok
 
 
 def every_spec(device: str) -> list[Spec]:

@@ -2,6 +2,7 @@
 
 * Sizes differ from each other, so that swapped axes show; B is above 1; T goes over 1, 2, 3 and both sides of a chunk.
 * A long case holds what only adds up over time: a carry or a gradient kept in too few bits.
+* One row alone, and more rows and channels than a tile of 16 or four of them: where a kernel's second tile would go unseen.
 """
 
 import re
@@ -16,7 +17,9 @@ CHUNK = 8
 ROWS = 3
 LONG = 67
 MEMORY = 259
+TILE, MANY_ROWS = 16, 17
 WIDTH = 48
+MORE = 5  # tiles of a wide case
 PRIMES = (5, 7, 11, 13)
 
 
@@ -50,6 +53,13 @@ def other_sizes(spec: Spec, kernel: Kernel) -> dict[str, int]:
     return sizes
 
 
+def wide(spec: Spec, other: dict[str, int]) -> dict[str, int]:
+    """Return sizes with D at five tiles, where D is the default's; a multiple of the hard steps like it."""
+    step = max([r.step for r in spec.variant.rules.of("dim") if isinstance(r, Multiple) and not r.method], default=1)
+    tile = -(-TILE // step) * step
+    return {n: MORE * tile if n == "D" and size == width(step) else size for n, size in other.items()}
+
+
 def width(step: int) -> int:
     """Return a legal width that is no power of two."""
     return WIDTH if WIDTH % step == 0 else 3 * step
@@ -75,6 +85,9 @@ def default(spec: Spec, kernel: Kernel, constants: dict[str, int], dtypes, draws
     if not quick:
         plan += [(max(LONG, 2 * k + 5), draw) for draw in (draws[0], draws[-1])]
     cases = [make(kernel, other, dtype, T, draw) for T, draw in plan for dtype in dtypes]
+    if not quick:
+        cases += [make(kernel, other, dtype, 3, draws[0], 1) for dtype in dtypes]
+        cases += [make(kernel, wide(spec, other), dtype, 3, draws[0], MANY_ROWS) for dtype in dtypes]
     if "bfloat16" in dtypes and not quick:  # where a sum kept in too few bits drifts out of the noise of its store
         cases.append(make(kernel, other, "bfloat16", MEMORY, draws[0], 2))
     return list(dict.fromkeys(cases))

@@ -14,7 +14,7 @@ import msgspec
 
 from elmanctl.errors import UserError
 from elmanctl.files import write_json
-from elmanctl.records import Receipt
+from elmanctl.records import Proof, Receipt
 from elmanctl.toolchain import csrc_folder, sources
 from elmanctl.variant import Spec, Variant
 
@@ -94,9 +94,18 @@ def state(spec: Spec, target: str) -> str:
 
 def write(spec: Spec, receipt: Receipt) -> Path | None:
     """Write a receipt atomically and return its file. A quick one does not replace a full one that is still valid (None)."""
-    if receipt.quick and (old := find(spec, receipt.target)) and not old.quick:
+    old = find(spec, receipt.target)
+    if receipt.quick and old and not old.quick:
         return None
+    if old and receipt.proof is None:  # the same sources: what was shown of them still holds
+        receipt = msgspec.structs.replace(receipt, proof=old.proof)
     return _change(spec, receipt.target, receipt)
+
+
+def attach(spec: Spec, target: str, proof: Proof | None) -> None:
+    """Put a proof into the valid receipt of a configuration, or take it out."""
+    if known := find(spec, target):
+        _change(spec, target, msgspec.structs.replace(known, proof=proof))
 
 
 def drop(spec: Spec, target: str) -> bool:

@@ -25,8 +25,11 @@ def test_default_cases_cover_every_dtype_draw_and_length_with_sizes_that_differ(
         assert {w for d, _, w in seen if d == dtype} == set(DRAWS)
     for case in listed:
         sizes = dict(case.sizes)
-        assert sizes["B"] > 1 and len(set(sizes.values())) == len(sizes), case.id
+        assert len(set(sizes.values())) == len(sizes), case.id
         assert sizes["D"] % 16 == 0
+    rows = [dict(c.sizes)["B"] for c in listed]
+    assert {1, 3, 17} <= set(rows) and rows.count(1) == len(DTYPES)
+    assert max(dict(c.sizes)["D"] for c in listed) > 4 * 16
     assert ("bfloat16", cases.MEMORY, "typical") in seen
     assert len({c.id for c in listed}) == len(listed)
     quick = cases.default(spec, kernel, {"BOUNDED": 0}, DTYPES, DRAWS, quick=True)

@@ -1,0 +1,92 @@
+"""Kernel mutants: a seeded sample of edits, compiled and run, each rejected, surviving, or equal bit for bit."""
+
+import itertools
+import random
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from elmanctl.verify.prove.compiling import compiled
+from elmanctl.verify.prove.edits import Edit
+from elmanctl.verify.prove.trial import Bench, Report, trial
+
+SLACK, FLOOR = 10.0, 5.0  # a mutant may take this many times what the kernel takes, and at least so many seconds
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of one edit.
+
+    Args:
+        outcome: `killed`, `survived`, `equivalent` (results bit-equal over all cases), `same code` (the compiler gives the same object
+            code: equivalent too), or `not compiled`.
+        by: case -> what rejected it there.
+        passed: cases that it passed.
+        different: for a survivor, a case in which its results differ from the kernel's.
+    """
+
+    edit: Edit
+    outcome: str
+    by: dict[str, str]
+    passed: tuple[str, ...] = ()
+    different: str = ""
+
+
+def ordered(candidates: list[Edit], seed: int) -> Iterator[Edit]:
+    """Yield edits in a seeded order that goes round the operators and files, so that a small sample has all of them."""
+    generator, groups = random.Random(seed), {}
+    for edit in candidates:
+        groups.setdefault((edit.operator, edit.file.name), []).append(edit)
+    for group in groups.values():
+        generator.shuffle(group)
+    keys = sorted(groups)
+    generator.shuffle(keys)
+    for row in itertools.zip_longest(*(groups[k] for k in keys)):
+        yield from (e for e in row if e is not None)
+
+
+@dataclass(frozen=True)
+class Original:
+    """The unedited kernel under the same flags: hash of its object code, and its report, by dtype."""
+
+    code: dict[str, str]
+    report: dict[str, Report]
+
+
+def original(benches: list[Bench]) -> Original:
+    """Compile and run the kernel as it is.
+
+    Raises:
+        ValueError: where it does not pass its own cases.
+    """
+    codes, reports = {}, {}
+    for bench in benches:
+        with tempfile.TemporaryDirectory(prefix="elmanctl-prove-") as folder:
+            library, codes[bench.dtype] = compiled(bench.kernel, bench.constants, bench.dtype, None, Path(folder))
+            report = reports[bench.dtype] = trial(bench, library, 600.0)
+            if report.killed:
+                raise ValueError(f"the kernel itself fails: {report.rejected}")
+    return Original(codes, reports)
+
+
+def fate(benches: list[Bench], known: Original, edit: Edit) -> Fate:
+    """Compile and run one edit: in the first dtype, and in the others where that does not reject it."""
+    passed, identical, different = [], True, ""
+    for bench in benches:
+        with tempfile.TemporaryDirectory(prefix="elmanctl-prove-") as folder:
+            made = compiled(bench.kernel, bench.constants, bench.dtype, edit, Path(folder))
+            if made is None:
+                return Fate(edit, "not compiled", {})
+            library, code = made
+            if code == known.code[bench.dtype]:
+                continue
+            base, identical = known.report[bench.dtype], False
+            report = trial(bench, library, max(FLOOR, SLACK * base.seconds))
+            passed += report.passed
+            if report.killed:
+                return Fate(edit, "killed", report.rejected, tuple(passed))
+            different = different or next((i for i, d in report.results.items() if d != base.results[i]), "")
+    if identical:
+        return Fate(edit, "same code", {}, tuple(passed))
+    return Fate(edit, "survived" if different else "equivalent", {}, tuple(passed), different)
