@@ -189,6 +189,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """Proof that one configuration of a variant passed verify on one target, bound to the sources by their hash.
 
     `worst` is the largest error over limit; `kind` is `kernel`, or `library` for a baseline; `proof` what `--prove` showed.
+    `sanitized` lists tool and dtype of the sanitizers that ran.
     """
 
     variant: str
@@ -206,6 +207,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     quick: bool = False
     kind: str = "kernel"
     versions: dict[str, str] = msgspec.field(default_factory=dict)
+    sanitized: tuple[str, ...] = ()
     proof: Proof | None = None
     schema: int = SCHEMA
 

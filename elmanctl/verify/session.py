@@ -154,4 +154,5 @@ def receipt_of(outcome: Outcome) -> Receipt:
         quick=request.quick,
         kind="kernel" if spec.variant.has_kernel else "library",
         versions=provenance.versions(spec.variant),
+        sanitized=tuple(c.id.removeprefix("sanitize ") for c in checks if c.kind == "sanitize" and not c.not_run),
     )

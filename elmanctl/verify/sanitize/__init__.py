@@ -60,7 +60,7 @@ def check(plan, id: str, tool: str, case: Case | None) -> Check:
 
     started = time.monotonic()
     if case is None:
-        text = f"not run: {plan.spec.name} has no kernel of its own"
+        text = f"not run: {plan.spec.variant.name} has no kernel of its own"
         return Check(id, "sanitize", True, message=text, not_run=True)
     todo = runs(plan, case.dtype)
     if tool == "race":

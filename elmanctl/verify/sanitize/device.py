@@ -14,7 +14,7 @@ from elmanctl.verify.cases import Case
 from elmanctl.verify.sanitize import process
 
 SUMMARY = re.compile(
-    r"^=+ (?:ERROR|RACECHECK|INITCHECK) SUMMARY: (?P<count>\d+) (?:errors?|hazards? displayed)(?! were)"
+    r"^=+ (?:ERROR|RACECHECK|INITCHECK) SUMMARY: (?P<count>\d+) (?:errors?|hazards? displayed)\b(?! were)"
 )
 START = re.compile(r"^=+ (?P<text>\S.*)$")
 MORE = re.compile(r"^=+ {2,}(?P<text>\S.*)$")

@@ -61,7 +61,7 @@ def read(lines: Sequence[str]) -> Ended:
 def start(
     asked: Mapping, environment: Mapping[str, str], before: Sequence[str] = (), seconds: float = SECONDS
 ) -> Ended:
-    """Run the child with further variables, behind the command `before`; end its whole process group at the time-out."""
+    """Run the child with further variables, behind the command `before`; end both at the time-out."""
     call = [*before, sys.executable, "-m", "elmanctl.verify.sanitize.child"]
     process = subprocess.Popen(
         call,
@@ -71,23 +71,26 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        start_new_session=True,
+        start_new_session=bool(before),  # what `before` starts can be ended with it
     )
     try:
         out, err = process.communicate(json.dumps(asked), timeout=seconds)
         code: int | None = process.returncode
     except subprocess.TimeoutExpired:
-        _end(process)
+        _end(process, before)
         out, err = process.communicate()
         code = None
     except BaseException:
-        _end(process)
+        _end(process, before)
         raise
     found = read(out.splitlines())
     found.code, found.stderr = code, err
     return found
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen, before: Sequence[str]) -> None:
+    if not before:
+        process.kill()
+        return
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
