@@ -167,7 +167,7 @@ def test_an_unknown_report_is_no_finding():
 
 
 # In the format that the manual of compute-sanitizer documents; not recorded from a device.
-FRAME = "/work/v.cu.cc"
+FRAME = "/tmp/v.cu.cc"
 MEMCHECK = f"""========= COMPUTE-SANITIZER
 ========= Invalid __global__ write of size 4 bytes
 =========     at void v::forward<8>(args::Forward)+0x1a0 in {FRAME}:26
@@ -195,7 +195,7 @@ INITCHECK = f"""========= COMPUTE-SANITIZER
 """
 SYNCCHECK = f"""========= COMPUTE-SANITIZER
 ========= Barrier error detected. Divergent thread(s) in block.
-=========     at elman::sync_block()+0x2c8 in /work/elman/sync.cuh:12
+=========     at elman::sync_block()+0x2c8 in /tmp/elman/sync.cuh:12
 =========     by thread (0,0,0) in block (0,0,0)
 =========         Device Frame: v::forward(args::Forward)+0xb0 in {FRAME}:53
 ========= ERROR SUMMARY: 16 errors
