@@ -1,5 +1,5 @@
 """`python -m elmanctl`: the command line without an installed script."""
 
-from elmanctl.cli import main
+from elmanctl.start import main
 
 main()

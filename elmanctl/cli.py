@@ -4,6 +4,7 @@ Exit codes: 0 all is well, 1 a check failed, 2 a mistake in the request, 130 int
 Importing this module does not import torch; each verb imports what it needs when it runs.
 """
 
+import errno
 import importlib
 import os
 import sys
@@ -13,6 +14,7 @@ import typer
 
 from elmanctl import __version__
 from elmanctl.errors import CheckFailed, UserError
+from elmanctl.interrupt import INTERRUPTED, install
 
 # click.ClickException, the base of all usage errors; newer releases of typer carry a click of their own.
 UsageProblem = typer.BadParameter.__mro__[2]
@@ -32,6 +34,18 @@ VERBS = (
     "gpus",
     "doctor",
 )
+
+
+FREE = "Free some space (elmanctl doctor shows the build cache and its disk)"
+ALLOW = "Check who may write there, or choose another folder"
+# Failures to write anywhere, also where no caller expects one: what to do next.
+UNWRITABLE = {
+    errno.ENOSPC: FREE,
+    errno.EDQUOT: FREE,
+    errno.EFBIG: "Raise the limit on file sizes (ulimit -f)",
+    errno.EROFS: ALLOW,
+    errno.EACCES: ALLOW,
+}
 
 
 def _version(value: bool) -> None:
@@ -84,6 +98,7 @@ def make_command(only: str | None = None):
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    install()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -107,10 +122,16 @@ def run(arguments: list[str]) -> int:
         error.show()
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        return _say("Interrupted. What was finished before is kept.", 130)
+        return _say(INTERRUPTED, 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
+    except OSError as error:
+        if error.errno not in UNWRITABLE or os.environ.get("ELMANCTL_DEBUG"):
+            raise
+        _drop_output()
+        what = error.filename or "Writing failed"
+        return _say(f"{what}: {error.strerror}. {UNWRITABLE[error.errno]} and try again.", 2)
 
 
 def _invoke(arguments: list[str]) -> int:
@@ -121,6 +142,14 @@ def _invoke(arguments: list[str]) -> int:
         command.main(arguments, prog_name="elmanctl")
     with command.make_context("elmanctl", arguments) as context:
         return command.invoke(context) or 0
+
+
+def _drop_output() -> None:
+    """Let what stdout cannot take go nowhere: at its end the interpreter would fail to write it once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(error: object, code: int) -> int:

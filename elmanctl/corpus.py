@@ -145,7 +145,7 @@ def check(path: Path, content: Any, shortest_zero_run: int = 8) -> dict[str, Any
         path: the file; content: its bytes (data.map_bytes).
         shortest_zero_run: zero bytes in a row that count as padding.
     Returns:
-        plain data; shares between 0 and 1, entropy in bits per byte of the single-byte distribution.
+        plain data; shares between 0 and 1, `histogram` the count of each byte value, entropy in bits per byte of the single-byte distribution.
     """
     import numpy as np
 
@@ -176,6 +176,7 @@ def check(path: Path, content: Any, shortest_zero_run: int = 8) -> dict[str, Any
         "printable_share": float(share[32:127].sum() + share[[9, 10, 13]].sum()),
         "high_share": float(share[128:].sum()),
         "most_frequent": {repr(chr(b))[1:-1] if b < 128 else f"\\x{b:02x}": float(share[b]) for b in top if counts[b]},
+        "histogram": counts.tolist(),
         "zero_bytes": int(counts[0]),
         "zero_runs": int(runs),
         "longest_zero_run": int(longest),

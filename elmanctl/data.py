@@ -20,7 +20,7 @@ HELDOUT = 100  # one part in so many is held out
 SEPARATOR = 0x1E  # between documents
 WHOLE = 256 << 20  # bytes; files up to this size are hashed whole
 SAMPLE, SAMPLES = 1 << 16, 1024  # larger ones by this many blocks of this size, so that a run does not wait for minutes
-MAKE = "Write a corpus from text on this machine with: elmanctl data make"
+MAKE = "Or write a corpus from text on this machine with: elmanctl data make"
 
 
 def locate(path: str | Path, tell: bool = True) -> Path:
@@ -39,7 +39,9 @@ def locate(path: str | Path, tell: bool = True) -> Path:
     if path.is_dir():
         raise UserError(f"{path} is a folder; training data is one file of bytes. Name the file. {MAKE}")
     if not path.is_file():
-        raise UserError(f"The data file {path} does not exist. Choose another with --data. {MAKE}")
+        raise UserError(
+            f"The data file {path} does not exist. Name one that does: --data of train, training: {{data: FILE}} of a suite. {MAKE}"
+        )
     return path
 
 

@@ -162,7 +162,7 @@ def search(
         bound, word = ("least", "smallest") if below is None else ("most", "largest")
         raise UserError(
             f"{spec.name}: {short_count(params)} parameters are out of reach at depth {depth}: the {word} legal width, {only.dim}, "
-            f"has {short_count(only.params)} ({only.params:,}). Ask for at {bound} that with --params, or change --depth or --align."
+            f"has {short_count(only.params)} ({only.params:,}). Ask for at {bound} that, or change --depth or --align."
         )
     return fit
 

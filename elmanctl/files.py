@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ def atomic(path: Path, mode: str = "w"):
     name = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, mode) as file:
+        name = (
+            path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}"
+        )  # by open, so that the umask decides who may read
+        with name.open(mode.replace("w", "x")) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

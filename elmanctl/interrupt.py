@@ -1,10 +1,30 @@
-"""Ctrl-C and SIGTERM: stop after the present step; asked twice, or outside the loop, stop at once."""
+"""Ctrl-C and SIGTERM: a run stops after the present step; asked twice, or outside the loop, at once.
+
+An interrupt while torch is imported waits until that is done: torch's C++ code would end the process with SIGABRT.
+"""
 
 import os
 import signal
+import sys
 import threading
 
+INTERRUPTED = "Interrupted. What was finished before is kept."
+AGAIN_SECONDS = 0.05
+
 MESSAGE = b"\nStopping after this step; once more stops at once.\n"
+
+
+def install() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt, but not inside the import of torch."""
+
+    def handle(number, frame) -> None:
+        spec = getattr(sys.modules.get("torch"), "__spec__", None)
+        if spec is None or not getattr(spec, "_initializing", False):
+            raise KeyboardInterrupt
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGALRM, handle)
 
 
 class Interrupt:

@@ -194,7 +194,10 @@ def sized(suite: Suite) -> list[Sized]:
         elif row.dim is not None:
             found.append(Sized(row, dims.size(row.spec, row.dim, row.depth), suite.relaxed))
         else:
-            fit = dims.search(row.spec, suite.params, row.depth, suite.tolerance, suite.align, suite.relaxed)
+            try:
+                fit = dims.search(row.spec, suite.params, row.depth, suite.tolerance, suite.align, suite.relaxed)
+            except UserError as error:
+                raise UserError(f"{suite.path}: {error}") from None
             found.append(Sized(row, fit.nearest, suite.relaxed))
     return found
 

@@ -1,5 +1,6 @@
 """Reading a suite's YAML file strictly: unknown and repeated keys, wrong types and bad values are errors that name the key."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,9 +78,33 @@ def read(path: Path) -> SuiteFile:
     try:
         file = msgspec.convert(data, SuiteFile, strict=False)
     except msgspec.ValidationError as error:
-        raise UserError(f"{path}: {str(error).replace('`$.', '`')}.") from None
+        raise UserError(f"{path}: {described(error)}") from None
     _check(path, file)
     return file
+
+
+# The types of a suite's file, as its author knows them.
+WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+}
+
+
+def described(error: msgspec.ValidationError) -> str:
+    """Return what a value of the wrong type is, what it should be, and what to do, from msgspec's message."""
+    found = re.fullmatch(r"Expected `(?P<wanted>[^`]+)`, got `(?P<got>[^`]+)` - at `\$\.(?P<key>[^`]+)`", str(error))
+    if not found:
+        return f"{str(error).replace('`$.', '`')}. Correct it in the file."
+
+    def words(types: str) -> str:
+        return " or ".join(WORDS.get(name, name) for name in types.split(" | ") if name != "null")
+
+    got = "empty" if found["got"] == "null" else words(found["got"])
+    return f"{found['key']} is {got}; it must be {words(found['wanted'])}. Correct it in the file."
 
 
 def _known_keys(path: Path, where: str, data: Any, kind: type) -> None:

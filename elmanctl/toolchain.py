@@ -5,6 +5,7 @@
 * This module does not import torch.
 """
 
+import errno
 import functools
 import importlib
 import importlib.util
@@ -13,6 +14,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -174,6 +176,11 @@ def execute(call: list[str]) -> str:
     ran = subprocess.run(call, capture_output=True, text=True)
     text = ran.stdout + ran.stderr
     if ran.returncode:
+        if os.strerror(errno.ENOSPC) in text:
+            raise UserError(
+                f"The disk is full, so the kernel could not be compiled. Free some space in {cache_folder()} (ELMANCTL_CACHE) "
+                f"or {tempfile.gettempdir()} (TMPDIR) and try again."
+            )
         first = ERROR_LINE.search(text)
         where = (
             f"{first['file']}:{first['line'] or first['cuda_line'] or '?'}: {first['text']}"

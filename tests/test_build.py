@@ -67,6 +67,19 @@ def test_a_compiler_error_is_one_message_with_its_line(kernel):
     assert not list((toolchain.cache_folder() / "kernels").glob(".building-*"))
 
 
+def test_a_full_disk_is_told_from_an_error_in_the_kernel(kernel, monkeypatch, tmp_path):
+    compiler = tmp_path / "full-g++"
+    compiler.write_text(
+        "#!/bin/sh\n[ $1 = --version ] && echo g++ 1 && exit\necho '/tmp/a.s: Fatal error: No space left on device' >&2\nexit 1\n"
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    toolchain.compiler.cache_clear()
+    with pytest.raises(UserError, match="The disk is full.*Free some space in .*ELMANCTL_CACHE"):
+        build.build(kernel, CONSTANTS, "float32", "host")
+    toolchain.compiler.cache_clear()
+
+
 def test_no_compiler_is_said_with_what_to_do(kernel, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     toolchain.compiler.cache_clear()

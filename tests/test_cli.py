@@ -1,10 +1,12 @@
 """Global flags, exit codes, and what the command line must not cost."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import typer
@@ -74,6 +76,41 @@ def test_errors_become_exit_codes(project, monkeypatch, error, code, text):
     with_verb(monkeypatch, raising(error))
     ran = project.run("go")
     assert (ran.code, ran.out, ran.err) == (code, "", text)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "place/file"),
+            "place/file: No space left on device. Free some space",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "Writing failed: No space left on device. Free some space"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "place"),
+            "place: Permission denied. Check who may write there",
+        ),
+    ],
+)
+def test_a_disk_that_cannot_be_written_is_no_traceback_wherever_it_shows(project, monkeypatch, error, says):
+    with_verb(monkeypatch, raising(error))
+    ran = project.run("go")
+    assert ran.code == 2 and ran.err.startswith(says) and ran.err.count("\n") == 1
+
+
+def test_other_system_errors_keep_their_traceback(project, monkeypatch):
+    with_verb(monkeypatch, raising(FileNotFoundError(errno.ENOENT, "No such file", "a bug")))
+    with pytest.raises(FileNotFoundError):
+        project.run("go")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_result_that_cannot_be_written_to_a_full_disk_exits_2(project):
+    call = [sys.executable, "-m", "elmanctl", "list", "--json"]
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(call, cwd=project.path, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 2 and ran.stderr.startswith("Writing failed: No space left on device.")
+    assert ran.stderr.count("\n") == 1
 
 
 def test_a_verb_may_return_its_exit_code(project, monkeypatch):

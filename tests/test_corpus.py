@@ -90,6 +90,7 @@ def test_check_counts_bytes_documents_and_entropy(tmp_path):
     assert (found["bytes"], found["documents"], found["distinct_bytes"]) == (10, 2, 4)
     assert found["printable_share"] == pytest.approx(0.8) and found["high_share"] == pytest.approx(0.1)
     assert list(found["most_frequent"])[:2] == ["a", "b"] and found["zero_runs"] == 0
+    assert {byte: n for byte, n in enumerate(found["histogram"]) if n} == {97: 4, 98: 4, 0x1E: 1, 0xFF: 1}
     assert summary(tmp_path, bytes(range(256)))["entropy_bits"] == pytest.approx(8)
     assert summary(tmp_path, b"one\x1etwo\x1e")["documents"] == 2
 

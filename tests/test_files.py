@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from elmanctl.errors import UserError
@@ -25,3 +27,12 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
         file.write("half")
         raise OSError(28, "No space left on device")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_who_may_read_a_record_is_left_to_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_json(tmp_path / "r.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "r.json").stat().st_mode & 0o777 == 0o640

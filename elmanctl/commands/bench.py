@@ -34,7 +34,9 @@ def register(app: typer.Typer) -> None:
         from elmanctl import bench as benching
         from elmanctl.records import Budget
 
-        budget = Budget(steps=steps, tokens=parse_count(tokens, "--tokens") if tokens else None, minutes=minutes)
+        budget = Budget(
+            steps=steps, tokens=parse_count(tokens, "--tokens") if tokens is not None else None, minutes=minutes
+        )
         batches = parse_batches(batch_sizes) if batch_sizes is not None else []
         if budget == Budget():
             budget = None

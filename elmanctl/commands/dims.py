@@ -39,8 +39,8 @@ def register(app: typer.Typer) -> None:
         """Find the widths that meet a parameter budget, by counting real models on the meta device."""
         if bool(names) + standard + (suite is not None) != 1:
             raise UserError("Give model names, or --standard, or --suite NAME: one of the three.")
-        budget = parse_count(params) if params else None
-        share = parse_share(tolerance) if tolerance else None
+        budget = parse_count(params) if params is not None else None
+        share = parse_share(tolerance) if tolerance is not None else None
         if names:
             show_models(names, option or [], budget, depth, dim, share, align, json)
             return

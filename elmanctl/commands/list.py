@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
         known = registry()
         if name is not None:
             spec = known.resolve(name)
+            spec.check()
             one = details(known, spec)
             print_json(one) if json else print_details(one, spec)
         elif json:

@@ -46,7 +46,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Train one model. The budget is one of --steps, --tokens and --minutes; the size is --params or --dim."""
         size = {"params": params, "dim": dim, "depth": depth, "relax": relax}
-        budget = Budget(steps=steps, tokens=parse_count(tokens, "--tokens") if tokens else None, minutes=minutes)
+        budget = Budget(
+            steps=steps, tokens=parse_count(tokens, "--tokens") if tokens is not None else None, minutes=minutes
+        )
         given = {
             "data": data,
             "batch": batch,
@@ -160,6 +162,8 @@ def continued(folder: Path) -> tuple[Trial, Path, bool]:
     """
     from elmanctl.checkpoint import latest
 
+    if not (folder / TRIAL).is_file():
+        raise UserError(f"{folder} is no run: it holds no {TRIAL}. `elmanctl runs ls` lists the runs below runs/.")
     trial = read_json(folder / TRIAL, Trial)
     latest(folder)
     if (folder / RESULT).exists() and read_json(folder / RESULT, Result).status == "ok":

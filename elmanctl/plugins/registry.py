@@ -96,7 +96,7 @@ class Registry:
         broken = [p for p in self._problems if p.plugin.lower() == base.lower()]
         if broken:
             return f"{base} could not be loaded: {broken[0].text} Correct {broken[0].where} and run elmanctl list."
-        text = f"Unknown variant {base}.{did_you_mean(base, self.names())}"
+        text = f"Unknown variant {base or repr(base)}.{did_you_mean(base, self.names())}"
         heads = [
             (head, v) for v in self._variants.values() for head in v.heads() if base.lower().startswith(head.lower())
         ]

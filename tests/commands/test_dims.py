@@ -64,6 +64,7 @@ def test_a_suite_is_sized_and_can_be_moved_to_another_budget(project):
         (["E75h4n32", "--tolerance", "6"], "--tolerance 6 is not between 0 and 1"),
         (["E75h4n32", "-o", "n_heads"], "n_heads"),
         (["E75h4n32", "-o", "n_heads=8"], "contradicts"),
+        (["E75h4n32", "--params", ""], "--params  is not a number"),
         ([], "one of the three"),
         (["E42", "--standard"], "one of the three"),
         (["--standard", "--dim", "128"], "--dim goes with model names"),

@@ -138,6 +138,11 @@ def test_an_unknown_name_exits_2(project, rich_variant, name, message):
     assert ran.code == 2 and ran.out == "" and message in ran.err
 
 
+def test_a_name_that_breaks_a_rule_exits_2(project, rich_variant):
+    ran = project.run("list", "ZZ1h8n20")
+    assert ran.code == 2 and "n_state=20 is not a multiple of 8" in ran.err and ran.out == ""
+
+
 def test_every_variant_here_can_be_shown(project):
     for row in json.loads(project.run("list", "--json").out)["variants"]:
         assert project.run("list", row["name"]).out.startswith(f"{row['name']}: ")

@@ -76,7 +76,7 @@ def test_params_chooses_the_nearest_legal_width(trainee):
         (["Toy", *SMALL, "--steps", 1, "--relax", "height"], "--relax height"),
         (["E75h4n32", "--dim", 130, "--depth", 1, "--steps", 1], "dim=130 is not a multiple of"),
         ([], "Name the model to train"),
-        (["--resume", "nowhere"], "nowhere/trial.json does not exist"),
+        (["--resume", "nowhere"], "nowhere is no run: it holds no trial.json. `elmanctl runs ls`"),
     ],
 )
 def test_a_bad_request_exits_2_says_why_and_leaves_nothing(trainee, arguments, text):
