@@ -19,7 +19,7 @@ LONG = 67
 MEMORY = 259
 TILE, MANY_ROWS = 16, 17
 WIDTH = 48
-MORE = 5  # tiles of a wide case
+FEW, MORE = 2, 5  # heads and the like, and tiles, of a wide case
 PRIMES = (5, 7, 11, 13)
 
 
@@ -54,10 +54,11 @@ def other_sizes(spec: Spec, kernel: Kernel) -> dict[str, int]:
 
 
 def wide(spec: Spec, other: dict[str, int]) -> dict[str, int]:
-    """Return sizes with D at five tiles, where D is the default's; a multiple of the hard steps like it."""
+    """Return sizes with D at five tiles, a multiple of the hard steps, and few of other dims; those of `verify_sizes` stay."""
     step = max([r.step for r in spec.variant.rules.of("dim") if isinstance(r, Multiple) and not r.method], default=1)
     tile = -(-TILE // step) * step
-    return {n: MORE * tile if n == "D" and size == width(step) else size for n, size in other.items()}
+    own = {**dict.fromkeys(PRIMES, FEW), width(step): MORE * tile}
+    return {n: own.get(size, size) for n, size in other.items()}
 
 
 def width(step: int) -> int:

@@ -54,10 +54,11 @@ def confined(
         return wrong
     if extent == "2 %":
         return (right.double() + SMALL * (wrong.double() - right.double())).to(right.dtype)
+    mask = None
     if extent == "last chunk":
         mask = of_last_chunk(spec.dims, sizes.get("T", 1), chunk)
-    else:
-        mask = of_head(spec.dims, head, sizes) if head else None
+    elif head:
+        mask = of_head(spec.dims, head, sizes)
     return None if mask is None else torch.where(mask, wrong, right)
 
 

@@ -140,10 +140,8 @@ def prove(plan: Plan, mutants: int = MUTANTS, progress: Progress | None = None, 
         dtypes = [d for d in QUICK_DTYPES if d in plan.dtypes]
         listed = {d: _cases(plan, d) for d in dtypes}
         with workers(jobs) as pool:
-            pending = {
-                c.id: pool.submit(_verdicts, c) for quick_rest in (listed[dtypes[0]],) for c in sum(quick_rest, [])
-            }
-            truths = {c.id: pool.submit(_truth, c) for d in dtypes for c in sum(listed[d], [])}
+            pending = {c.id: pool.submit(_verdicts, c) for c in itertools.chain(*listed[dtypes[0]])}
+            truths = {c.id: pool.submit(_truth, c) for d in dtypes for c in itertools.chain(*listed[d])}
             for done, (id, future) in enumerate(pending.items(), 1):
                 found.truth[id] = future.result()
                 progress("truth mutants on case", done, len(pending))
@@ -191,4 +189,3 @@ def _in_order(pool: ProcessPoolExecutor, edits: Iterator[Edit], ahead: int) -> I
     while pending:
         yield pending.pop(0).result()
         pending += [pool.submit(_fate, e) for e in itertools.islice(edits, 1)]
-    return

@@ -7,7 +7,10 @@ LISTED = 12
 
 
 def shapes(found: Findings) -> list[list[str]]:
-    """Return, per fp32 case: truth mutants killed of those that apply, kernel mutants killed of those run."""
+    """Return, per fp32 case: truth mutants killed of those that apply, kernel mutants killed of those that came to it.
+
+    The quick cases, which are first, see every kernel mutant until it crashes or hangs; the others those that are left.
+    """
     rows = []
     for case, listed in found.truth.items():
         applies = [v for v in listed if v.ratio is not None]
@@ -19,7 +22,7 @@ def shapes(found: Findings) -> list[list[str]]:
 
 def show(name: str, found: Findings) -> None:
     """Print the proof of one configuration."""
-    title = f"{name}: mutants rejected by each shape alone"
+    title = f"{name}: mutants that each shape rejects, of those that come to it"
     print_table(["case", "truth mutants", "kernel mutants"], shapes(found), title, ("truth mutants", "kernel mutants"))
     out().print()
     for label, lines in (
