@@ -45,6 +45,13 @@ def right_end(code: str, at: int, stops: tuple[str, ...]) -> int:
     return len(code)
 
 
+def closing(code: str, at: int) -> int:
+    """Return where the bracket closes inside which `at` is."""
+    while (at := right_end(code, at, ())) < len(code) and code[at] == ",":
+        at += 1
+    return at
+
+
 def left_start(code: str, at: int, stops: tuple[str, ...], begin: int) -> int:
     """Return where the operand that ends before `at` begins."""
     depth = 0
@@ -177,7 +184,7 @@ def skip_tail(code: str, begin: int) -> Iterator[str]:
 
 def omit_store(code: str, begin: int) -> Iterator[str]:
     for found in re.finditer(r"\b(store|write|copy|copy16_async|read)\(|(?<![\w.])(\w+\.)?\w+_state\(", code[begin:]):
-        at, end = begin + found.start(), right_end(code, begin + found.end(), ())
+        at, end = begin + found.start(), closing(code, begin + found.end())
         if code[end : end + 2] == ");" and not re.search(r"[\w>] $", code[begin:at].replace("else ", "")):
             yield f"{code[:at]}(void)0{code[end + 1 :]}"
     for found in re.finditer(r"(?:^\s*|[;{)] )((?:\w+\.)?\w[\w.]*(?:\[[^=;]*?\])? [-+*]?= [^;{]*);", code[begin:]):

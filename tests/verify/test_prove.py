@@ -1,0 +1,142 @@
+"""Planted mistakes: the field's own on a real kernel, the operators, children that hang or crash, and a whole proof."""
+
+import json
+import os
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from elmanctl.cli import run
+from elmanctl.verify import cases
+from elmanctl.verify.plan import Plan, Request
+from elmanctl.verify.prove import extents, operators, trial
+from elmanctl.verify.prove.truth_mutants import verdicts
+from elmanctl.verify.run import Compiled
+
+HISTORIC = {
+    "norms match, values do not": ("store(p.d_x + at, carry);", "store(p.d_x + at - d + (p.D - 1 - d), carry);", "d_x"),
+    "gradient one step late": ("load(p.d_y + at)", "(t + 1 < p.T ? load(p.d_y + at + p.D) : acc(0))", "d_x"),
+    "backward replays another recurrence": ("if (bounded) carry", "if (!bounded) carry", "d_x"),
+    "size returns unwritten memory": ("acc h = p.h0[i];", "if (p.T > 8) return; acc h = p.h0[i];", "y"),
+    "first state taken as zero": (": p.h0[i])", ": acc(0))", "d_a"),
+    "first state returned as the last": ("p.h_last[i] = h;", "p.h_last[i] = p.h0[i];", "h_last"),
+    "right for one row only": ("a_part += carry * (t ? p.h[at - p.D]", "a_part += carry * (t ? p.h[at - p.D - b * p.T * p.D]", "d_a"),
+}  # fmt: skip
+
+
+def edit(folder, old, new, name=None):
+    path = folder / (name or f"{folder.name}.cu.cc")
+    text = path.read_text()
+    assert text.count(old) == 1, old
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("bug", HISTORIC)
+def test_each_historic_mistake_is_rejected_in_the_tensor_that_is_wrong(folder, spec, bug):
+    old, new, tensor = HISTORIC[bug]
+    edit(folder, old, new)
+    plan = Plan(Request(spec, "cpu"))
+    check = plan.run(plan.named("float32 B3 T9 typical"))
+    assert not check.ok and tensor in {row.tensor for row in check.rows if not row.ok}
+
+
+def test_an_option_that_never_reaches_the_kernel_is_rejected(folder, spec):
+    edit(folder, "args::Constant::BOUNDED != 0", "false")
+    plan = Plan(Request(spec, "cpu"))
+    assert not plan.run(plan.named("option bounded=true")).ok
+
+
+def planted(spec, draw=None, T=9):
+    plan = Plan(Request(spec, "cpu"))
+    reference = SimpleNamespace(
+        forward=plan.reference.forward, draw=draw or plan.reference.draw, __file__=plan.reference.__file__
+    )
+    case = cases.make(plan.kernel, {"D": 16}, "float32", T, "typical")
+    return verdicts(Compiled(plan.kernel, plan.constants), plan.kernel, reference, plan.constants, case, 0), plan
+
+
+def test_every_truth_mutant_dies_and_what_does_not_apply_is_said(spec):
+    found, _ = planted(spec, T=11)
+    applies = [v for v in found if v.ratio is not None]
+    assert len(applies) > 60 and [v for v in applies if not v.killed] == []
+    reasons = {v.fault: v.reason for v in found if v.extent == "full" and v.ratio is None}
+    assert reasons["transposed weight in backward"] == "no weight of two dimensions"
+    names = {v.fault for v in applies}
+    assert {"gradient one step late", "bf16 carry", "last partial chunk skipped", "stale d_x", "zeros in y"} <= names
+    assert any(n.startswith("term dropped: reference line") for n in names)
+
+
+def test_a_draw_that_hides_a_mistake_behind_a_zero_first_state_is_found_out(spec):
+    plan = Plan(Request(spec, "cpu"))
+
+    def zero(kind, shapes, constants, randn):
+        return plan.reference.draw(kind, shapes, constants, randn) | {"h0": torch.zeros(shapes["h0"])}
+
+    found, _ = planted(spec, zero)
+    assert "first state ignored" in {v.fault for v in found if v.extent == "full" and v.ratio == 0}
+
+
+def test_masks_find_a_head_in_products_and_sums_of_dimensions():
+    sizes = {"B": 2, "T": 3, "H": 3, "N": 2, "M": 1}
+    mask = extents.of_head(("B", "T", "2*H*N+H*M"), "H", sizes)
+    assert mask.int().tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 0]
+    assert extents.of_head(("B", "T"), "H", sizes) is None
+    assert extents.of_last_chunk(("B", "T", "N"), 11, 4).flatten().int().tolist() == [0] * 8 + [1] * 3
+    assert extents.of_last_chunk(("B", "T"), 4, 4) is None
+
+
+@pytest.mark.parametrize(
+    ("operator", "code", "new"),
+    [
+        ("drop a term", "a = f(x + 1) * b - c * d;", "a = f(x + 1) * b;"),
+        ("swap operands", "a = b - c[i - 1] * d;", "a = c[i - 1] * d - b;"),
+        ("swap arguments", "f(a, g(b, c));", "f(g(b, c), a);"),
+        ("change a sign", "x += a;", "x -= a;"),
+        ("off by one in a loop", "for (int t = 0; t < T; ++t) {", "for (int t = 0; t < T - 1; ++t) {"),
+        ("off by one in an index", "y = h[at];", "y = h[at + 1];"),
+        ("change a comparison", "if (i < N) return;", "if (i <= N) return;"),
+        ("skip the tail", "n = ceil_div<int>(T, K);", "n = ((T) / (K));"),
+        ("omit a store", "  store(p.y + at, h * h);", "  (void)0;"),
+        ("another step", "x = row + t * stride;", "x = row + (t > 0 ? t - 1 : t + 1) * stride;"),
+        ("remove a sync", "sync_block();", ";"),
+        ("swap branches", "x = a ? b : c;", "x = a ? c : b;"),
+    ],
+)
+def test_an_operator_makes_the_edit_that_its_name_says(operator, code, new):
+    assert new in list(operators.OPERATORS[operator](code, 0))
+
+
+def test_a_child_that_hangs_or_dies_ends_and_what_it_said_is_kept():
+    def hang(say):
+        say({"case": "a"})
+        time.sleep(60)
+
+    def die(say):
+        say({"case": "b"})
+        os.abort()
+
+    started = time.monotonic()
+    assert list(trial.isolated(hang, 0.3)) == [{"case": "a"}]
+    assert list(trial.isolated(die, 20)) == [{"case": "b"}]
+    assert list(trial.isolated(lambda say: None, 20)) == [{"end": True}]
+    assert time.monotonic() - started < 10
+
+
+def test_a_proof_is_kept_in_the_receipt_and_a_later_plain_run_keeps_it(folder, spec, capsys):
+    call = ["verify", "Integrator", "--device", "cpu", "--prove", "--mutants", "12", "--json"]
+    code = run(call)
+    proof = json.loads(capsys.readouterr().out)[0]["proof"]
+    assert code == 0 and proof["ok"] and proof["mutants"] == 12 and proof["score"] >= 0.95
+    assert proof["truth_killed"] == proof["truth_mutants"] > 60 and len(proof["killed_by"]) == proof["killed"]
+    stored = folder / "receipts" / "host.json"
+    assert json.loads(stored.read_text())["Integrator"]["proof"]["killed"] == proof["killed"]
+    assert run(["verify", "Integrator", "--device", "cpu"]) == 0
+    assert json.loads(stored.read_text())["Integrator"]["proof"]["killed"] == proof["killed"]
+
+
+@pytest.mark.parametrize("more", [["--mutants", "3"], ["--prove", "--quick"], ["--prove", "--case", "T2"]])
+def test_a_proof_of_a_part_is_refused(spec, capsys, more):
+    assert run(["verify", "Integrator", "--device", "cpu", *more]) == 2
+    assert "--prove" in capsys.readouterr().err
