@@ -5,7 +5,6 @@
 """
 
 import contextlib
-import contextvars
 import importlib
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from elmanctl.launch import compute_dtype, dtype_name, run_backward, run_forward
 
 BACKENDS = ("reference", "host", "cuda")
 
-_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+_forced: str | None = None  # a plain global: torch.compile guards on it, and cannot trace a context variable
 _kernels: dict[str, tuple[Kernel, dict[str, int]]] = {}
 
 
@@ -27,11 +26,12 @@ def using(backend: str):
     """Run every recurrence inside on one backend: `reference`, `host` (the real kernel, compiled for the CPU) or `cuda`."""
     if backend not in BACKENDS:
         raise ValueError(f"{backend} is not one of {', '.join(BACKENDS)}")
-    token = _forced.set(backend)
+    global _forced
+    before, _forced = _forced, backend
     try:
         yield
     finally:
-        _forced.reset(token)
+        _forced = before
 
 
 def recurrence(kernel: Kernel, inputs: Mapping[str, Tensor | None], constants: Mapping[str, int]) -> dict[str, Tensor]:
@@ -49,17 +49,18 @@ def recurrence(kernel: Kernel, inputs: Mapping[str, Tensor | None], constants: M
     """
     inputs = _cast(kernel, inputs)
     device = next(t.device.type for t in inputs.values() if t is not None)
-    backend = _forced.get() or ("cuda" if device == "cuda" else "reference")
+    backend = _forced or ("cuda" if device == "cuda" else "reference")
     if (backend == "host") != (device == "cpu") and backend != "reference":
         raise ArgumentError(f"backend {backend} cannot take tensors on {device}.")
-    kernel.sizes(inputs, constants)
+    if not torch.compiler.is_compiling():  # which cannot trace the shape language; the op's fake checks there
+        kernel.sizes(inputs, constants)
     if backend == "reference":
         reference = importlib.import_module(f"{kernel.package}.reference")
         full = {spec.name: inputs.get(spec.name) for spec in kernel.input_specs}
         results = reference.forward(**full, constants=constants)
         return dict(zip(kernel.outputs, results, strict=True))
     present = [inputs[s.name] for s in kernel.input_specs if s.present(constants)]
-    results = torch.ops.elmanctl.recurrence(_register(kernel, constants), present)
+    results = torch.ops.elmanctl.recurrence(register(kernel, constants), present)
     names = [s.name for s in kernel.output_specs if s.present(constants)]
     return dict(zip(names, results, strict=False))
 
@@ -84,11 +85,16 @@ def _cast(kernel: Kernel, inputs: Mapping[str, Tensor | None]) -> dict[str, Tens
     return result | {name: t for name, t in inputs.items() if name not in result}
 
 
-def _register(kernel: Kernel, constants: Mapping[str, int]) -> str:
+def register(kernel: Kernel, constants: Mapping[str, int]) -> str:
     """Return the string by which the op finds a kernel with its constants: ops take no Python objects."""
     text = f"{kernel.package}|{json.dumps(dict(constants), sort_keys=True)}"
     _kernels[text] = (kernel, dict(constants))
     return text
+
+
+register._dynamo_marked_constant = (
+    True  # as torch.compiler.assume_constant_result does, which takes 2 s to import the compiler
+)
 
 
 def _written_forward(kernel: Kernel, constants) -> list[TensorSpec]:

@@ -71,7 +71,7 @@ def test_missing_output_gradients_count_as_zero(kernel):
 
 
 def test_op_passes_opcheck(kernel):
-    call = ops._register(kernel, {"GAIN": 1})
+    call = ops.register(kernel, {"GAIN": 1})
     with ops.using("host"):
         torch.library.opcheck(torch.ops.elmanctl.recurrence.default, (call, list(draw(torch.float64, 1).values())))
 
@@ -98,3 +98,20 @@ def test_unsupported_dtype_is_refused_before_anything_runs(kernel):
     inputs = {name: t.detach().half() if name == "x" else t for name, t in draw(torch.float32, 0).items()}
     with pytest.raises(ArgumentError, match="no kernel computes in float16"):
         launch.run_forward(kernel, {"GAIN": 0}, inputs)
+
+
+@pytest.mark.parametrize("gain", [0, 1])
+def test_a_recurrence_compiles_to_one_graph_with_its_gradient(kernel, gain):
+    def results(function):
+        inputs = draw(torch.float32, gain)
+        with ops.using("host"):
+            out = function(inputs)
+            (out["y"].sin().sum() + out["h_last"].cos().sum()).backward()
+        return [*(t.detach() for t in out.values()), *(t.grad for t in inputs.values())]
+
+    def plain(inputs):
+        return ops.recurrence(kernel, inputs, {"GAIN": gain})
+
+    torch.compiler.reset()
+    compiled = torch.compile(plain, fullgraph=True, dynamic=False, backend="aot_eager")
+    assert all(torch.equal(a, b) for a, b in zip(results(plain), results(compiled), strict=True))
