@@ -5,10 +5,11 @@ from pathlib import Path
 
 import msgspec
 
-from elmanctl import gpus, plan, schedule, toolchain
+from elmanctl import plan, schedule, toolchain
 from elmanctl import suite as suites
 from elmanctl.errors import UserError, did_you_mean
 from elmanctl.files import write_json
+from elmanctl.gpus import choice, free
 from elmanctl.records import Budget, Result, Training, Trial
 from elmanctl.report.rows import SHOWN
 
@@ -53,6 +54,7 @@ def prepare(
     only: list[str],
     batches: list[int],
     dry_run: bool,
+    wait: bool = False,
 ) -> Bench:
     """Load, size and check a suite, and choose its devices.
 
@@ -61,6 +63,7 @@ def prepare(
         budget: in place of the suite's.
         only: labels or model names of the rows to run; empty for all.
         batches: batch sizes for a throughput table; empty for a normal run.
+        wait: let trials wait for GPUs that are in use now.
         dry_run: report missing devices and data as obstacles instead of refusing.
     Raises:
         UserError: for anything that would make the run fail or be unfair.
@@ -85,13 +88,14 @@ def prepare(
     if on_cpu:
         devices, target = (schedule.cpu(),), "host"
     else:
-        box = gpus.gpus()
-        wanted = None if gpu_text is None else gpus.indices(gpu_text, len(box))
-        found = need(lambda: gpus.select(gpu_text, box))
-        devices = tuple(map(schedule.gpu, found or ()))
-        if found is None and wanted:
-            devices = tuple(schedule.Device(f"GPU {index}") for index in wanted)
-        target = (found or box)[0].target if found or box else toolchain.device_target(*ASSUMED_CAPABILITY)
+        sampler = free.Sampler().settle()
+        box = sampler.box
+        pool = need(lambda: choice.select(gpu_text, box, sampler.reasons, wait))
+        if pool is None and gpu_text is not None:  # a dry run shows what was asked for
+            box = box or choice.assumed(gpu_text, ASSUMED_CAPABILITY)
+            pool = choice.parse(gpu_text, box)
+        devices = tuple(schedule.gpu(gpu) for gpu in box if pool and gpu.uuid in pool.uuids)
+        target = box[0].target if box else toolchain.device_target(*ASSUMED_CAPABILITY)
     training = suite.training
     need(lambda: check_data(training))
     planned = []

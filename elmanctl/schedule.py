@@ -19,6 +19,7 @@ from pathlib import Path
 from elmanctl import gpus
 from elmanctl.errors import UserError
 from elmanctl.files import read_json, write_json
+from elmanctl.gpus import free
 from elmanctl.records import Result, Step, Trial, read_steps
 
 POLL_SECONDS = 0.25
@@ -57,7 +58,8 @@ def gpu(seen: gpus.Gpu) -> Device:
 
     def busy() -> str | None:
         now = next((g for g in gpus.gpus() if g.uuid == seen.uuid), None)
-        return now.busy if now else "no longer visible to NVML"
+        found = free.reasons(now) if now else [free.Reason("vanished", "no longer visible to NVML")]
+        return found[0].text if found else None
 
     return Device(f"GPU {seen.index}", {"CUDA_VISIBLE_DEVICES": seen.uuid, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, busy)
 

@@ -16,7 +16,11 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def bench(
         suite: Annotated[str, typer.Argument(help="A suite by name or file; `elmanctl suites` lists them.")],
-        gpus: Annotated[str | None, typer.Option("--gpus", help="0-5, 0,2 or all. Default: every free GPU.")] = None,
+        gpus: Annotated[
+            str | None,
+            typer.Option("--gpus", help="0-5, 0,2, UUIDs, all, -3 (all but 3), any:4. Default: every free GPU."),
+        ] = None,
+        wait: Annotated[bool, typer.Option("--wait", help="Let trials wait for GPUs that are in use now.")] = False,
         minutes: Annotated[float | None, typer.Option("--minutes", help="Training time of each row.")] = None,
         steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps of each row.")] = None,
         tokens: Annotated[str | None, typer.Option("--tokens", help="Target bytes of each row, such as 50M.")] = None,
@@ -48,7 +52,7 @@ def register(app: typer.Typer) -> None:
             budget.check()
         if run is not None and (Path(run).name != run or run in (".", "..")):
             raise UserError(f"--run {run} is not a plain folder name; runs lie below runs/.")
-        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run)
+        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run, wait)
         if dry_run:
             show_plan(plan, json)
         else:
