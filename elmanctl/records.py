@@ -27,7 +27,7 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     def check(self) -> None:
         """Raise UserError unless exactly one limit is given and it is positive."""
-        given = {name: getattr(self, name) for name in self.__struct_fields__ if getattr(self, name) is not None}
+        given = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
         if len(given) != 1:
             what = " and ".join(f"{name}={value}" for name, value in given.items()) or "none"
             raise UserError(
@@ -94,7 +94,7 @@ _TRAINING_RULES = {
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One row to train, resolved to the last field.
 
-    `model` is the canonical name; `label` the row's name in its suite; `params` counted from the built model.
+    `model` is the canonical name; `label` the row's name in its suite; `params` counted; `micro_batches` the parts of a batch.
     """
 
     label: str
@@ -108,6 +108,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     device: str = "cpu"
     matched: bool = True
     relaxed: tuple[str, ...] = ()
+    micro_batches: int = 1
     schema: int = SCHEMA
 
 
@@ -188,8 +189,8 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """Proof that one configuration of a variant passed verify on one target, bound to the sources by their hash.
 
-    `worst` is the largest error over limit; `kind` is `kernel`, or `library` for a baseline; `proof` what `--prove` showed.
-    `sanitized` lists tool and dtype of the sanitizers that ran.
+    `worst` is the largest error over limit; `kind` is `kernel`, or `library` for a baseline; `proof` what `--prove` showed;
+    `sanitized` tool and dtype of the sanitizers that ran.
     """
 
     variant: str

@@ -15,7 +15,10 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def bench(
-        suite: Annotated[str, typer.Argument(help="A suite by name or file; `elmanctl suites` lists them.")],
+        suite: Annotated[
+            str | None,
+            typer.Argument(help="A suite by name or file; `elmanctl suites` lists them. With --resume: a run."),
+        ] = None,
         gpus: Annotated[
             str | None,
             typer.Option("--gpus", help="0-5, 0,2, UUIDs, all, -3 (all but 3), any:4. Default: every free GPU."),
@@ -31,13 +34,32 @@ def register(app: typer.Typer) -> None:
         ] = None,
         run: Annotated[str | None, typer.Option("--run", help="Name of the run below runs/, new or to join.")] = None,
         again: Annotated[bool, typer.Option("--again", help="Run rows anew that are finished.")] = False,
+        resume: Annotated[bool, typer.Option("--resume", help="Go on with a run, by default the newest.")] = False,
+        checkpoint_minutes: Annotated[
+            float | None, typer.Option(min=0, help="Time between checkpoints to go on from. Default 5; 0: none.")
+        ] = None,
+        wall_minutes: Annotated[
+            float | None, typer.Option(min=0, help="Longest time of a trial. Default: an hour and twice its minutes.")
+        ] = None,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
     ) -> None:
         """Run a suite: one trial on each GPU at a time, in processes of their own, with a report at the end."""
         from elmanctl import bench as benching
+        from elmanctl.queue.enqueue import CHECKPOINT_SECONDS, Limits
+        from elmanctl.queue.enqueue import resume as queued_again
         from elmanctl.records import Budget
 
+        if resume:
+            others = (gpus, minutes, steps, tokens, only, batch_sizes, checkpoint_minutes, wall_minutes)
+            if any(value is not None for value in others) or wait or again or dry_run or (suite and run):
+                raise UserError(
+                    "--resume takes everything from the run's queue: give the run alone, or nothing for the newest."
+                )
+            go_on(queued_again(run or suite), None, json)
+            return
+        if suite is None:
+            raise UserError("Name the suite to run, for example: elmanctl bench smoke. `elmanctl suites` lists them.")
         budget = Budget(
             steps=steps, tokens=parse_count(tokens, "--tokens") if tokens is not None else None, minutes=minutes
         )
@@ -56,7 +78,11 @@ def register(app: typer.Typer) -> None:
         if dry_run:
             show_plan(plan, json)
         else:
-            execute(plan, run, again, json)
+            limits = Limits(
+                checkpoint_seconds=CHECKPOINT_SECONDS if checkpoint_minutes is None else checkpoint_minutes * 60,
+                wall_seconds=None if wall_minutes is None else wall_minutes * 60,
+            )
+            execute(plan, run, again, limits, json)
 
 
 def parse_batches(text: str) -> list[int]:
@@ -78,7 +104,7 @@ def show_plan(plan, json: bool) -> None:
     waiting = [planned for planned in plan.rows if planned.trial is not None]
     place = {}
     for number, planned in enumerate(waiting):
-        names = [device.label for device in plan.devices]
+        names = plan.devices
         place[planned.row.label] = (names[number] if number < len(names) else "when one is free") if names else "none"
     rows = [
         {
@@ -129,33 +155,50 @@ def show_plan(plan, json: bool) -> None:
         note(f"Not ready: {text}")
 
 
-def execute(plan, name: str | None, again: bool, json: bool) -> None:
-    """Run what is planned and report it. Ctrl-C ends the trials, keeps their records and leaves with code 130."""
+def execute(plan, name: str | None, again: bool, limits, json: bool) -> None:
+    """Queue what is planned, run it and report it."""
     from elmanctl import bench as benching
     from elmanctl import plan as runs
-    from elmanctl.report.live import Watch
-    from elmanctl.schedule import Schedule
+    from elmanctl.queue.enqueue import enqueue
 
     folder = runs.start(plan.suite, [planned.row for planned in plan.rows], name, plan.kind)
-    jobs, notes = benching.jobs(plan, folder, again)
-    note(f"Run {folder}")
-    for text in notes:
-        note(text)
     for planned in plan.rows:
         if (receipt := benching.receipt(planned, plan.target)) in ("none", "stale"):
             note(
                 f"{planned.row.label}: receipt for {plan.target}: {receipt}; the report says so. `elmanctl verify` makes one."
             )
+    go_on(enqueue(plan, folder, again, limits), {planned.row.label for planned in plan.rows}, json)
+
+
+def go_on(queued, rows: set[str] | None, json: bool) -> None:
+    """Run a queue's jobs and report the run. Ctrl-C stops the trials, keeps their records and leaves with code 130.
+
+    Args:
+        queued: what enqueue or resume returned; rows: labels that the exit code speaks of, None for all of the run.
+    """
+    from elmanctl import bench as benching
+    from elmanctl import plan as runs
+    from elmanctl.queue.live import Watch
+    from elmanctl.queue.log import Queue
+    from elmanctl.queue.scheduler import Scheduler
+
+    folder = queued.folder
+    note(f"Run {folder}")
+    for text in queued.notes:
+        note(text)
+    queue = Queue(folder).refresh()
     try:
         with Watch() as watch:
-            Schedule(jobs, list(plan.devices), watch.observe).run()
+            Scheduler(queue, watch.observe).run(queued.labels)
     except KeyboardInterrupt:
         note(
-            f"Stopped. `elmanctl report {folder.name}` shows what there is; the same command with --run {folder.name} goes on."
+            f"Stopped. `elmanctl report {folder.name}` shows what there is; `elmanctl bench --resume {folder.name}` goes on."
         )
         raise
-    show_report(folder, plan.kind, json)
-    if bad := benching.not_ok(plan, folder):
+    if text := queue.complaint():
+        note(text)
+    show_report(folder, runs.BATCHES if runs.is_batches(folder) else "suite", json)
+    if bad := benching.not_ok(rows, folder):
         raise CheckFailed(f"Not ok: {'; '.join(bad)}. Each row's folder in {folder} has its log.txt.")
 
 

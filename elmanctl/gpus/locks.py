@@ -79,14 +79,22 @@ def _open(path: Path) -> int:
 
 
 def acquire(name: str, what: str) -> int | None:
-    """Take a lock and return its open file, which child processes may inherit; None where somebody else holds it.
+    """Take the lock of a GPU, by UUID; see `take`.
 
-    Args:
-        name: a GPU's UUID; what: for people: the run and row it is taken for.
     Raises:
         UserError: when the folder of locks cannot be used.
     """
-    path = folder() / f"{name}.lock"
+    return take(folder() / f"{name}.lock", what)
+
+
+def take(path: Path, what: str) -> int | None:
+    """Take a lock and return its open file, which child processes may inherit; None where somebody else holds it.
+
+    Args:
+        path: the lock's file; what: for people: what it is taken for.
+    Raises:
+        UserError: when the file cannot be opened or made.
+    """
     try:
         file = _open(path)
     except OSError as error:
@@ -127,8 +135,12 @@ def release(file: int) -> None:
 
 
 def holder(name: str) -> Holder | None:
+    """Return who holds a GPU's lock now, None if nobody does."""
+    return held(folder() / f"{name}.lock")
+
+
+def held(path: Path) -> Holder | None:
     """Return who holds a lock now, None if nobody does."""
-    path = folder() / f"{name}.lock"
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
