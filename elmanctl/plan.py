@@ -190,4 +190,4 @@ def find(name: str | None) -> Path:
 
 def _marker(folder: Path) -> Path | None:
     """Return the file that makes a folder a run, or None."""
-    return next((path for path in (folder / RUN, folder / "trial.json") if path.is_file()), None)
+    return next((path for path in (folder / RUN, folder / "trial.json", folder / EVENTS) if path.is_file()), None)

@@ -116,7 +116,9 @@ class Queue:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             size = os.fstat(file).st_size
-            if size and os.pread(file, 1, size - 1) != b"\n":  # first of all: what was cut off may be a whole step but for its end
+            if (
+                size and os.pread(file, 1, size - 1) != b"\n"
+            ):  # first of all: what was cut off may be a whole step but for its end
                 self._append(file, b"\n")
             self.refresh()
             yield file
