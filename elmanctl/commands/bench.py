@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from elmanctl.commands.bench_run import Checks, execute, go_on
 from elmanctl.console import note, print_json, print_table
-from elmanctl.errors import CheckFailed, UserError
+from elmanctl.errors import UserError
 from elmanctl.sizes import parse_count, short_count
 
 
@@ -41,6 +42,19 @@ def register(app: typer.Typer) -> None:
         wall_minutes: Annotated[
             float | None, typer.Option(min=0, help="Longest time of a trial. Default: an hour and twice its minutes.")
         ] = None,
+        retry_seconds: Annotated[
+            float, typer.Option(min=0, help="Wait before a trial that the machine failed is tried again.")
+        ] = 10.0,
+        no_preflight: Annotated[
+            bool, typer.Option("--no-preflight", help="Queue without one step of each row.")
+        ] = False,
+        preflight_only: Annotated[
+            bool, typer.Option("--preflight-only", help="One step of each row with its peak memory, and stop.")
+        ] = False,
+        on_end: Annotated[
+            str | None,
+            typer.Option("--on-end", help="Command to run at the end; ELMANCTL_RUN and ELMANCTL_OK tell it more."),
+        ] = None,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
     ) -> None:
@@ -56,7 +70,7 @@ def register(app: typer.Typer) -> None:
                 raise UserError(
                     "--resume takes everything from the run's queue: give the run alone, or nothing for the newest."
                 )
-            go_on(queued_again(run or suite), None, json)
+            go_on(queued_again(run or suite), None, on_end, json)
             return
         if suite is None:
             raise UserError("Name the suite to run, for example: elmanctl bench smoke. `elmanctl suites` lists them.")
@@ -81,8 +95,10 @@ def register(app: typer.Typer) -> None:
             limits = Limits(
                 checkpoint_seconds=CHECKPOINT_SECONDS if checkpoint_minutes is None else checkpoint_minutes * 60,
                 wall_seconds=None if wall_minutes is None else wall_minutes * 60,
+                backoff_seconds=retry_seconds,
             )
-            execute(plan, run, again, limits, json)
+            checks = Checks(not no_preflight, preflight_only, on_end)
+            execute(plan, run, again, limits, checks, json)
 
 
 def parse_batches(text: str) -> list[int]:
@@ -153,67 +169,3 @@ def show_plan(plan, json: bool) -> None:
         note(problem)
     for text in plan.obstacles:
         note(f"Not ready: {text}")
-
-
-def execute(plan, name: str | None, again: bool, limits, json: bool) -> None:
-    """Queue what is planned, run it and report it."""
-    from elmanctl import bench as benching
-    from elmanctl import plan as runs
-    from elmanctl.queue.enqueue import enqueue
-
-    folder = runs.start(plan.suite, [planned.row for planned in plan.rows], name, plan.kind)
-    for planned in plan.rows:
-        if (receipt := benching.receipt(planned, plan.target)) in ("none", "stale"):
-            note(
-                f"{planned.row.label}: receipt for {plan.target}: {receipt}; the report says so. `elmanctl verify` makes one."
-            )
-    go_on(enqueue(plan, folder, again, limits), {planned.row.label for planned in plan.rows}, json)
-
-
-def go_on(queued, rows: set[str] | None, json: bool) -> None:
-    """Run a queue's jobs and report the run. Ctrl-C stops the trials, keeps their records and leaves with code 130.
-
-    Args:
-        queued: what enqueue or resume returned; rows: labels that the exit code speaks of, None for all of the run.
-    """
-    from elmanctl import bench as benching
-    from elmanctl import plan as runs
-    from elmanctl.queue.live import Watch
-    from elmanctl.queue.log import Queue
-    from elmanctl.queue.scheduler import Scheduler
-
-    folder = queued.folder
-    note(f"Run {folder}")
-    for text in queued.notes:
-        note(text)
-    queue = Queue(folder).refresh()
-    try:
-        with Watch() as watch:
-            Scheduler(queue, watch.observe).run(queued.labels)
-    except KeyboardInterrupt:
-        note(
-            f"Stopped. `elmanctl report {folder.name}` shows what there is; `elmanctl bench --resume {folder.name}` goes on."
-        )
-        raise
-    if text := queue.complaint():
-        note(text)
-    show_report(folder, runs.BATCHES if runs.is_batches(folder) else "suite", json)
-    if bad := benching.not_ok(rows, folder):
-        raise CheckFailed(f"Not ok: {'; '.join(bad)}. Each row's folder in {folder} has its log.txt.")
-
-
-def show_report(folder: Path, kind: str, json: bool) -> None:
-    """Print a run's report and leave it as report.md in its folder."""
-    from elmanctl import plan as runs
-    from elmanctl.files import atomic
-    from elmanctl.report import batches, render, rows
-
-    form, show = (batches, batches.print_cells) if kind == runs.BATCHES else (render, render.print_report)
-    report = (batches if kind == runs.BATCHES else rows).build(folder)
-    with atomic(folder / "report.md") as file:
-        file.write(form.markdown(report))
-    if json:
-        print(form.as_json(report), end="")
-    else:
-        show(report)
-    note(f"Report: {folder / 'report.md'}")

@@ -11,7 +11,7 @@ from elmanctl.errors import UserError
 from elmanctl.files import read_json, write_json
 from elmanctl.queue.log import EVENTS, Queue
 from elmanctl.queue.states import ENDED, Spec
-from elmanctl.records import Budget, Result
+from elmanctl.records import Budget, Result, Trial
 from elmanctl.report.rows import SHOWN
 from elmanctl.runlog import RESULT
 
@@ -21,10 +21,13 @@ WALL_FACTOR, WALL_SECONDS = 2.0, 3600.0  # of the minutes asked for, and for wha
 
 @dataclass(frozen=True)
 class Limits:
-    """What a trial is held to: seconds between checkpoints to go on from, seconds of an attempt (None: from the budget)."""
+    """What a trial is held to: seconds between checkpoints to go on from, seconds of an attempt (None: from the budget), and
+    seconds until a trial that the machine failed is tried again for the first time.
+    """
 
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     wall_seconds: float | None = None
+    backoff_seconds: float = 10.0
 
     def wall(self, budget: Budget) -> float:
         """Return the longest time of an attempt in seconds, 0 for no limit."""
@@ -42,7 +45,26 @@ class Enqueued:
     notes: list[str] = field(default_factory=list)
 
 
-def enqueue(bench: Bench, folder: Path, again: bool, limits: Limits, shared: dict | None = None) -> Enqueued:
+def todo(bench: Bench, folder: Path, again: bool) -> list[Trial]:
+    """Return the trials of a bench that `enqueue` would queue now."""
+    jobs = Queue(folder).refresh().jobs
+    found = []
+    for planned in bench.rows:
+        job, old = jobs.get(planned.row.label), result(folder / planned.row.folder)
+        waits = job is not None and job.state != ENDED
+        if planned.trial is not None and not waits and (again or old is None or old.status not in SHOWN):
+            found.append(planned.trial)
+    return found
+
+
+def enqueue(
+    bench: Bench,
+    folder: Path,
+    again: bool,
+    limits: Limits,
+    snapshot: Path | None = None,
+    split: dict[str, int] | None = None,
+) -> Enqueued:
     """Put the rows of a bench that are still to run into a run's queue, all of them or none.
 
     * A row that is finished stays, unless `again`; one that waits or runs already is left to it. One that ended otherwise is run anew.
@@ -50,7 +72,8 @@ def enqueue(bench: Bench, folder: Path, again: bool, limits: Limits, shared: dic
     * A row that cannot be built here gets its failed result at once.
 
     Args:
-        folder: the run's; again: run finished rows anew; shared: fields of Spec that all jobs have in common.
+        folder: the run's; again: run finished rows anew; snapshot: of the sources that the trials run from; split: the micro-batches
+            that a row, by label, was seen to need.
     """
     queue, labels, notes = Queue(folder), set(), []
     with queue.locked() as file:
@@ -78,9 +101,10 @@ def enqueue(bench: Bench, folder: Path, again: bool, limits: Limits, shared: dic
                 pool=bench.pool,
                 wall_seconds=limits.wall(planned.trial.budget),
                 checkpoint_seconds=limits.checkpoint_seconds,
-                **shared or {},
+                backoff_seconds=limits.backoff_seconds,
+                snapshot=snapshot.name if snapshot else "",
             )
-            queue.write_locked(file, "enqueue", label, spec=spec)
+            queue.write_locked(file, "enqueue", label, spec=spec, micro_batches=(split or {}).get(label, 1))
             labels.add(label)
     return Enqueued(folder, labels, notes)
 
@@ -113,10 +137,8 @@ def result(place: Path) -> Result | None:
         return None
 
 
-def trial_of(place: Path):
+def trial_of(place: Path) -> Trial | None:
     """Return the trial that a row's folder was run with, as it was planned; None where it cannot be read."""
-    from elmanctl.records import Trial
-
     try:
         return msgspec.structs.replace(read_json(place / "trial.json", Trial), micro_batches=1)
     except UserError:

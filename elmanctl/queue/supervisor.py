@@ -20,7 +20,7 @@ import msgspec
 from elmanctl.errors import UserError
 from elmanctl.files import write_json
 from elmanctl.gpus import locks, witness
-from elmanctl.queue import process, settle
+from elmanctl.queue import process, settle, snapshot
 from elmanctl.queue.log import Queue, Refused
 from elmanctl.queue.states import RUNNING, STARTING
 from elmanctl.queue.watchdog import Watchdog
@@ -86,7 +86,14 @@ class Supervisor:
         command = [*(spec.command or (sys.executable, "-m", "elmanctl.trial")), str(self.folder)]
         if not spec.command:
             command += ["--go-on", "--checkpoint-seconds", f"{spec.checkpoint_seconds:g}"]
-        environment = {**os.environ, **spec.environment, **confinement(self.job.device), "PYTHONUNBUFFERED": "1"}
+        sources = snapshot.environment(snapshot.place(self.queue.run.parent, spec.snapshot)) if spec.snapshot else {}
+        environment = {
+            **os.environ,
+            **sources,
+            **spec.environment,
+            **confinement(self.job.device),
+            "PYTHONUNBUFFERED": "1",
+        }
         with (self.folder / "log.txt").open("wb") as log:
             self.child = subprocess.Popen(
                 [*GATE, *command],
