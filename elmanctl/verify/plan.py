@@ -9,12 +9,14 @@ from elmanctl.errors import UserError, did_you_mean
 from elmanctl.options import show
 from elmanctl.toolchain import HOST
 from elmanctl.variant import Spec
-from elmanctl.verify import cases, layers, liveness, properties, sanitize
+from elmanctl.verify import captured, cases, drawn, layers, liveness, properties, sanitize, training
 from elmanctl.verify.cases import Case
 from elmanctl.verify.run import Check, Compiled, run_case
 from elmanctl.verify.truth import Truth, draw, establish
 
 QUICK_DTYPES = ("float32", "bfloat16")
+LAYER = dict.fromkeys(training.CHECKS, training.check_training)
+LAYER |= dict.fromkeys(("compile", "graph"), captured.check_captured)
 
 
 @dataclass(frozen=True)
@@ -99,18 +101,29 @@ class Plan:
             return []
         dtypes = [d for d in self.dtypes if not quick or d in QUICK_DTYPES]
         listed = cases.default(self.spec, self.kernel, self.constants, dtypes, self.draws, quick)
-        found = [Task(c.id, "case", c) for c in listed]
         T, other = cases.chunk(self.constants) + 1, cases.other_sizes(self.spec, self.kernel)
+        if not quick:
+            listed += drawn.structured(self.kernel, other, dtypes, T)
+            listed += self.drawn()
+        found = [Task(c.id, "case", c) for c in dict.fromkeys(listed)]
         target = HOST if self.request.device == "cpu" else "device"
         for dtype in dtypes[:1] if quick else dtypes:
             case = cases.make(self.kernel, other, dtype, T, self.draws[0])
             found += [Task(f"{dtype} {n}", "property", case, n) for n in properties.names(self.kernel, dtype, target)]
         return found
 
+    def drawn(self) -> list[Case]:
+        """Return the cases whose shapes the seed draws."""
+        if not self.kernel:
+            return []
+        return drawn.shapes(self.spec, self.kernel, self.constants, self.dtypes, self.draws, self.request.seed)
+
     def layer_tasks(self, quick: bool = False) -> list[Task]:
         if self.spec.variant.requires:
-            return [Task(f"layer {n}", "layer", name=n) for n in ("gradients", "causality", "rows")]
-        names = layers.PROPERTIES[:1] if quick else layers.PROPERTIES
+            return [Task(f"layer {n}", "layer", name=n) for n in ("gradients", "causality", "rows", "moves")]
+        names = layers.PROPERTIES[:1]
+        if not quick:
+            names = (*layers.PROPERTIES, *training.CHECKS, *captured.names(self.spec, self.request.device))
         found = [Task(f"layer {n}", "layer", name=n) for n in names]
         if not quick:
             found += [Task(f"option {n}={show(v)}", "option", name=n, value=v) for n, v in liveness.flips(self.spec)]
@@ -131,7 +144,7 @@ class Plan:
                 f"--case {text!r} is no check of {self.spec.name}.{did_you_mean(text, known)} "
                 f"Others: {', '.join(i for i in known if not known[i].case or known[i].kind != 'case')}."
             )
-        case = cases.parse(text, self.spec, self.kernel, self.dtypes, self.draws)
+        case = cases.parse(text, self.spec, self.kernel, self.dtypes, (*self.draws, *drawn.STRUCTURED))
         return Task(case.id, "case", case)
 
     def run(self, task: Task, truth: Truth | None = None) -> Check:
@@ -139,7 +152,8 @@ class Plan:
         started, device, seed = time.monotonic(), self.request.device, self.request.seed
         try:
             if task.kind == "layer":
-                return layers.check_layer(self.spec, task.name, self.where, device, seed)
+                check = LAYER.get(task.name, layers.check_layer)
+                return check(self.spec, task.name, self.where, device, seed)
             if task.kind == "option":
                 return liveness.check_option(self.spec, task.name, task.value, self.where, device, seed)
             if task.kind == "sanitize":

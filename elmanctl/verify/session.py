@@ -31,6 +31,7 @@ class Outcome:
     target: str
     checks: list[Check] = field(default_factory=list)
     seconds: float = 0.0
+    drawn: list[str] = field(default_factory=list)  # those among the checks whose shapes the seed drew
 
     @property
     def ok(self) -> bool:
@@ -87,7 +88,9 @@ def verify(request: Request, progress: Callable[[int, int], None] | None = None,
             progress(len(checks), len(tasks))
     else:
         checks = _in_pool(tasks, progress, jobs)
-    return Outcome(request, request.target, checks, time.monotonic() - started)
+    ran = {t.id for t in tasks}
+    drawn = [] if request.quick or request.case else [c.id for c in plan.drawn() if c.id in ran]
+    return Outcome(request, request.target, checks, time.monotonic() - started, drawn)
 
 
 def _in_pool(tasks: list[Task], progress, jobs: int) -> list[Check]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from elmanctl.kernel import ACCUMULATOR, Kernel, TensorSpec, evaluate
+from elmanctl.verify import cases, drawn
 from elmanctl.verify.rounding import UNIT, Rounding
 from elmanctl.verify.tolerance import ACCUMULATION, Row, judge
 
@@ -55,7 +56,8 @@ def draw(kernel: Kernel, reference, constants: Mapping[str, int], case, seed: in
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     specs = [s for s in kernel.input_specs if s.present(constants)]
-    raw = reference.draw(case.draw, {s.name: s.shape(sizes) for s in specs}, dict(constants), randn)
+    shapes = {s.name: s.shape(sizes) for s in specs}
+    raw = drawn.inputs(kernel, reference, case.draw, shapes, dict(constants), randn)
     inputs = {s.name: _to(raw[s.name], s, case.dtype) for s in specs}
     outputs = [s for s in kernel.output_specs if s.present(constants)]
     gradients = {f"d_{s.name}": _to(randn(*s.shape(sizes)), s, case.dtype) for s in outputs}
@@ -125,7 +127,10 @@ class Truth:
                 continue
             axes, shape = split_products(specs[name].dims, truth.shape, problem.sizes)
             errors = self.errors[name].reshape(-1, *shape)
-            rows.append(judge(name, axes, array.reshape(shape), truth.reshape(shape), errors, ACCUMULATION * unit))
+            chunk = cases.chunk(problem.constants)
+            rows.append(
+                judge(name, axes, array.reshape(shape), truth.reshape(shape), errors, ACCUMULATION * unit, chunk)
+            )
         return rows
 
 
