@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 GROWTH = 4.0  # an error that ends so many times larger than it starts is said to grow
+MOST = 1e30  # what is infinitely bad counts as so much, and is not larger than itself
 
 
 def describe(course: Sequence[float], chunk: int) -> str:
@@ -48,4 +49,4 @@ def describe(course: Sequence[float], chunk: int) -> str:
 def _mean(course: Sequence[float], at: int) -> float:
     """Return the mean of up to three steps that start or end at a step, inwards."""
     part = course[at : at + 3] if at < len(course) / 2 else course[max(0, at - 2) : at + 1]
-    return sum(part) / len(part)
+    return sum(min(ratio, MOST) for ratio in part) / len(part)

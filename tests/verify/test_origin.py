@@ -26,6 +26,7 @@ from elmanctl.verify import origin, tolerance
         (dict.fromkeys(range(5, 19), 3), "from t 5 to the end"),
         (dict.fromkeys(range(8, 16), 3), "whole chunks, t 8 to 15"),
         (dict.fromkeys(range(5, 9), 3), "t 5 to 8"),
+        (dict.fromkeys(range(19), float("inf")), "every step"),
         ({2: 3, 5: 3, 9: 3}, "3 of 19 steps"),
     ],
 )
