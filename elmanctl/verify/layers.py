@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from elmanctl.errors import UserError
 from elmanctl.variant import Spec
-from elmanctl.verify.rounding import UNIT, Rounding
+from elmanctl.verify.rounding import TINY, UNIT, Rounding
 from elmanctl.verify.run import Check, judged, same_bits
 from elmanctl.verify.tolerance import ACCUMULATION, Row, judge
 from elmanctl.verify.truth import seed_of
@@ -153,7 +153,9 @@ def compare(s: Setting, got: dict[str, Tensor], truth, errors) -> list[Row]:
     unit = ACCUMULATION * UNIT["float32"] * s.x.shape[1] ** 0.5
     parameters = {f"d_{n}" for n, _ in s.layer.named_parameters()}
     for name, value in truth.items():
-        row = judge(name, _axes(name, value.ndim), got[name].double().numpy(), value, errors[name], unit)
+        row = judge(
+            name, _axes(name, value.ndim), got[name].double().numpy(), value, errors[name], unit, TINY["float32"]
+        )
         if name in parameters and not got[name].any():
             row = dataclasses.replace(row, ratio=float("inf"), group="zero: the parameter is dead")
         rows.append(row)

@@ -11,7 +11,8 @@ Let e be the kernel's error against the truth, and r_1 ... r_M the errors of M s
 * Floor of a group: the largest of the M, and at least the root mean square of the M times 1 + 4/sqrt(2 n): what the largest of very
   many would be. n is how many independent elements carry the error: counted by their share (one dominating element counts as one), and
   not more than the scatter of the M between groups shows (errors that last over steps count once).
-  To it comes the accumulation term ACCUMULATION * unit roundoff of the accumulator * sqrt(terms) * max|truth|, per element.
+  To it comes the accumulation term ACCUMULATION * unit roundoff of the accumulator * sqrt(terms) * max|truth|, per element, and the
+  accumulator's smallest normal number: below it no format promises a relative error (a gradient through many small decays).
 """
 
 from dataclasses import dataclass
@@ -57,7 +58,9 @@ class Row:
         return self.ratio <= 1.0
 
 
-def judge(name: str, axes: tuple[str, ...], got, truth, rounded, accumulation: float, chunk: int = WINDOW) -> Row:
+def judge(
+    name: str, axes: tuple[str, ...], got, truth, rounded, accumulation: float, tiny: float = 0.0, chunk: int = WINDOW
+) -> Row:
     """Apply the rule to one tensor.
 
     Args:
@@ -67,6 +70,7 @@ def judge(name: str, axes: tuple[str, ...], got, truth, rounded, accumulation: f
         truth: the truth, fp64, same shape.
         rounded: errors of M stochastic roundings, fp64 [M, *shape].
         accumulation: ACCUMULATION * unit roundoff * sqrt(terms); times max|truth| it is the accumulation term.
+        tiny: the accumulator's smallest normal number.
         chunk: the kernel's chunk length, for words on where an error starts.
     """
     time = axes.index("T") if "T" in axes else None
@@ -76,7 +80,7 @@ def judge(name: str, axes: tuple[str, ...], got, truth, rounded, accumulation: f
         bad = ~np.isfinite(got)
         return Row(name, float("inf"), float("inf"), "not finite", first(bad, axes, time), *_start(bad, time, chunk))
     error = got - truth
-    extra = accumulation * float(np.abs(truth).max())
+    extra = accumulation * float(np.abs(truth).max()) + tiny
     square, squares = error * error, rounded * rounded
     worst, where, flagged = 0.0, "", None
     for axis in (None, *(a for a in range(truth.ndim) if a != time and truth.shape[a] > 1)):

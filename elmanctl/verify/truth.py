@@ -13,7 +13,7 @@ from torch import Tensor
 
 from elmanctl.kernel import ACCUMULATOR, Kernel, TensorSpec, evaluate
 from elmanctl.verify import cases, drawn
-from elmanctl.verify.rounding import UNIT, Rounding
+from elmanctl.verify.rounding import TINY, UNIT, Rounding
 from elmanctl.verify.tolerance import ACCUMULATION, Row, judge
 
 # (T up to, M): with more steps each group has more elements to estimate its floor from.
@@ -116,7 +116,8 @@ class Truth:
                 rows.append(Row(name, INF, INF, "missing"))
                 continue
             terms = kernel.terms.get(name) or kernel.terms.get(name.removeprefix("d_")) or kernel.terms.get("*", "T")
-            unit = UNIT[ACCUMULATOR[problem.dtype]] * float(evaluate(terms, problem.sizes)) ** 0.5
+            accumulator = ACCUMULATOR[problem.dtype]
+            unit = UNIT[accumulator] * float(evaluate(terms, problem.sizes)) ** 0.5
             wanted = specs[name].dtype(problem.dtype)
             if str(got[name].dtype) != f"torch.{wanted}":
                 rows.append(Row(name, INF, INF, f"dtype {got[name].dtype} instead of {wanted}"))
@@ -127,10 +128,9 @@ class Truth:
                 continue
             axes, shape = split_products(specs[name].dims, truth.shape, problem.sizes)
             errors = self.errors[name].reshape(-1, *shape)
-            chunk = cases.chunk(problem.constants)
-            rows.append(
-                judge(name, axes, array.reshape(shape), truth.reshape(shape), errors, ACCUMULATION * unit, chunk)
-            )
+            tiny, chunk = TINY[accumulator], cases.chunk(problem.constants)
+            arrays = (array.reshape(shape), truth.reshape(shape), errors)
+            rows.append(judge(name, axes, *arrays, ACCUMULATION * unit, tiny, chunk))
         return rows
 
 
