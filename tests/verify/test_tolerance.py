@@ -95,3 +95,14 @@ def test_what_underflows_in_the_accumulator_may_be_lost_and_nothing_larger(setti
     truth = scale * random.uniform(0.5, 1, size=SHAPE)
     row = judge("t", AXES, 0 * truth, truth, 1e-7 * np.stack([truth, -truth]), 0.0, 2.0**-126)
     assert row.ok is passes
+
+
+def test_one_huge_element_hides_nothing_in_other_groups(setting):
+    """A key without length makes a gradient of 1e6 in one head; the last steps of the others are zeros that must be found."""
+    truth, rounded, _ = setting
+    truth, rounded = truth.copy(), rounded.copy()
+    truth[0, 33, 1], rounded[:, 0, 33, 1] = 1e6, 1e-1
+    got = truth.copy()
+    got[:, 32:, 3] = 0
+    row = judge("t", AXES, got, truth, rounded, 1e-5)
+    assert row.ratio > 50 and row.group.endswith("H 3")
