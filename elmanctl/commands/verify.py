@@ -32,6 +32,9 @@ def register(app: typer.Typer) -> None:
             typer.Option(help="cpu (the kernel compiled for the host) or cuda. Default: cuda if there is one."),
         ] = None,
         quick: Annotated[bool, typer.Option("--quick", help="Fewer cases; the receipt says so.")] = False,
+        thorough: Annotated[
+            bool, typer.Option("--thorough", help="Every kind of input at every length, more shapes; takes its time.")
+        ] = False,
         case: Annotated[str | None, typer.Option("--case", help="One check alone, as verify prints it.")] = None,
         dtype: Annotated[str | None, typer.Option("--dtype", help="Only checks in this dtype.")] = None,
         seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of inputs and roundings.")] = 0,
@@ -54,6 +57,8 @@ def register(app: typer.Typer) -> None:
             raise UserError(
                 "--case names one check of one model; give no --all, --quick, --dtype or --sanitize with it."
             )
+        if thorough and (quick or case is not None):
+            raise UserError("--thorough runs more checks, --quick and --case fewer: give one of them.")
         if watch and json:
             raise UserError("--watch prints tables as it goes; leave out --json.")
         where = choose_device(device)
@@ -66,9 +71,12 @@ def register(app: typer.Typer) -> None:
             spec.check()
         if watch:
             follow(specs, [a for a in sys.argv[1:] if a != "--watch"])
+        from elmanctl.verify import plan
+
         results, failed = [], []
         for spec in specs:
-            data, ok = verify_one(spec, where, quick, case, dtype, seed, json, sanitize)
+            request = plan.Request(spec, where, seed, quick, case, dtype, sanitize, thorough)
+            data, ok = verify_one(request, json)
             if prove and ok and spec.variant.has_kernel:
                 data["proof"], ok = prove_one(spec, seed, mutants, json)
             results.append(data)
@@ -135,23 +143,14 @@ def every_spec(device: str) -> list[Spec]:
     return found
 
 
-def verify_one(
-    spec: Spec,
-    device: str,
-    quick: bool,
-    case: str | None,
-    dtype: str | None,
-    seed: int,
-    json: bool,
-    sanitize: bool = False,
-) -> tuple[dict, bool]:
-    """Verify one configuration, print or return what was found, and write or drop its receipt."""
+def verify_one(request, json: bool) -> tuple[dict, bool]:
+    """Verify one configuration, print or return what was found, and write its receipt."""
     import torch
 
-    from elmanctl.verify import plan, session, show
+    from elmanctl.verify import session, show
 
     torch.set_num_threads(1)  # work is spread over processes
-    request = plan.Request(spec, device, seed, quick, case, dtype, sanitize)
+    spec = request.spec
     if err().is_terminal and not json:
         with err().status(f"{spec.name}: starting") as status:
             outcome = session.verify(

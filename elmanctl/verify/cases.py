@@ -97,6 +97,18 @@ def default(spec: Spec, kernel: Kernel, constants: dict[str, int], dtypes, draws
     return list(dict.fromkeys(cases))
 
 
+def thorough(spec: Spec, kernel: Kernel, constants: dict[str, int], dtypes, draws) -> list[Case]:
+    """Return the default cases, and every kind of draw at every length, with one row, with many rows, and over many steps."""
+    k, other = chunk(constants), other_sizes(spec, kernel)
+    lengthy = (*lengths(k), 3 * k, 3 * k + 1, max(LONG, 2 * k + 5), MEMORY)
+    every = [make(kernel, other, d, T, draw) for T in lengthy for draw in draws for d in dtypes]
+    every += [make(kernel, other, d, T, draw, 1) for T in (k, 2 * k + 3) for draw in draws for d in dtypes]
+    every += [
+        make(kernel, wide(spec, other), d, T, draw, MANY_ROWS) for T in (3, k + 1) for draw in draws for d in dtypes
+    ]
+    return list(dict.fromkeys([*default(spec, kernel, constants, dtypes, draws), *every]))
+
+
 def parse(text: str, spec: Spec, kernel: Kernel, dtypes, draws) -> Case:
     """Read a case as it is printed; a size that is left out takes its default.
 

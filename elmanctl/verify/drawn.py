@@ -17,12 +17,14 @@ from elmanctl.verify.cases import Case
 
 INPUT, STATE = "zero-input", "zero-state"
 STRUCTURED = (INPUT, STATE)
-COUNT = 2  # shapes of each dtype
+COUNT, MANY = 2, 20  # shapes of each dtype, by default and where no time is too long
 ROWS, OTHERS, WIDTH = 5, 9, 128  # largest B, number such as H, and D
 
 
-def shapes(spec: Spec, kernel: Kernel, constants: dict[str, int], dtypes, draws, seed: int) -> list[Case]:
-    """Draw COUNT cases of each dtype: B, T up to past the third chunk, D by the rules, other dims, and the kind of draw.
+def shapes(
+    spec: Spec, kernel: Kernel, constants: dict[str, int], dtypes, draws, seed: int, count: int = COUNT
+) -> list[Case]:
+    """Draw `count` cases of each dtype: B, T up to past the third chunk, D by the rules, other dims, and the kind of draw.
 
     What binding.py's `verify_sizes` gives stays.
     """
@@ -33,7 +35,7 @@ def shapes(spec: Spec, kernel: Kernel, constants: dict[str, int], dtypes, draws,
     found = []
     for dtype in dtypes:
         rng = random.Random(f"{seed} {dtype} {spec.name}")
-        for _ in range(COUNT):
+        for _ in range(count):
             sizes = {}
             for name in kernel.dims:
                 if name in ("B", "T"):

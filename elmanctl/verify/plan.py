@@ -32,7 +32,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Request:
-    """What verify is asked for. `device` is `cpu` or `cuda`; `case` and `dtype` narrow it to a part; `sanitize` adds its checks."""
+    """What verify is asked for.
+
+    `device` is `cpu` or `cuda`; `case` and `dtype` narrow it to a part; `sanitize` adds its checks. Of `quick` and `thorough`
+    one or none is set.
+    """
 
     spec: Spec
     device: str
@@ -41,6 +45,7 @@ class Request:
     case: str | None = None
     dtype: str | None = None
     sanitize: bool = False
+    thorough: bool = False
 
     @property
     def complete(self) -> bool:
@@ -100,23 +105,33 @@ class Plan:
         if not self.kernel:
             return []
         dtypes = [d for d in self.dtypes if not quick or d in QUICK_DTYPES]
-        listed = cases.default(self.spec, self.kernel, self.constants, dtypes, self.draws, quick)
         T, other = cases.chunk(self.constants) + 1, cases.other_sizes(self.spec, self.kernel)
-        if not quick:
-            listed += drawn.structured(self.kernel, other, dtypes, T)
-            listed += self.drawn()
-        found = [Task(c.id, "case", c) for c in dict.fromkeys(listed)]
+        found = [Task(c.id, "case", c) for c in self.cases(dtypes, quick)]
         target = HOST if self.request.device == "cpu" else "device"
         for dtype in dtypes[:1] if quick else dtypes:
             case = cases.make(self.kernel, other, dtype, T, self.draws[0])
             found += [Task(f"{dtype} {n}", "property", case, n) for n in properties.names(self.kernel, dtype, target)]
         return found
 
-    def drawn(self) -> list[Case]:
+    def cases(self, dtypes, quick: bool = False, thorough: bool | None = None) -> list[Case]:
+        """Return the cases of some dtypes: the quick ones, the default, or (by default as the request says) the thorough ones."""
+        parts = (self.spec, self.kernel, self.constants, dtypes, self.draws)
+        if quick:
+            return cases.default(*parts, quick=True)
+        thorough = self.request.thorough if thorough is None else thorough
+        other = cases.other_sizes(self.spec, self.kernel)
+        listed = (cases.thorough if thorough else cases.default)(*parts)
+        listed += drawn.structured(self.kernel, other, dtypes, cases.chunk(self.constants) + 1)
+        return list(dict.fromkeys(listed + self.drawn(dtypes, thorough)))
+
+    def drawn(self, dtypes=None, thorough: bool | None = None) -> list[Case]:
         """Return the cases whose shapes the seed draws."""
         if not self.kernel:
             return []
-        return drawn.shapes(self.spec, self.kernel, self.constants, self.dtypes, self.draws, self.request.seed)
+        thorough = self.request.thorough if thorough is None else thorough
+        count = drawn.MANY if thorough else drawn.COUNT
+        parts = (self.spec, self.kernel, self.constants, dtypes or self.dtypes, self.draws)
+        return drawn.shapes(*parts, self.request.seed, count)
 
     def layer_tasks(self, quick: bool = False) -> list[Task]:
         if self.spec.variant.requires:

@@ -14,9 +14,9 @@ import msgspec
 
 from elmanctl.errors import UserError
 from elmanctl.files import write_json
-from elmanctl.records import Proof, Receipt
 from elmanctl.toolchain import csrc_folder, sources
 from elmanctl.variant import Spec, Variant
+from elmanctl.verify.record import Proof, Receipt
 
 SUFFIXES = (".cu.cc", ".cuh", ".py")
 

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 import torch
 
 from elmanctl import provenance
-from elmanctl.records import Receipt
 from elmanctl.verify import receipt
 from elmanctl.verify.plan import Plan, Request, Task
+from elmanctl.verify.record import Receipt
 from elmanctl.verify.run import Check
 
 DIED = "the process died while this ran (an invalid access, or out of memory)"

@@ -103,7 +103,7 @@ def summary(outcome: Outcome) -> str:
     failed, ran = sum(not c.ok for c in checks), [c for c in checks if not c.not_run]
     rows = [(row.ratio, row.tensor, c.id) for c in checks for row in c.rows]
     part = "" if request.complete else " (a part)"
-    quick = " quick" if request.quick else ""
+    quick = " quick" if request.quick else " thorough" if request.thorough else ""
     text = f"{request.spec.name} on {outcome.target}:{quick} {len(ran) - failed} of {len(ran)} checks passed{part}"
     if skipped := len(checks) - len(ran):
         text += f", {skipped} not run"
@@ -124,6 +124,7 @@ def as_json(outcome: Outcome, path: Path | None) -> dict:
         "target": outcome.target,
         "ok": outcome.ok,
         "quick": outcome.request.quick,
+        "thorough": outcome.request.thorough,
         "complete": outcome.request.complete,
         "seed": outcome.request.seed,
         "drawn": outcome.drawn,

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from elmanctl.plugins.registry import registry
-from elmanctl.records import Receipt
 from elmanctl.verify import receipt
+from elmanctl.verify.record import Receipt
 
 RULES = "from elmanctl.rules import Multiple, Rules\n"
 MORE = (

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from elmanctl.errors import UserError
-from elmanctl.records import Receipt
 from elmanctl.variant import Spec
 from elmanctl.verify import receipt
+from elmanctl.verify.record import Receipt
 
 
 def made(spec, **more):
