@@ -94,7 +94,8 @@ _TRAINING_RULES = {
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One row to train, resolved to the last field.
 
-    `model` is the canonical name; `label` the row's name in its suite; `params` counted from the built model.
+    `model` is the canonical name; `label` the row's name in its suite; `params` counted from the built model. `unverified`: no
+    receipt vouches for the kernel, and the run was wanted all the same.
     """
 
     label: str
@@ -108,6 +109,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     device: str = "cpu"
     matched: bool = True
     relaxed: tuple[str, ...] = ()
+    unverified: bool = False
     schema: int = SCHEMA
 
 

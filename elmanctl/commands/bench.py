@@ -27,6 +27,10 @@ def register(app: typer.Typer) -> None:
         ] = None,
         run: Annotated[str | None, typer.Option("--run", help="Name of the run below runs/, new or to join.")] = None,
         again: Annotated[bool, typer.Option("--again", help="Run rows anew that are finished.")] = False,
+        unverified: Annotated[
+            bool,
+            typer.Option("--unverified", help="Run kernels without a receipt too; their rows are marked for good."),
+        ] = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
     ) -> None:
@@ -48,7 +52,7 @@ def register(app: typer.Typer) -> None:
             budget.check()
         if run is not None and (Path(run).name != run or run in (".", "..")):
             raise UserError(f"--run {run} is not a plain folder name; runs lie below runs/.")
-        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run)
+        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run, unverified)
         if dry_run:
             show_plan(plan, json)
         else:
@@ -138,10 +142,9 @@ def execute(plan, name: str | None, again: bool, json: bool) -> None:
     for text in notes:
         note(text)
     for planned in plan.rows:
-        if (receipt := benching.receipt(planned, plan.target)) in ("none", "stale"):
-            note(
-                f"{planned.row.label}: receipt for {plan.target}: {receipt}; the report says so. `elmanctl verify` makes one."
-            )
+        if planned.trial is not None and planned.trial.unverified:
+            state = benching.receipt(planned, plan.target)
+            note(f"{planned.row.label}: receipt for {plan.target}: {state}; the row is marked unverified.")
     try:
         with Watch() as watch:
             Schedule(jobs, list(plan.devices), watch.observe).run()

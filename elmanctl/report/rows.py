@@ -15,6 +15,9 @@ from elmanctl.sizes import short_count, short_share
 SHOWN = ("ok", "contaminated")
 
 
+UNVERIFIED = "unverified"  # in place of a receipt, where --unverified ran a kernel that none vouched for
+
+
 class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
     """One row. Losses in nats per byte, perplexity per byte, memory in bytes; None where the run gave no such number."""
 
@@ -71,6 +74,8 @@ def build(folder: Path) -> Report:
         )
     if run.relaxed:
         notes.append(f"The suite waives the method's rule on {', '.join(run.relaxed)}.")
+    if odd := [row.label for row in rows if row.receipt == UNVERIFIED]:
+        notes.append(f"No receipt vouched for the kernel of {', '.join(odd)} when it ran (--unverified).")
     rows.sort(key=lambda row: _rank(row, ranked_by))
     return Report(
         suite=run.suite,
@@ -110,7 +115,7 @@ def _row(outcome: plan.Outcome, differs: tuple[str, ...]) -> ReportRow:
         tokens_per_second=result.tokens_per_second if result else None,
         peak_memory_bytes=result.peak_memory_bytes if result else None,
         status=status,
-        receipt=result.receipt if result else "",
+        receipt=UNVERIFIED if outcome.trial and outcome.trial.unverified else result.receipt if result else "",
         execution=result.execution if result else "",
         epochs=result.epochs if result else 0.0,
         differs=differs,

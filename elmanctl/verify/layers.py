@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from elmanctl.errors import UserError
 from elmanctl.variant import Spec
+from elmanctl.verify.policy import ACCUMULATION, LAYER_ROUNDINGS
 from elmanctl.verify.rounding import TINY, UNIT, Rounding
 from elmanctl.verify.run import Check, judged, same_bits
-from elmanctl.verify.tolerance import ACCUMULATION, Row, judge
+from elmanctl.verify.tolerance import Row, judge
 from elmanctl.verify.truth import seed_of
 
 ROWS, STEPS, WIDTHS = 2, 9, range(32, 1025, 16)
-ROUNDINGS = 6
 PROPERTIES = ("truth", "split", "tokens", "causality", "rows")
 CUTS = {"split": (STEPS // 2,), "tokens": tuple(range(1, STEPS))}
 
@@ -128,7 +128,7 @@ class NoGradient(Exception):
         super().__init__(f"no gradient reaches {', '.join(names)}")
 
 
-def truth_of(s: Setting, roundings: int = ROUNDINGS) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def truth_of(s: Setting, roundings: int = LAYER_ROUNDINGS) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return the truth in fp64 and the errors of fp32 noise, by name."""
     where = "reference" if has_kernel(s) else "library"
     truth = evaluate(s, where, torch.float64)

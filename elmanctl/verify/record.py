@@ -1,5 +1,7 @@
 """What verify writes down: receipts, with what --prove showed. JSON by the program; torch is not imported."""
 
+import hashlib
+
 import msgspec
 
 SCHEMA = 2
@@ -44,10 +46,16 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """Proof that one configuration of a variant passed verify on one target, bound to the sources by their hash.
+    """What verify found of one configuration of a variant on one target, bound to the sources by their hash.
 
-    `worst` is the largest error over limit; `kind` is `kernel`, or `library` for a baseline; `proof` what `--prove` showed.
-    `sanitized` lists tool and dtype of the sanitizers that ran.
+    Args:
+        parts: hash of each thing that it vouches for: kernel, headers, reference, layer, host runtime, flags, policy.
+        keys: build key by dtype. compiler: the first line of what it says of itself.
+        results: largest error over limit of each case, by its id; `tensors` the same by tensor, `worst` of all.
+        failed: checks that failed; such a receipt vouches for nothing, and `list` shows it red.
+        kind: `kernel`, or `library` for a baseline.
+        proof: what `--prove` showed. sanitized: tool and dtype of the sanitizers that ran.
+        seal: hash over all the rest, so that a change by hand shows.
     """
 
     variant: str
@@ -63,8 +71,30 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     device_name: str = ""
     seed: int = 0
     quick: bool = False
+    thorough: bool = False
+    failed: tuple[str, ...] = ()
+    parts: dict[str, str] = msgspec.field(default_factory=dict)
+    keys: dict[str, str] = msgspec.field(default_factory=dict)
+    compiler: str = ""
+    results: dict[str, float] = msgspec.field(default_factory=dict)
+    tensors: dict[str, float] = msgspec.field(default_factory=dict)
     kind: str = "kernel"
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     sanitized: tuple[str, ...] = ()
     proof: Proof | None = None
-    schema: int = SCHEMA
+    seal: str = ""
+    schema: int = 1
+
+    def sealed(self) -> "Receipt":
+        """Return the receipt with its seal."""
+        return msgspec.structs.replace(self, schema=SCHEMA, seal=self._digest(SCHEMA))
+
+    @property
+    def intact(self) -> bool:
+        """Whether it is as verify wrote it: sealed, and its figures agree with each other."""
+        worst = max([*self.results.values(), *self.tensors.values()], default=self.worst)
+        return self.seal == self._digest(self.schema) and worst == self.worst
+
+    def _digest(self, schema: int) -> str:
+        plain = msgspec.structs.replace(self, seal="", schema=schema)
+        return hashlib.sha256(msgspec.json.encode(plain, order="deterministic")).hexdigest()

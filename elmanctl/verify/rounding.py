@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from elmanctl.kernel import ACCUMULATOR, Kernel
+from elmanctl.verify.policy import UNITS
 
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}  # unit roundoff
 TINY = {"float32": 2.0**-126, "float64": 2.0**-1022}  # smallest normal number
 # Bits of an fp64 mantissa that a narrower format lacks. A store in fp64 itself is modelled with an error of up to one unit too.
 DROPPED = {"bfloat16": 45, "float32": 29, "float64": 1}
-# An elementwise fp32 function of CUDA's or the C library is within 2 ulp = 4 units; a kernel may spend two where torch spends one.
-UNITS = 4.0
+# UNITS: an elementwise fp32 function of CUDA's or the C library is within 2 ulp = 4 units; a kernel may spend two where torch spends one.
 POOL = 1 << 20
 DIRECTIONS = ("forward", "backward", "both", "saved")
 

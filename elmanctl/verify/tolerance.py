@@ -21,13 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from elmanctl.verify import origin
+from elmanctl.verify.policy import AMPLE, FACTOR, SMALLEST, TAIL, WINDOW
 
-FACTOR = 2.0
-ACCUMULATION = 2.0
-WINDOW = 8
-SMALLEST = 4
-AMPLE = 48
-TAIL = 4.0
 SPARKS = " ▁▂▃▄▅▆▇█"
 
 

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from elmanctl.kernel import ACCUMULATOR, Kernel, TensorSpec, evaluate
 from elmanctl.verify import cases, drawn
+from elmanctl.verify.policy import ACCUMULATION, ROUNDINGS
 from elmanctl.verify.rounding import TINY, UNIT, Rounding
-from elmanctl.verify.tolerance import ACCUMULATION, Row, judge
+from elmanctl.verify.tolerance import Row, judge
 
-# (T up to, M): with more steps each group has more elements to estimate its floor from.
-ROUNDINGS = ((9, 12), (10**9, 8))
 INF = float("inf")
 
 

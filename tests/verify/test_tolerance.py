@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from elmanctl.verify.tolerance import FACTOR, SPARKS, judge
+from elmanctl.verify.policy import FACTOR
+from elmanctl.verify.tolerance import SPARKS, judge
 
 AXES = ("B", "T", "H", "N")
 SHAPE = (3, 35, 4, 8)

@@ -12,6 +12,7 @@ from elmanctl.errors import UserError
 from elmanctl.verify import cases
 from elmanctl.verify.cases import Case
 from elmanctl.verify.plan import QUICK_DTYPES, Plan
+from elmanctl.verify.policy import SCORE
 from elmanctl.verify.prove import kernel_mutants
 from elmanctl.verify.prove.compiling import candidates
 from elmanctl.verify.prove.edits import Edit
@@ -25,7 +26,6 @@ from elmanctl.verify.session import workers
 from elmanctl.verify.truth import Truth, draw, establish
 
 MUTANTS = 100
-SCORE = 0.95  # of kernel mutants that must die; of truth mutants all must
 COUNTED = ("killed", "survived")
 EQUIVALENT = ("equivalent", "same code")
 LONGEST = 40  # steps: what only shows over longer times is the business of the calibrating tests

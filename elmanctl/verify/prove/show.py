@@ -1,7 +1,8 @@
 """What `--prove` prints: scores per shape, what survived, what is equivalent, and the verdict."""
 
 from elmanctl.console import out, print_table
-from elmanctl.verify.prove.proof import EQUIVALENT, SCORE, Findings
+from elmanctl.verify.policy import SCORE
+from elmanctl.verify.prove.proof import EQUIVALENT, Findings
 from elmanctl.verify.record import ShapeScore
 
 LISTED = 12
