@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from elmanctl.kernel import ACCUMULATOR, Kernel
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import ACCUMULATOR
 
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}  # unit roundoff
 # Bits of an fp64 mantissa that a narrower format lacks. A store in fp64 itself is modelled with an error of up to one unit too.

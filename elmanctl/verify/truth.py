@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from elmanctl.kernel import ACCUMULATOR, Kernel, TensorSpec, evaluate
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import ACCUMULATOR, TensorSpec, evaluate
 from elmanctl.verify.rounding import UNIT, Rounding
 from elmanctl.verify.tolerance import ACCUMULATION, Row, judge
 
