@@ -18,7 +18,8 @@ from torch import Tensor
 from elmanctl.build import Library, load
 from elmanctl.errors import CheckFailed
 from elmanctl.flavours import HOST
-from elmanctl.kernel import DTYPES, ArgumentError, Kernel, TensorSpec
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import DTYPES, ArgumentError, TensorSpec
 from elmanctl.toolchain import device_target
 
 GUARD = 64  # elements on either side of a guarded tensor

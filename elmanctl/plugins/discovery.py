@@ -184,7 +184,10 @@ def _namespace() -> ModuleType:
 
 def same(a: Path, b: Path) -> bool:
     """Return whether two paths are one file or folder."""
-    return a.resolve() == b.resolve()
+    try:
+        return a.samefile(b)
+    except FileNotFoundError:
+        return False
 
 
 def describe(error: BaseException, folder: Path | None = None) -> str:

@@ -9,8 +9,9 @@ import re
 from dataclasses import dataclass
 
 from elmanctl.errors import UserError, did_you_mean
-from elmanctl.kernel import DTYPES, Kernel
+from elmanctl.kernel import Kernel
 from elmanctl.rules import Multiple
+from elmanctl.tensors import DTYPES
 from elmanctl.variant import Spec
 
 CHUNK = 8

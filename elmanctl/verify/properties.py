@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from elmanctl import build, ops
-from elmanctl.kernel import Kernel, TensorSpec
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import TensorSpec
 from elmanctl.toolchain import HOST
 from elmanctl.verify.drawn import states
 from elmanctl.verify.run import Check, Compiled, Library, judged, run, same_bits

@@ -32,9 +32,9 @@ def source_hash(variant: Variant) -> str:
     files = {f"variant/{p.relative_to(folder)}": p for p in code_files(folder)}
     if variant.has_kernel:
         shared = csrc_folder().resolve()
-        for path in sources(folder):
-            if path.resolve().is_relative_to(shared):
-                files[f"shared/{path.resolve().relative_to(shared)}"] = path
+        for path in map(Path.resolve, sources(folder)):
+            if path.is_relative_to(shared):
+                files[f"shared/{path.relative_to(shared)}"] = path
     total = hashlib.sha256()
     for name, path in sorted(files.items()):
         content = path.read_bytes()

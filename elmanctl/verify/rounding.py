@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from elmanctl.kernel import ACCUMULATOR, Kernel
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import ACCUMULATOR
 from elmanctl.verify.policy import UNITS
 
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}  # unit roundoff

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from elmanctl.kernel import ACCUMULATOR, Kernel, TensorSpec, evaluate
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import ACCUMULATOR, TensorSpec, evaluate
 from elmanctl.verify import cases, drawn
 from elmanctl.verify.policy import ACCUMULATION, ROUNDINGS
 from elmanctl.verify.rounding import TINY, UNIT, Rounding

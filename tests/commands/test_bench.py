@@ -266,3 +266,21 @@ def test_ctrl_c_ends_the_trial_keeps_its_records_and_leaves_130(mine):
     result = read_json(mine.path / "runs/r/gru/result.json", Result)
     assert result.status == "interrupted" and result.steps >= 1
     assert not (mine.path / "runs/r/E42").exists() or not (mine.path / "runs/r/E42/result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["bench"], "Name a suite"),
+        (["bench", "smoke", "--shape", "B=3"], "--shape belongs to --kernels"),
+        (["bench", "--kernels", "--minutes", "3"], "--minutes has no meaning"),
+        (["bench", "--kernels", "E42", "--shape", "Q=3"], "'Q=3' is none of"),
+        (["bench", "--kernels", "E42", "--sweep", "H"], "--sweep H"),
+        (["bench", "--kernels", "gru"], "no kernel of its own"),
+        (["bench", "--kernels", "E42", "--gpus", "0,2"], "names 2 GPUs"),
+        (["bench", "--kernels", "E42", "--gpus", "1"], "her"),
+    ],
+)
+def test_timing_kernels_refuses_what_it_cannot_do(project, box, arguments, says):
+    ended = project.run(*arguments)
+    assert ended.code == 2 and says in ended.err
