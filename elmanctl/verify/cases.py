@@ -101,12 +101,13 @@ def default(spec: Spec, kernel: Kernel, constants: dict[str, int], dtypes, draws
 def thorough(spec: Spec, kernel: Kernel, constants: dict[str, int], dtypes, draws) -> list[Case]:
     """Return the default cases, and every kind of draw at every length, with one row, with many rows, and over many steps."""
     k, other = chunk(constants), other_sizes(spec, kernel)
-    lengthy = (*lengths(k), 3 * k, 3 * k + 1, max(LONG, 2 * k + 5), MEMORY)
+    lengthy = (*lengths(k), 3 * k, 3 * k + 1, max(LONG, 2 * k + 5))
     every = [make(kernel, other, d, T, draw) for T in lengthy for draw in draws for d in dtypes]
     every += [make(kernel, other, d, T, draw, 1) for T in (k, 2 * k + 3) for draw in draws for d in dtypes]
     every += [
         make(kernel, wide(spec, other), d, T, draw, MANY_ROWS) for T in (3, k + 1) for draw in draws for d in dtypes
     ]
+    every += [make(kernel, other, d, MEMORY, draws[0], 2) for d in dtypes]
     return list(dict.fromkeys([*default(spec, kernel, constants, dtypes, draws), *every]))
 
 

@@ -17,7 +17,7 @@ from elmanctl.verify.cases import Case
 
 INPUT, STATE = "zero-input", "zero-state"
 STRUCTURED = (INPUT, STATE)
-COUNT, MANY = 2, 20  # shapes of each dtype, by default and where no time is too long
+COUNT, MANY = 2, 10  # shapes of each dtype, by default and where no time is too long
 ROWS, OTHERS, WIDTH = 5, 9, 128  # largest B, number such as H, and D
 
 

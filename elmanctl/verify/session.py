@@ -149,7 +149,7 @@ def receipt_of(outcome: Outcome) -> Receipt:
     for row in (row for c in checks for row in c.rows):
         tensors[row.tensor] = max(tensors.get(row.tensor, 0.0), _figure(row.ratio))
     tensor = max(tensors, key=tensors.get, default="")
-    kernel, dtypes = spec.variant.kernel(), {t.case.dtype for t in Plan(request).kernel_tasks() if t.case}
+    kernel, dtypes = spec.variant.kernel(), {t.case.dtype for t in Plan(request).kernel_tasks(request.quick) if t.case}
     constants = spec.variant.module("binding").constants(spec.config) if kernel else {}
     return Receipt(
         variant=spec.variant.name,
