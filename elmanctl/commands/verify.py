@@ -51,6 +51,10 @@ def register(app: typer.Typer) -> None:
         mutants: Annotated[
             int | None, typer.Option("--mutants", min=1, help="Edits of the source for --prove to judge. Default: 100.")
         ] = None,
+        train: Annotated[
+            bool,
+            typer.Option("--train", help="Also train a tiny model with kernel and reference; curves must coincide."),
+        ] = False,
         watch: Annotated[bool, typer.Option("--watch", help="Run again when a source changes.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
     ) -> None:
@@ -58,9 +62,9 @@ def register(app: typer.Typer) -> None:
         several = every or changed
         if bool(names) + every + changed != 1:
             raise UserError("Give model names, --all or --changed. elmanctl list shows what there is.")
-        if case is not None and (several or len(names or ()) > 1 or quick or dtype or sanitize):
+        if case is not None and (several or len(names or ()) > 1 or quick or dtype or sanitize or train):
             raise UserError(
-                "--case names one check of one model; give no --all, --quick, --dtype or --sanitize with it."
+                "--case names one check of one model; give no --all, --quick, --dtype, --sanitize or --train with it."
             )
         from elmanctl.verify import plan
 
@@ -81,7 +85,7 @@ def register(app: typer.Typer) -> None:
             follow(specs, [a for a in sys.argv[1:] if a != "--watch"])
         results, failed = [], []
         for spec in specs:
-            request = plan.Request(spec, where, seed, quick, case, dtype, sanitize, thorough)
+            request = plan.Request(spec, where, seed, quick, case, dtype, sanitize, thorough, train)
             data, ok = verify_one(request, json)
             if prove and ok and spec.variant.has_kernel:
                 data["proof"], ok = prove_one(spec, seed, mutants, json)

@@ -9,7 +9,7 @@ from elmanctl.errors import UserError, did_you_mean
 from elmanctl.options import show
 from elmanctl.toolchain import HOST
 from elmanctl.variant import Spec
-from elmanctl.verify import captured, cases, drawn, layers, liveness, properties, sanitize, training
+from elmanctl.verify import captured, cases, drawn, layers, liveness, parity, properties, sanitize, training
 from elmanctl.verify.cases import Case
 from elmanctl.verify.run import Check, Compiled, run_case
 from elmanctl.verify.truth import Truth, draw, establish
@@ -17,6 +17,7 @@ from elmanctl.verify.truth import Truth, draw, establish
 QUICK_DTYPES = ("float32", "bfloat16")
 LAYER = dict.fromkeys(training.CHECKS, training.check_training)
 LAYER |= dict.fromkeys(("compile", "graph"), captured.check_captured)
+LAYER[parity.NAME] = parity.check_parity
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Task:
 class Request:
     """What verify is asked for.
 
-    `device` is `cpu` or `cuda`; `case` and `dtype` narrow it to a part; `sanitize` adds its checks. Of `quick` and `thorough`
-    one or none is set.
+    `device` is `cpu` or `cuda`; `case` and `dtype` narrow it to a part; `sanitize` and `train` add checks. Of `quick` and
+    `thorough` one or none is set.
     """
 
     spec: Spec
@@ -46,6 +47,7 @@ class Request:
     dtype: str | None = None
     sanitize: bool = False
     thorough: bool = False
+    train: bool = False
 
     @property
     def complete(self) -> bool:
@@ -93,6 +95,8 @@ class Plan:
         if request.case is not None:
             return [self.named(request.case)]
         found = self.kernel_tasks(request.quick) + self.layer_tasks(request.quick)
+        if request.train:
+            found.append(self.train_task())
         if request.sanitize:
             sanitize.require(request.device)
             found += self.sanitize_tasks()
@@ -144,6 +148,13 @@ class Plan:
             found += [Task(f"option {n}={show(v)}", "option", name=n, value=v) for n, v in liveness.flips(self.spec)]
         return found
 
+    def train_task(self) -> Task:
+        if self.spec.variant.requires:
+            raise UserError(
+                f"--train: {self.spec.name} has no reference of ours, which training could be held against."
+            )
+        return Task(f"layer {parity.NAME}", "layer", name=parity.NAME)
+
     def sanitize_tasks(self) -> list[Task]:
         listed = sanitize.listed(self)
         ids = [f"sanitize {tool} {case.dtype}" if case else "sanitize" for tool, case in listed]
@@ -151,7 +162,8 @@ class Plan:
 
     def named(self, text: str) -> Task:
         """Return the check that `--case` names."""
-        known = {t.id: t for t in self.kernel_tasks() + self.layer_tasks() + self.sanitize_tasks()}
+        trained = [] if self.spec.variant.requires else [self.train_task()]
+        known = {t.id: t for t in self.kernel_tasks() + self.layer_tasks() + trained + self.sanitize_tasks()}
         if text in known:
             return known[text]
         if not self.kernel or text.split()[:1] in (["layer"], ["option"], ["sanitize"]):
