@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from elmanctl import build
+from elmanctl import launch
 from elmanctl.kernel import Kernel, TensorSpec
 from elmanctl.toolchain import HOST
 from elmanctl.verify.run import Check, Compiled, Library, judged, run, same_bits
@@ -24,16 +24,21 @@ def repeat(library: Library, problem: Problem) -> str:
 
 def fiber_order(library: Compiled, problem: Problem) -> str:
     """Results do not depend on the order in which the host runs threads and blocks: a missing barrier shows."""
-    loaded = build.load(problem.kernel, problem.constants, problem.dtype, HOST)
+    used: set = set()
+
+    def in_order(code: int) -> Callable:
+        return lambda called, _: (used.add(called), called.order(code, problem.seed))
+
     first = run(library, problem)
     try:
         for label, code in ORDERS:
-            loaded.order(code, problem.seed)
-            other = run(library, problem)
+            with launch.on_host(HOST, in_order(code)):
+                other = run(library, problem)
             if differ := [name for name in first if not same_bits(first[name], other[name])]:
                 return f"with threads in {label} order (seed {problem.seed}) {', '.join(differ)} differ: a barrier is missing"
     finally:
-        loaded.order(0)
+        for called in used:
+            called.order(0)
     return ""
 
 
