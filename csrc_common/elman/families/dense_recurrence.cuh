@@ -80,7 +80,7 @@ template <class S, class C, bool transposed> struct Stationary {
   Eight<S> own[C::CHUNKS][in_registers > 0 ? in_registers : 1][2];
   Eight<S>* rest;
 
-  ELMAN_FN void load(const S* W, int64_t D, int64_t row, int64_t k) {
+  ELMAN_FN void load(const S* W, int64_t D, int row, int k) {
     rest = shared<Eight<S>>(Layout<S, C>().matrix, Layout<S, C>::kept) + warp() * (C::CHUNKS * C::SHARED * 2 * 32) + lane();
 #pragma unroll
     for (int c = 0; c < C::CHUNKS; ++c)
@@ -109,8 +109,7 @@ template <class S, class C, bool transposed> struct Stationary {
 
 // A step's place for one thread: batch row and first of two neighbouring channels, if it has any.
 struct Place {
-  int step;
-  int64_t row, channel;
+  int step, row, channel;
   bool mine;
 };
 
@@ -121,37 +120,38 @@ struct Place {
 //   void finish(Place, Work, Pair value)      stores
 //   Pair first(Place)                         what step 0 multiplies, if Pass::starts_with_product
 template <class S, class C, bool transposed, class Pass>
-ELMAN_FN void run(const S* W, S* exchange, Division split, int64_t B, int64_t D, int steps, const Pass& pass) {
+ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int D, int steps, const Pass& pass) {
   using A = Acc<S>;
   const Layout<S, C> layout;
   const int block = block_x() % split.blocks, group = block_x() / split.blocks;
   const int g = lane() / 4, q = lane() % 4;
   // Blocks begin at different chunks, so that they do not all load the same lines at once.
-  const int64_t k = (int64_t)((warp() + block) % C::WARPS) * C::CHUNKS * chunk + 8 * q;
+  const int k = (warp() + block) % C::WARPS * (C::CHUNKS * chunk) + 8 * q;
   Stationary<S, C, transposed> matrix;
-  matrix.load(W, D, (int64_t)block * C::TILES * tile + 2 * g, k);
+  matrix.load(W, D, block * C::TILES * tile + 2 * g, k);
 
   // In the exchange: [slot][tile of the batch][D / 16][8 batch rows][16 channels].
-  const int64_t tile_size = rows * D, slot_size = tile_size * ceil_div<int64_t>(B, rows);
-  S* ring = exchange + tile_size * group * split.turns;
-  const int64_t from = (k / tile * rows + g) * tile + k % tile;
-  const int valid = (int)max_of<int64_t>(0, min_of<int64_t>(C::CHUNKS, ceil_div<int64_t>(D - k, chunk)));
+  const int tile_size = rows * D;
+  const int64_t slot_size = (int64_t)tile_size * ceil_div(B, rows);
+  S* ring = exchange + (int64_t)tile_size * group * split.turns;
+  const int from = (k / tile * rows + g) * tile + k % tile;
+  const int valid = max_of(0, min_of((int)C::CHUNKS, ceil_div(D - k, chunk)));
 
   // Thread 64 m + n sums the parts of tile m for the n-th pair of channels. Parts of a tile are stored as [place of the batch row][pair],
   // the place of row b being b / 4 + 2 (b % 4), and pairs exchanged across fours where b / 2 is odd: then neither the warps' stores
   // nor these loads meet in a bank of shared memory.
   const int n = thread_x() % 64, place = n / 8, b = place / 2 + place % 2 * 4, pair = n % 8 ^ (b / 2 % 2) * 4, m = thread_x() / 64;
-  const int64_t channel = ((int64_t)block * C::TILES + m) * tile + 2 * pair;
-  const int64_t to = (channel / tile * rows + b) * tile + channel % tile;
+  const int channel = (block * C::TILES + m) * tile + 2 * pair;
+  const int to = (channel / tile * rows + b) * tile + channel % tile;
   const bool sums = m < C::TILES && channel < D;
   A* parts = shared<A>(layout.parts, 2 * Layout<S, C>::part);
   A* const write = parts + (warp() * C::TILES * rows + q / 2 + q % 2 * 4) * tile + (g ^ q % 2 * 4) * 2;
 
   const auto place_of = [&](int step, int turn) {
-    const int64_t row = (int64_t)(group * split.turns + turn) * rows + b;
+    const int row = (group * split.turns + turn) * rows + b;
     return Place{step, row, channel, sums && row < B && step < steps};
   };
-  const auto slot = [&](int step, int turn) { return ring + (step & (C::RING - 1)) * slot_size + turn * tile_size; };
+  const auto slot = [&](int step, int turn) { return ring + (step & (C::RING - 1)) * slot_size + (int64_t)turn * tile_size; };
   using Input = typename Pass::Input;
   using Work = typename Pass::Work;
   const auto fetch = [&](int step, int turn) {
@@ -249,9 +249,11 @@ template <class Step, class S> struct ForwardPass {
     Pair<A> wx, gate;
   };
   Forward<S> p;
+  int T, D;
 
-  ELMAN_FN int64_t offset(const Place& at) const { return (at.row * p.T + at.step) * p.D + at.channel; }
-  ELMAN_FN Pair<A> first(const Place& at) const { return load2(p.h0 + at.row * p.D + at.channel); }
+  ELMAN_FN int64_t offset(const Place& at) const { return ((int64_t)at.row * T + at.step) * D + at.channel; }
+  ELMAN_FN int64_t corner(const Place& at) const { return (int64_t)at.row * D + at.channel; }
+  ELMAN_FN Pair<A> first(const Place& at) const { return load2(p.h0 + corner(at)); }
   ELMAN_FN Input fetch(const Place& at) const {
     Input in{load_packed(p.wx + offset(at)), {}};
     if (p.gate) in.gate = load_packed(p.gate + offset(at));
@@ -262,7 +264,7 @@ template <class Step, class S> struct ForwardPass {
   ELMAN_FN void finish(const Place& at, const Work& w, Pair<A> h) const {
     store2(p.h + offset(at), h.x, h.y);
     store2(p.y + offset(at), Step::readout(h.x, w.gate.x), Step::readout(h.y, w.gate.y));
-    if (at.step == p.T - 1) store2(p.h_last + at.row * p.D + at.channel, h.x, h.y);
+    if (at.step == T - 1) store2(p.h_last + corner(at), h.x, h.y);
   }
 };
 
@@ -279,18 +281,19 @@ template <class Step, class S> struct BackwardPass {
     Pair<A> d_h, slope, d_gate, h;
   };
   Backward<S> p;
+  int T, D;
 
-  ELMAN_FN int64_t offset(const Place& at) const { return (at.row * p.T + p.T - 1 - at.step) * p.D + at.channel; }
-  ELMAN_FN int64_t corner(const Place& at) const { return at.row * p.D + at.channel; }
+  ELMAN_FN int64_t offset(const Place& at) const { return ((int64_t)at.row * T + (T - 1 - at.step)) * D + at.channel; }
+  ELMAN_FN int64_t corner(const Place& at) const { return (int64_t)at.row * D + at.channel; }
   ELMAN_FN Input fetch(const Place& at) const {
-    if (at.step == p.T) return {{}, {}, load_packed(p.h0 + corner(at))};
+    if (at.step == T) return {{}, {}, load_packed(p.h0 + corner(at))};
     Input in{load_packed(p.d_y + offset(at)), {}, load_packed(p.h + offset(at))};
     if (p.gate) in.gate = load_packed(p.gate + offset(at));
     return in;
   }
   ELMAN_FN Work prepare(const Place& at, const Input& in) const {
     const Pair<A> d_y = unpacked(in.d_y), gate = unpacked(in.gate), h = unpacked(in.h);
-    if (at.step == p.T) return {{0, 0}, {1, 1}, {}, h};
+    if (at.step == T) return {{0, 0}, {1, 1}, {}, h};
     const Pair<A> x = Step::readout_slope(h.x, gate.x), y = Step::readout_slope(h.y, gate.y);
     const Pair<A> last = at.step == 0 ? load2(p.d_h_last + corner(at)) : Pair<A>{0, 0};
     return {{last.x + d_y.x * x.x, last.y + d_y.y * y.x},
@@ -301,24 +304,25 @@ template <class Step, class S> struct BackwardPass {
   ELMAN_FN Pair<A> value(const Work& w, Pair<A> sum) const { return {(w.d_h.x + sum.x) * w.slope.x, (w.d_h.y + sum.y) * w.slope.y}; }
   ELMAN_FN void finish(const Place& at, const Work& w, Pair<A> d) const {
     // h of this time is the former state of the next.
-    if (at.step > 0) store2(p.former + offset(at) + p.D, w.h.x, w.h.y);
-    if (at.step == p.T) return store2(p.d_h0 + corner(at), d.x, d.y);
+    if (at.step > 0) store2(p.former + offset(at) + D, w.h.x, w.h.y);
+    if (at.step == T) return store2(p.d_h0 + corner(at), d.x, d.y);
     store2(p.d_wx + offset(at), d.x, d.y);
     if (p.d_gate) store2(p.d_gate + offset(at), w.d_gate.x, w.d_gate.y);
   }
 };
 
 template <class Step, class C, class S> ELMAN_KERNEL(threads<C>) forward_pass(Forward<S> p, Division split) {
-  run<S, C, false>(p.W, p.exchange, split, p.B, p.D, (int)p.T, ForwardPass<Step, S>{p});
+  run<S, C, false>(p.W, p.exchange, split, (int)p.B, (int)p.D, (int)p.T, ForwardPass<Step, S>{p, (int)p.T, (int)p.D});
 }
 
 template <class Step, class C, class S> ELMAN_KERNEL(threads<C>) backward_pass(Backward<S> p, Division split) {
-  run<S, C, true>(p.W, p.exchange, split, p.B, p.D, (int)p.T + 1, BackwardPass<Step, S>{p});
+  run<S, C, true>(p.W, p.exchange, split, (int)p.B, (int)p.D, (int)p.T + 1, BackwardPass<Step, S>{p, (int)p.T, (int)p.D});
 }
 
 template <class C, class Tensors> Status check(const char* name, const Tensors& p) {
   if (p.T < 1 || p.B < 1) return refuse("%s: B=%lld and T=%lld must be at least 1", name, (long long)p.B, (long long)p.T);
-  if (p.T > INT32_MAX - C::RING) return refuse("%s: T=%lld is more than 2^31 steps", name, (long long)p.T);
+  if (p.T > INT32_MAX - C::RING || p.B > INT32_MAX / rows)
+    return refuse("%s: B=%lld and T=%lld are beyond 2^28 rows or 2^31 steps", name, (long long)p.B, (long long)p.T);
   if (p.D < 1 || p.D % tile)
     return refuse("%s: D=%lld is not a multiple of %d, the kernel's tile. Choose a width that is.", name, (long long)p.D, tile);
   if (p.D > C::WARPS * C::CHUNKS * chunk)
