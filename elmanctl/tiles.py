@@ -16,7 +16,8 @@ CONSTANTS = {
     "CHUNKS": "times 32 terms that a warp multiplies",
     "TILES": "times 16 rows of the matrix that a block keeps",
     "SHARED": "of these tiles, kept in shared memory, the others in registers",
-    "GROUPS": "groups of blocks at most, each with tiles of 8 batch rows of its own",
+    "TURNS": "tiles of 8 batch rows that a group of blocks takes in turn",
+    "WHOLE": "1 where no warp, tile of the batch or turn is partly empty, which saves the tests",
     "RING": "steps after which a slot of the exchange is used again",
     "DELAY": "cycles after a block's barrier before it first looks for the others' values",
 }
@@ -90,7 +91,7 @@ def dense(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[s
     Args:
         sizes: B and D.
         dtype: compute dtype.
-        device: None for the host backend, whose division is small and does not depend on B: every feature of the kernel shows at tiny sizes.
+        device: None for the host backend, whose division is small: every feature of the kernel shows at tiny sizes.
     Raises:
         DoesNotFit: where no division holds the matrix, with the largest width that would.
     """
@@ -99,7 +100,9 @@ def dense(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[s
         chunks = 1
         while chunks * 4 * CHUNK < D:
             chunks *= 2
-        return {"WARPS": 4, "CHUNKS": chunks, "TILES": 2, "SHARED": 1, "GROUPS": 2, "RING": RING, "DELAY": 0}
+        turns = cdiv(cdiv(B, ROWS), 2)
+        names = {"WARPS": 4, "CHUNKS": chunks, "TILES": 2, "SHARED": 1, "TURNS": turns, "WHOLE": whole(B, D, 4, chunks, turns)}
+        return names | {"RING": RING, "DELAY": 0}
     found = min(divisions(B, D, dtype, device), key=lambda d: d.cycles, default=None)
     if found is None:
         widest = next((w for w in range(D // TILE * TILE, 0, -TILE) if any(divisions(B, w, dtype, device))), 0)
@@ -137,8 +140,14 @@ def divisions(B: int, D: int, dtype: str, device: Device) -> Iterator[Division]:
             work = tiles * chunks * 2 * cdiv(warps, 4) * MMA + kept / SHARED_BYTES
             chain = CHAIN - HIDDEN * (min(warps, 12) - 8) / 2 + work + D * ROWS * BYTES[dtype] / EXCHANGE_BYTES
             cycles = chain if turns == 1 else max(chain, turns * (TURN + work))
-            names = {"WARPS": warps, "CHUNKS": chunks, "TILES": tiles, "SHARED": shared, "GROUPS": groups}
-            yield Division(names | {"RING": RING, "DELAY": DELAY}, cycles)
+            names = {"WARPS": warps, "CHUNKS": chunks, "TILES": tiles, "SHARED": shared, "TURNS": turns}
+            names |= {"WHOLE": whole(B, D, warps, chunks, turns), "RING": RING, "DELAY": DELAY}
+            yield Division(names, cycles)
+
+
+def whole(B: int, D: int, warps: int, chunks: int, turns: int) -> int:
+    """Return 1 where the warps' chunks make up D and the turns of the groups make up B, else 0."""
+    return int(D == warps * chunks * CHUNK and B % (ROWS * turns) == 0)
 
 
 DENSE = Tiling(CONSTANTS, dense, {"B": 32, "D": 1536})

@@ -9,16 +9,18 @@
 //     template <class A> static ELMAN_FN Pair<A> readout_slope(A h, A gate);   // d y / d h and d y / d gate
 //   };
 // One cooperative launch runs a whole pass.
-// * The batch is cut into tiles of 8 rows, shared out to groups of blocks; a group that has several takes turns. Each block of a group owns
+// * The batch is cut into tiles of 8 rows, shared out to groups of blocks; a group that has several (TURNS) takes turns. Each block of a group owns
 //   TILES tiles of 16 rows of W (backward: of W^T), which stay in registers, the last SHARED of them in shared memory. Its WARPS warps
 //   share the terms of the sum, CHUNKS times 32 each, and add their parts in a fixed order: two runs are equal bit by bit.
+// * A step's order follows from what the other blocks wait for: after the barrier only the sums, the step's result and its publication;
+//   stores, erasures and loads for later steps while the results of the others are on the way.
 // * The blocks of a group exchange the operand of the product through a ring of slots in global memory, one slot a step, laid out as the
 //   fragments of the product. A word there is its own ready flag (exchange.cuh), so that there is no barrier between blocks.
 // * Use of a slot again: slot s - 1 is erased after the block's barrier of step s, when every block of the group has published slot s and
 //   so has read all of slot s - 1. An erasure is ordered before the word's next value, and each reader's look at it, by one fence every
 //   `fence_steps` steps in every thread: eraser, fence, publication, reader, fence, look. RING is at least twice that and two more.
 // * Any D that is a multiple of 16 and fits C::WARPS * C::CHUNKS * 32, any B and T of at least 1. h is kept and carried in Acc<S>.
-// * C is `args::Constant`: WARPS, CHUNKS, TILES, SHARED, GROUPS, RING and DELAY, chosen by elmanctl/tiles.py from (B, D, device).
+// * C is `args::Constant`: WARPS, CHUNKS, TILES, SHARED, TURNS, WHOLE, RING and DELAY, chosen by elmanctl/tiles.py from (B, D, device).
 // * Rounding points in a bf16 build besides loads and stores: h as operand of W h (`h_operand`), and d_pre as operand of
 //   W^T d_pre (`d_pre`), which is d_wx as stored. The gradient of W is one product over all T B rows of d_pre and of `former`, h[t-1] as
 //   it entered the product.
@@ -64,14 +66,13 @@ template <class S, class C> struct Layout {
   ELMAN_BOTH Layout() : matrix(carve.take<Eight<S>>(kept)), parts(carve.take<Acc<S>>(2 * part)) {}
 };
 
-// How the batch and W are shared out: `blocks` blocks a group, `turns` tiles of the batch each.
+// How the batch and W are shared out: groups of `blocks` blocks, each with C::TURNS tiles of the batch.
 struct Division {
-  int blocks, groups, turns;
+  int blocks, groups;
 };
 
 template <class C> Division divide(int64_t B, int64_t D) {
-  const int tiles = (int)ceil_div<int64_t>(B, rows), turns = ceil_div(tiles, (int)C::GROUPS);
-  return {(int)ceil_div<int64_t>(D, C::TILES * tile), ceil_div(tiles, turns), turns};
+  return {(int)ceil_div<int64_t>(D, C::TILES * tile), (int)ceil_div<int64_t>(B, rows * C::TURNS)};
 }
 
 // The warp's part of the block's rows of M = W or W^T, kept for the whole launch.
@@ -107,9 +108,11 @@ template <class S, class C, bool transposed> struct Stationary {
   }
 };
 
-// A step's place for one thread: batch row and first of two neighbouring channels, if it has any.
+// A step's place for one thread: two neighbouring channels of a batch row, if it has any. `cell` is where they are in [B, T, D] at
+// time 0, `corner` in [B, D].
 struct Place {
-  int step, row, channel;
+  int step;
+  int64_t cell, corner;
   bool mine;
 };
 
@@ -120,7 +123,7 @@ struct Place {
 //   void finish(Place, Work, Pair value)      stores
 //   Pair first(Place)                         what step 0 multiplies, if Pass::starts_with_product
 template <class S, class C, bool transposed, class Pass>
-ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int D, int steps, const Pass& pass) {
+ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int T, int D, int steps, const Pass& pass) {
   using A = Acc<S>;
   const Layout<S, C> layout;
   const int block = block_x() % split.blocks, group = block_x() / split.blocks;
@@ -131,75 +134,74 @@ ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int D, int ste
   matrix.load(W, D, block * C::TILES * tile + 2 * g, k);
 
   // In the exchange: [slot][tile of the batch][D / 16][8 batch rows][16 channels].
-  const int tile_size = rows * D;
-  const int64_t slot_size = (int64_t)tile_size * ceil_div(B, rows);
-  S* ring = exchange + (int64_t)tile_size * group * split.turns;
-  const int from = (k / tile * rows + g) * tile + k % tile;
-  const int valid = max_of(0, min_of((int)C::CHUNKS, ceil_div(D - k, chunk)));
+  const unsigned tile_size = rows * D, slot_size = tile_size * ceil_div(B, rows);
+  S* const ring = exchange + (int64_t)tile_size * group * C::TURNS;
+  const S* const source = ring + (k / tile * rows + g) * tile + k % tile;
+  const int chunks = max_of(0, min_of((int)C::CHUNKS, ceil_div(D - k, chunk)));
 
   // Thread 64 m + n sums the parts of tile m for the n-th pair of channels. Parts of a tile are stored as [place of the batch row][pair],
   // the place of row b being b / 4 + 2 (b % 4), and pairs exchanged across fours where b / 2 is odd: then neither the warps' stores
   // nor these loads meet in a bank of shared memory.
   const int n = thread_x() % 64, place = n / 8, b = place / 2 + place % 2 * 4, pair = n % 8 ^ (b / 2 % 2) * 4, m = thread_x() / 64;
-  const int channel = (block * C::TILES + m) * tile + 2 * pair;
-  const int to = (channel / tile * rows + b) * tile + channel % tile;
+  const int channel = (block * C::TILES + m) * tile + 2 * pair, row = group * C::TURNS * rows + b;
+  S* const target = ring + (channel / tile * rows + b) * tile + channel % tile;
   const bool sums = m < C::TILES && channel < D;
-  A* parts = shared<A>(layout.parts, 2 * Layout<S, C>::part);
+  const int64_t cell = (int64_t)row * T * D + channel, corner = (int64_t)row * D + channel;
+  constexpr unsigned half = Layout<S, C>::part;
+  A* const parts = shared<A>(layout.parts, 2 * half);
   A* const write = parts + (warp() * C::TILES * rows + q / 2 + q % 2 * 4) * tile + (g ^ q % 2 * 4) * 2;
+  const A* const read = parts + thread_x() * 2;
 
   const auto place_of = [&](int step, int turn) {
-    const int row = (group * split.turns + turn) * rows + b;
-    return Place{step, row, channel, sums && row < B && step < steps};
+    return Place{step, cell + (int64_t)turn * rows * T * D, corner + turn * rows * D, sums && (C::WHOLE || row + turn * rows < B) && step < steps};
   };
-  const auto slot = [&](int step, int turn) { return ring + (step & (C::RING - 1)) * slot_size + (int64_t)turn * tile_size; };
+  const auto slot = [&](int step, int turn) { return (step & (C::RING - 1)) * slot_size + turn * tile_size; };
   using Input = typename Pass::Input;
   using Work = typename Pass::Work;
   const auto fetch = [&](int step, int turn) {
     const Place at = place_of(step, turn);
     return at.mine ? pass.fetch(at) : Input{};
   };
-  Place at{};
   Work work{};
   Pair<A> value{};
-  // All that the other blocks do not wait for. It runs at the beginning of the next step, while their values are on the way.
-  const auto finish = [&](int turn) {
-    if (at.mine) {
+  // All that the other blocks do not wait for, of a step that is done.
+  const auto finish = [&](int step, int turn) {
+    if (const Place at = place_of(step, turn); at.mine) {
       pass.finish(at, work, value);
-      if (at.step > 0 && at.step - 1 + C::RING < steps) erase(slot(at.step - 1, turn) + to);
+      if (step > 0 && step - 1 + C::RING < steps) erase(target + slot(step - 1, turn));
     }
-    if (turn == 0 && at.step % fence_steps == 0) fence_words();
+    if (turn == 0 && step % fence_steps == 0) fence_words();
   };
 
   if constexpr (Pass::starts_with_product)
-    for (int turn = 0; turn < split.turns; ++turn)
-      if (at = place_of(0, turn); at.mine) publish(slot(0, turn) + to, pass.first(at));
-  int next_step = 0, next_turn = 0;  // of the next load
-  const auto fetch_next = [&] {
-    const Input got = fetch(next_step, next_turn);
-    if (++next_turn == split.turns) next_turn = 0, ++next_step;
-    return got;
-  };
-  Input now = fetch_next(), next = fetch_next();
+    for (int turn = 0; turn < C::TURNS; ++turn)
+      if (const Place at = place_of(0, turn); at.mine) publish(target + slot(0, turn), pass.first(at));
+  Input now = fetch(0, 0), next = fetch(1 / C::TURNS, 1 % C::TURNS);
   unsigned since = cycles();
-  A* half = write;
   for (int step = 0; step < steps; ++step)
-    for (int turn = 0; turn < split.turns; ++turn) {
+    for (int turn = 0; turn < C::TURNS; ++turn) {
       if (step + turn > 0) {
-        finish(turn > 0 ? turn - 1 : split.turns - 1);
+        turn > 0 ? finish(step, turn - 1) : finish(step - 1, C::TURNS - 1);
         now = next;
-        next = fetch_next();
+        next = fetch(step + (turn + 1) / C::TURNS, (turn + 1) % C::TURNS);
       }
       A sum[C::TILES][4] = {};
-      if (Pass::starts_with_product || step > 0) {
-        const S* source = slot(step, turn) + from;
-        const int chunks = (group * split.turns + turn) * rows + g < B ? valid : 0;  // this lane's
-        Eight<S> v[C::CHUNKS];
-        if (split.turns == 1) pause(since, C::DELAY);  // with more, other turns have filled the time
+      const bool multiplies = Pass::starts_with_product || step > 0;
+      const int mine = row - b + turn * rows + g < B ? chunks : 0;  // this lane's chunks
+      const auto there = [&](int c) { return C::WHOLE || c < mine; };
+      const S* const from = source + slot(step, turn);
+      Eight<S> v[C::CHUNKS];
+      if (C::TURNS == 1) pause(since, C::DELAY);  // with more, other turns have filled the time
+      if (multiplies) {
 #pragma unroll
         for (int c = 0; c < C::CHUNKS; ++c) {
-          v[c] = {};
-          if (c < chunks) v[c] = load_exchanged(source + c * chunk * rows);
+          if (!C::WHOLE) v[c] = {};
+          if (there(c)) v[c] = load_exchanged(from + c * chunk * rows);
         }
+      }
+      const Place at = place_of(step, turn);
+      if (at.mine) work = pass.prepare(at, now);
+      if (multiplies) {
         for (unsigned tries = 0;;) {
           bool late = false;
 #pragma unroll
@@ -208,35 +210,32 @@ ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int D, int ste
           await_words(tries);
 #pragma unroll
           for (int c = 0; c < C::CHUNKS; ++c)
-            if (!complete(v[c])) v[c] = load_exchanged(source + c * chunk * rows);
+            if (!complete(v[c])) v[c] = load_exchanged(from + c * chunk * rows);
         }
 #pragma unroll
         for (int c = 0; c < C::CHUNKS; ++c) matrix.multiply(sum, c, v[c]);
       }
+      const unsigned now_half = (step * C::TURNS + turn) % 2 * half;
 #pragma unroll
       for (int m = 0; m < C::TILES; ++m) {
-        store2(half + m * tile * rows, sum[m][0], sum[m][2]);
-        store2(half + (m * rows + 2) * tile, sum[m][1], sum[m][3]);
+        store2(write + now_half + m * tile * rows, sum[m][0], sum[m][2]);
+        store2(write + now_half + (m * rows + 2) * tile, sum[m][1], sum[m][3]);
       }
-      at = place_of(step, turn);
-      if (at.mine) work = pass.prepare(at, now);
       sync_block();
       since = cycles();
       if (at.mine) {
-        const A* read = parts + (half - write) + thread_x() * 2;
         Pair<A> total[2] = {};
 #pragma unroll
         for (int w = 0; w < C::WARPS; ++w) {
-          const Pair<A> x = load2(read + w * C::TILES * tile * rows);
+          const Pair<A> x = load2(read + now_half + w * C::TILES * tile * rows);
           total[w % 2].x += x.x;
           total[w % 2].y += x.y;
         }
         value = pass.value(work, {total[0].x + total[1].x, total[0].y + total[1].y});
-        if (step + 1 < steps) publish(slot(step + 1, turn) + to, value);
+        if (step + 1 < steps) publish(target + slot(step + 1, turn), value);
       }
-      half = half == write ? write + Layout<S, C>::part : write;
     }
-  finish(split.turns - 1);
+  finish(steps - 1, C::TURNS - 1);
 }
 
 template <class Step, class S> struct ForwardPass {
@@ -245,26 +244,27 @@ template <class Step, class S> struct ForwardPass {
   struct Input {
     Packed<S> wx, gate;
   };
-  struct Work {
-    Pair<A> wx, gate;
-  };
+  using Work = Input;
   Forward<S> p;
   int T, D;
 
-  ELMAN_FN int64_t offset(const Place& at) const { return ((int64_t)at.row * T + at.step) * D + at.channel; }
-  ELMAN_FN int64_t corner(const Place& at) const { return (int64_t)at.row * D + at.channel; }
-  ELMAN_FN Pair<A> first(const Place& at) const { return load2(p.h0 + corner(at)); }
+  ELMAN_FN int64_t offset(const Place& at) const { return at.cell + (int64_t)at.step * D; }
+  ELMAN_FN Pair<A> first(const Place& at) const { return load2(p.h0 + at.corner); }
   ELMAN_FN Input fetch(const Place& at) const {
     Input in{load_packed(p.wx + offset(at)), {}};
     if (p.gate) in.gate = load_packed(p.gate + offset(at));
     return in;
   }
-  ELMAN_FN Work prepare(const Place&, const Input& in) const { return {unpacked(in.wx), unpacked(in.gate)}; }
-  ELMAN_FN Pair<A> value(const Work& w, Pair<A> sum) const { return {Step::state(w.wx.x + sum.x), Step::state(w.wx.y + sum.y)}; }
+  ELMAN_FN Work prepare(const Place&, const Input& in) const { return in; }
+  ELMAN_FN Pair<A> value(const Work& w, Pair<A> sum) const {
+    const Pair<A> wx = unpacked(w.wx);
+    return {Step::state(wx.x + sum.x), Step::state(wx.y + sum.y)};
+  }
   ELMAN_FN void finish(const Place& at, const Work& w, Pair<A> h) const {
     store2(p.h + offset(at), h.x, h.y);
-    store2(p.y + offset(at), Step::readout(h.x, w.gate.x), Step::readout(h.y, w.gate.y));
-    if (at.step == T - 1) store2(p.h_last + corner(at), h.x, h.y);
+    const Pair<A> gate = unpacked(w.gate);
+    store2(p.y + offset(at), Step::readout(h.x, gate.x), Step::readout(h.y, gate.y));
+    if (at.step == T - 1) store2(p.h_last + at.corner, h.x, h.y);
   }
 };
 
@@ -278,55 +278,56 @@ template <class Step, class S> struct BackwardPass {
     Packed<A> h;
   };
   struct Work {
-    Pair<A> d_h, slope, d_gate, h;
+    Pair<A> d_h, slope;
+    Packed<S> d_gate, h;
   };
   Backward<S> p;
   int T, D;
 
-  ELMAN_FN int64_t offset(const Place& at) const { return ((int64_t)at.row * T + (T - 1 - at.step)) * D + at.channel; }
-  ELMAN_FN int64_t corner(const Place& at) const { return (int64_t)at.row * D + at.channel; }
+  ELMAN_FN int64_t offset(const Place& at) const { return at.cell + (int64_t)(T - 1 - at.step) * D; }
   ELMAN_FN Input fetch(const Place& at) const {
-    if (at.step == T) return {{}, {}, load_packed(p.h0 + corner(at))};
+    if (at.step == T) return {{}, {}, load_packed(p.h0 + at.corner)};
     Input in{load_packed(p.d_y + offset(at)), {}, load_packed(p.h + offset(at))};
     if (p.gate) in.gate = load_packed(p.gate + offset(at));
     return in;
   }
   ELMAN_FN Work prepare(const Place& at, const Input& in) const {
     const Pair<A> d_y = unpacked(in.d_y), gate = unpacked(in.gate), h = unpacked(in.h);
-    if (at.step == T) return {{0, 0}, {1, 1}, {}, h};
+    if (at.step == T) return {{0, 0}, {1, 1}, {}, packed<S>(h)};
     const Pair<A> x = Step::readout_slope(h.x, gate.x), y = Step::readout_slope(h.y, gate.y);
-    const Pair<A> last = at.step == 0 ? load2(p.d_h_last + corner(at)) : Pair<A>{0, 0};
+    const Pair<A> last = at.step == 0 ? load2(p.d_h_last + at.corner) : Pair<A>{0, 0};
     return {{last.x + d_y.x * x.x, last.y + d_y.y * y.x},
             {Step::state_slope(h.x), Step::state_slope(h.y)},
-            {d_y.x * x.y, d_y.y * y.y},
-            h};
+            packed<S>({d_y.x * x.y, d_y.y * y.y}),
+            packed<S>(h)};
   }
   ELMAN_FN Pair<A> value(const Work& w, Pair<A> sum) const { return {(w.d_h.x + sum.x) * w.slope.x, (w.d_h.y + sum.y) * w.slope.y}; }
   ELMAN_FN void finish(const Place& at, const Work& w, Pair<A> d) const {
     // h of this time is the former state of the next.
-    if (at.step > 0) store2(p.former + offset(at) + D, w.h.x, w.h.y);
-    if (at.step == T) return store2(p.d_h0 + corner(at), d.x, d.y);
+    if (at.step > 0) store_word(p.former + offset(at) + D, w.h);
+    if (at.step == T) return store2(p.d_h0 + at.corner, d.x, d.y);
     store2(p.d_wx + offset(at), d.x, d.y);
-    if (p.d_gate) store2(p.d_gate + offset(at), w.d_gate.x, w.d_gate.y);
+    if (p.d_gate) store_word(p.d_gate + offset(at), w.d_gate);
   }
 };
 
 template <class Step, class C, class S> ELMAN_KERNEL(threads<C>) forward_pass(Forward<S> p, Division split) {
-  run<S, C, false>(p.W, p.exchange, split, (int)p.B, (int)p.D, (int)p.T, ForwardPass<Step, S>{p, (int)p.T, (int)p.D});
+  run<S, C, false>(p.W, p.exchange, split, (int)p.B, (int)p.T, (int)p.D, (int)p.T, ForwardPass<Step, S>{p, (int)p.T, (int)p.D});
 }
 
 template <class Step, class C, class S> ELMAN_KERNEL(threads<C>) backward_pass(Backward<S> p, Division split) {
-  run<S, C, true>(p.W, p.exchange, split, (int)p.B, (int)p.D, (int)p.T + 1, BackwardPass<Step, S>{p, (int)p.T, (int)p.D});
+  run<S, C, true>(p.W, p.exchange, split, (int)p.B, (int)p.T, (int)p.D, (int)p.T + 1, BackwardPass<Step, S>{p, (int)p.T, (int)p.D});
 }
 
 template <class C, class Tensors> Status check(const char* name, const Tensors& p) {
   if (p.T < 1 || p.B < 1) return refuse("%s: B=%lld and T=%lld must be at least 1", name, (long long)p.B, (long long)p.T);
-  if (p.T > INT32_MAX - C::RING || p.B > INT32_MAX / rows)
-    return refuse("%s: B=%lld and T=%lld are beyond 2^28 rows or 2^31 steps", name, (long long)p.B, (long long)p.T);
+  if (p.T > INT32_MAX - C::RING || ceil_div<int64_t>(p.B, rows) * rows * p.D > INT32_MAX / C::RING)
+    return refuse("%s: B=%lld and T=%lld are beyond 2^31 steps or elements of the exchange", name, (long long)p.B, (long long)p.T);
   if (p.D < 1 || p.D % tile)
     return refuse("%s: D=%lld is not a multiple of %d, the kernel's tile. Choose a width that is.", name, (long long)p.D, tile);
-  if (p.D > C::WARPS * C::CHUNKS * chunk)
-    return refuse("%s: D=%lld, but this build is for D up to %d", name, (long long)p.D, C::WARPS * C::CHUNKS * chunk);
+  constexpr int widest = C::WARPS * C::CHUNKS * chunk;
+  if (p.D > widest || (C::WHOLE && (p.D < widest || p.B % (rows * C::TURNS))))
+    return refuse("%s: B=%lld, D=%lld in a build for other sizes, D up to %d", name, (long long)p.B, (long long)p.D, widest);
   if ((uintptr_t)p.W % 16 || (uintptr_t)p.exchange % 16) return refuse("%s: W and exchange must start at a multiple of 16 bytes", name);
   return 0;
 }
@@ -338,7 +339,7 @@ Status launch_pass(void (*kernel)(Tensors, Division), const char* name, const Te
   const size_t slots = (size_t)min_of<int64_t>(C::RING, steps);
   const size_t slot = (size_t)ceil_div<int64_t>(p.B, rows) * rows * p.D * sizeof(S);
   ELMAN_TRY(fill_async(p.exchange, 0xFF, slots * slot, stream));  // all words absent
-  return launch_cooperative(kernel, name, split.groups * split.blocks, threads<C>, Layout<S, C>().carve.bytes, stream, p, split);
+  return launch_cooperative(kernel, name, (int64_t)split.groups * split.blocks, threads<C>, Layout<S, C>().carve.bytes, stream, p, split);
 }
 
 template <class Step, class C, class S> Status forward(const char* name, const Forward<S>& p, Stream stream) {

@@ -72,7 +72,7 @@ template <bool transposed, class S> ELMAN_FN void load_rows(Eight<S> (&to)[2], c
   }
 }
 
-// Two neighbouring elements as loaded, not yet converted: a value that waits in a register for a later step waits in this form.
+// Two neighbouring elements as they are in memory: a value that waits in a register for a later step waits in this form.
 template <class S> struct PackedOf { using type = uint32_t; };
 template <> struct PackedOf<float> { using type = Word2f; };
 template <> struct PackedOf<double> { using type = Word2d; };
@@ -82,6 +82,11 @@ template <class S> ELMAN_FN Packed<S> load_packed(const S* p) { return load_word
 ELMAN_FN Pair<float> unpacked(uint32_t w) { return unpack(w); }
 ELMAN_FN Pair<float> unpacked(Word2f w) { return {w.x, w.y}; }
 ELMAN_FN Pair<double> unpacked(Word2d w) { return {w.x, w.y}; }
+
+template <class S> ELMAN_FN Packed<S> packed(Pair<Acc<S>> v) {
+  if constexpr (is_bf16<S>) return pack(v.x, v.y);
+  else return {v.x, v.y};
+}
 
 template <class S> struct WordOf { using type = uint32_t; };
 template <> struct WordOf<double> { using type = uint64_t; };
