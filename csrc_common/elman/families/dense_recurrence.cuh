@@ -117,7 +117,7 @@ struct Place {
 };
 
 // Run `steps` steps. Pass says what a step does with the sums, for two channels of a batch row at a time:
-//   Input fetch(Place)                        loads for a step, begun two steps ahead
+//   void fetch(Place, Input&)                 loads for a step, begun one step ahead
 //   Work prepare(Place, Input)                what can be computed before the sums are known
 //   Pair value(Work, Pair sum)                the step's result, which the next step multiplies
 //   void finish(Place, Work, Pair value)      stores
@@ -158,9 +158,9 @@ ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int T, int D, 
   const auto slot = [&](int step, int turn) { return (step & (C::RING - 1)) * slot_size + turn * tile_size; };
   using Input = typename Pass::Input;
   using Work = typename Pass::Work;
+  Input next{};
   const auto fetch = [&](int step, int turn) {
-    const Place at = place_of(step, turn);
-    return at.mine ? pass.fetch(at) : Input{};
+    if (const Place at = place_of(step, turn); at.mine) pass.fetch(at, next);  // in place: a copy would wait for the loads
   };
   Work work{};
   Pair<A> value{};
@@ -168,7 +168,7 @@ ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int T, int D, 
   const auto finish = [&](int step, int turn) {
     if (const Place at = place_of(step, turn); at.mine) {
       pass.finish(at, work, value);
-      if (step > 0 && step - 1 + C::RING < steps) erase(target + slot(step - 1, turn));
+      if (step > 0 && step - 1 + C::RING <= steps) erase(target + slot(step - 1, turn));
     }
     if (turn == 0 && step % fence_steps == 0) fence_words();
   };
@@ -176,15 +176,12 @@ ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int T, int D, 
   if constexpr (Pass::starts_with_product)
     for (int turn = 0; turn < C::TURNS; ++turn)
       if (const Place at = place_of(0, turn); at.mine) publish(target + slot(0, turn), pass.first(at));
-  Input now = fetch(0, 0), next = fetch(1 / C::TURNS, 1 % C::TURNS);
+  fetch(0, 0);
   unsigned since = cycles();
   for (int step = 0; step < steps; ++step)
     for (int turn = 0; turn < C::TURNS; ++turn) {
-      if (step + turn > 0) {
-        turn > 0 ? finish(step, turn - 1) : finish(step - 1, C::TURNS - 1);
-        now = next;
-        next = fetch(step + (turn + 1) / C::TURNS, (turn + 1) % C::TURNS);
-      }
+      if (turn > 0) finish(step, turn - 1);
+      else if (step > 0) finish(step - 1, C::TURNS - 1);
       A sum[C::TILES][4] = {};
       const bool multiplies = Pass::starts_with_product || step > 0;
       const int mine = row - b + turn * rows + g < B ? chunks : 0;  // this lane's chunks
@@ -200,7 +197,7 @@ ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int T, int D, 
         }
       }
       const Place at = place_of(step, turn);
-      if (at.mine) work = pass.prepare(at, now);
+      if (at.mine) work = pass.prepare(at, next);
       if (multiplies) {
         for (unsigned tries = 0;;) {
           bool late = false;
@@ -212,6 +209,9 @@ ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int T, int D, 
           for (int c = 0; c < C::CHUNKS; ++c)
             if (!complete(v[c])) v[c] = load_exchanged(from + c * chunk * rows);
         }
+      }
+      fetch(step + (turn + 1) / C::TURNS, (turn + 1) % C::TURNS);  // here: no wait for the exchange includes a wait for these
+      if (multiplies) {
 #pragma unroll
         for (int c = 0; c < C::CHUNKS; ++c) matrix.multiply(sum, c, v[c]);
       }
@@ -224,15 +224,15 @@ ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int T, int D, 
       sync_block();
       since = cycles();
       if (at.mine) {
-        Pair<A> total[2] = {};
+        Pair<A> total[2] = {load2(read + now_half), load2(read + now_half + half / C::WARPS)};
 #pragma unroll
-        for (int w = 0; w < C::WARPS; ++w) {
-          const Pair<A> x = load2(read + now_half + w * C::TILES * tile * rows);
+        for (int w = 2; w < C::WARPS; ++w) {
+          const Pair<A> x = load2(read + now_half + w * (half / C::WARPS));
           total[w % 2].x += x.x;
           total[w % 2].y += x.y;
         }
         value = pass.value(work, {total[0].x + total[1].x, total[0].y + total[1].y});
-        if (step + 1 < steps) publish(target + slot(step + 1, turn), value);
+        publish(target + slot(step + 1, turn), value);  // also of the last step: without a branch
       }
     }
   finish(steps - 1, C::TURNS - 1);
@@ -250,10 +250,9 @@ template <class Step, class S> struct ForwardPass {
 
   ELMAN_FN int64_t offset(const Place& at) const { return at.cell + (int64_t)at.step * D; }
   ELMAN_FN Pair<A> first(const Place& at) const { return load2(p.h0 + at.corner); }
-  ELMAN_FN Input fetch(const Place& at) const {
-    Input in{load_packed(p.wx + offset(at)), {}};
+  ELMAN_FN void fetch(const Place& at, Input& in) const {
+    in.wx = load_packed(p.wx + offset(at));
     if (p.gate) in.gate = load_packed(p.gate + offset(at));
-    return in;
   }
   ELMAN_FN Work prepare(const Place&, const Input& in) const { return in; }
   ELMAN_FN Pair<A> value(const Work& w, Pair<A> sum) const {
@@ -285,11 +284,11 @@ template <class Step, class S> struct BackwardPass {
   int T, D;
 
   ELMAN_FN int64_t offset(const Place& at) const { return at.cell + (int64_t)(T - 1 - at.step) * D; }
-  ELMAN_FN Input fetch(const Place& at) const {
-    if (at.step == T) return {{}, {}, load_packed(p.h0 + at.corner)};
-    Input in{load_packed(p.d_y + offset(at)), {}, load_packed(p.h + offset(at))};
+  ELMAN_FN void fetch(const Place& at, Input& in) const {
+    in.h = load_packed(at.step < T ? p.h + offset(at) : p.h0 + at.corner);
+    if (at.step == T) return;
+    in.d_y = load_packed(p.d_y + offset(at));
     if (p.gate) in.gate = load_packed(p.gate + offset(at));
-    return in;
   }
   ELMAN_FN Work prepare(const Place& at, const Input& in) const {
     const Pair<A> d_y = unpacked(in.d_y), gate = unpacked(in.gate), h = unpacked(in.h);
@@ -336,7 +335,7 @@ template <class C, class S, class Tensors>
 Status launch_pass(void (*kernel)(Tensors, Division), const char* name, const Tensors& p, int64_t steps, Stream stream) {
   ELMAN_TRY(check<C>(name, p));
   const Division split = divide<C>(p.B, p.D);
-  const size_t slots = (size_t)min_of<int64_t>(C::RING, steps);
+  const size_t slots = (size_t)min_of<int64_t>(C::RING, steps + 1);
   const size_t slot = (size_t)ceil_div<int64_t>(p.B, rows) * rows * p.D * sizeof(S);
   ELMAN_TRY(fill_async(p.exchange, 0xFF, slots * slot, stream));  // all words absent
   return launch_cooperative(kernel, name, (int64_t)split.groups * split.blocks, threads<C>, Layout<S, C>().carve.bytes, stream, p, split);
