@@ -13,7 +13,7 @@
 //   TILES tiles of 16 rows of W (backward: of W^T), which stay in registers, the last SHARED of them in shared memory. Its WARPS warps
 //   share the terms of the sum, CHUNKS times 32 each, and add their parts in a fixed order: two runs are equal bit by bit.
 // * A step's order follows from what the other blocks wait for: after the barrier only the sums, the step's result and its publication;
-//   stores, erasures and loads for later steps while the results of the others are on the way.
+//   stores and erasures while the others' results are on the way, loads for the next step after they have come.
 // * The blocks of a group exchange the operand of the product through a ring of slots in global memory, one slot a step, laid out as the
 //   fragments of the product. A word there is its own ready flag (exchange.cuh), so that there is no barrier between blocks.
 // * Use of a slot again: slot s - 1 is erased after the block's barrier of step s, when every block of the group has published slot s and
@@ -121,7 +121,7 @@ struct Place {
 //   Work prepare(Place, Input)                what can be computed before the sums are known
 //   Pair value(Work, Pair sum)                the step's result, which the next step multiplies
 //   void finish(Place, Work, Pair value)      stores
-//   Pair first(Place)                         what step 0 multiplies, if Pass::starts_with_product
+//   Pair first(Place)                         what step 0 multiplies
 template <class S, class C, bool transposed, class Pass>
 ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int T, int D, int steps, const Pass& pass) {
   using A = Acc<S>;
@@ -165,7 +165,7 @@ ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int T, int D, 
   Work work{};
   Pair<A> value{};
   // All that the other blocks do not wait for, of a step that is done.
-  const auto finish = [&](int step, int turn) {
+  const auto finish = [&](int step, int turn, const Work& work) {
     if (const Place at = place_of(step, turn); at.mine) {
       pass.finish(at, work, value);
       if (step > 0 && step - 1 + C::RING <= steps) erase(target + slot(step - 1, turn));
@@ -173,48 +173,40 @@ ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int T, int D, 
     if (turn == 0 && step % fence_steps == 0) fence_words();
   };
 
-  if constexpr (Pass::starts_with_product)
-    for (int turn = 0; turn < C::TURNS; ++turn)
-      if (const Place at = place_of(0, turn); at.mine) publish(target + slot(0, turn), pass.first(at));
+  for (int turn = 0; turn < C::TURNS; ++turn)
+    if (const Place at = place_of(0, turn); at.mine) publish(target + slot(0, turn), pass.first(at));
   fetch(0, 0);
   unsigned since = cycles();
   for (int step = 0; step < steps; ++step)
     for (int turn = 0; turn < C::TURNS; ++turn) {
-      if (turn > 0) finish(step, turn - 1);
-      else if (step > 0) finish(step - 1, C::TURNS - 1);
+      const Work before = work;
+      const Place at = place_of(step, turn);
+      if (at.mine) work = pass.prepare(at, next);
       A sum[C::TILES][4] = {};
-      const bool multiplies = Pass::starts_with_product || step > 0;
       const int mine = row - b + turn * rows + g < B ? chunks : 0;  // this lane's chunks
-      const auto there = [&](int c) { return C::WHOLE || c < mine; };
       const S* const from = source + slot(step, turn);
       Eight<S> v[C::CHUNKS];
       if (C::TURNS == 1) pause(since, C::DELAY);  // with more, other turns have filled the time
-      if (multiplies) {
 #pragma unroll
-        for (int c = 0; c < C::CHUNKS; ++c) {
-          if (!C::WHOLE) v[c] = {};
-          if (there(c)) v[c] = load_exchanged(from + c * chunk * rows);
-        }
+      for (int c = 0; c < C::CHUNKS; ++c) {
+        if (!C::WHOLE) v[c] = {};
+        if (C::WHOLE || c < mine) v[c] = load_exchanged(from + c * chunk * rows);
       }
-      const Place at = place_of(step, turn);
-      if (at.mine) work = pass.prepare(at, next);
-      if (multiplies) {
-        for (unsigned tries = 0;;) {
-          bool late = false;
+      if (turn > 0) finish(step, turn - 1, before);
+      else if (step > 0) finish(step - 1, C::TURNS - 1, before);
+      for (unsigned tries = 0;;) {
+        bool late = false;
 #pragma unroll
-          for (int c = 0; c < C::CHUNKS; ++c) late |= !complete(v[c]);
-          if (!ballot(late)) break;
-          await_words(tries);
+        for (int c = 0; c < C::CHUNKS; ++c) late |= !complete(v[c]);
+        if (!ballot(late)) break;
+        await_words(tries);
 #pragma unroll
-          for (int c = 0; c < C::CHUNKS; ++c)
-            if (!complete(v[c])) v[c] = load_exchanged(from + c * chunk * rows);
-        }
+        for (int c = 0; c < C::CHUNKS; ++c)
+          if (!complete(v[c])) v[c] = load_exchanged(from + c * chunk * rows);
       }
       fetch(step + (turn + 1) / C::TURNS, (turn + 1) % C::TURNS);  // here: no wait for the exchange includes a wait for these
-      if (multiplies) {
 #pragma unroll
-        for (int c = 0; c < C::CHUNKS; ++c) matrix.multiply(sum, c, v[c]);
-      }
+      for (int c = 0; c < C::CHUNKS; ++c) matrix.multiply(sum, c, v[c]);
       const unsigned now_half = (step * C::TURNS + turn) % 2 * half;
 #pragma unroll
       for (int m = 0; m < C::TILES; ++m) {
@@ -235,12 +227,11 @@ ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int T, int D, 
         publish(target + slot(step + 1, turn), value);  // also of the last step: without a branch
       }
     }
-  finish(steps - 1, C::TURNS - 1);
+  finish(steps - 1, C::TURNS - 1, work);
 }
 
 template <class Step, class S> struct ForwardPass {
   using A = Acc<S>;
-  static constexpr bool starts_with_product = true;
   struct Input {
     Packed<S> wx, gate;
   };
@@ -271,7 +262,6 @@ template <class Step, class S> struct ForwardPass {
 // the last state. Step T, time -1, leaves the gradient of h0.
 template <class Step, class S> struct BackwardPass {
   using A = Acc<S>;
-  static constexpr bool starts_with_product = false;
   struct Input {
     Packed<S> d_y, gate;
     Packed<A> h;
@@ -284,6 +274,7 @@ template <class Step, class S> struct BackwardPass {
   int T, D;
 
   ELMAN_FN int64_t offset(const Place& at) const { return at.cell + (int64_t)(T - 1 - at.step) * D; }
+  ELMAN_FN Pair<A> first(const Place&) const { return {0, 0}; }  // nothing follows the last step
   ELMAN_FN void fetch(const Place& at, Input& in) const {
     in.h = load_packed(at.step < T ? p.h + offset(at) : p.h0 + at.corner);
     if (at.step == T) return;
