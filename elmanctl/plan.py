@@ -5,6 +5,7 @@
 """
 
 import datetime
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,10 @@ BATCHES = "batch_sizes"
 
 
 class PlannedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One row: its folder inside the run, and its size; `dim` and `params` are None where the model cannot be built here."""
+    """One row: its folder inside the run, and its size; `dim` and `params` are None where the model cannot be built here.
+
+    Rows of one `group` are one row of the suite with several seeds; empty where it has one.
+    """
 
     label: str
     folder: str
@@ -29,10 +33,14 @@ class PlannedRow(msgspec.Struct, frozen=True, kw_only=True):
     dim: int | None = None
     params: int | None = None
     problem: str = ""
+    group: str = ""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run compares. `params` is the common budget (None: none), `kind` is `suite` or `batch_sizes`."""
+    """What a run compares. `params` is the common budget (None: none), `kind` is `suite`, `batch_sizes` or `imported`.
+
+    `looks` has the seeds of a row after each call that changed their number: whoever adds seeds has looked at the earlier ones.
+    """
 
     suite: str
     description: str
@@ -43,6 +51,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     relaxed: tuple[str, ...]
     rows: tuple[PlannedRow, ...]
     kind: str = "suite"
+    looks: tuple[int, ...] = ()
     schema: int = 1
 
 
@@ -67,6 +76,7 @@ def planned(sized: Sized, batch: int | None = None) -> PlannedRow:
         dim=size.dim if size else row.dim,
         params=size.params if size else None,
         problem=sized.problem,
+        group=row.group,
     )
 
 
@@ -81,15 +91,17 @@ def start(suite: Suite, rows: list[PlannedRow], name: str | None, kind: str = "s
     now = datetime.datetime.now().astimezone()
     folder = RUNS / (name or f"{suite.name}{'-batches' if kind == BATCHES else ''}-{now:%Y%m%d-%H%M%S}")
     before: tuple[PlannedRow, ...] = ()
+    looks: tuple[int, ...] = ()
     created = now.isoformat(timespec="seconds")
     if (folder / RUN).exists():
         old = read_json(folder / RUN, Run)
         if (old.suite, old.kind) != (suite.name, kind):
             raise UserError(f"{folder} holds a run of suite {old.suite} ({old.kind}). Choose another --run.")
-        before, created = old.rows, old.created
+        before, created, looks = old.rows, old.created, old.looks
     elif folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} exists and is no run of a suite. Choose another --run.")
     joined = {row.label: row for row in (*before, *rows)}
+    seeds = max(Counter(row.group or row.label for row in joined.values()).values(), default=1)
     order = {row.label: i for i, row in enumerate(suite.rows)}
     run = Run(
         suite=suite.name,
@@ -101,6 +113,7 @@ def start(suite: Suite, rows: list[PlannedRow], name: str | None, kind: str = "s
         relaxed=suite.relaxed,
         rows=tuple(sorted(joined.values(), key=lambda row: order.get(row.label.partition("@")[0], len(order)))),
         kind=kind,
+        looks=looks if looks and looks[-1] == seeds else (*looks, seeds),
     )
     write_json(folder / RUN, run)
     return folder
