@@ -30,6 +30,7 @@ VERBS = (
     "suites",
     "bench",
     "report",
+    "import",
     "runs",
     "gpus",
     "doctor",

@@ -17,7 +17,7 @@ from elmanctl.suite import Sized, Suite, slug
 
 RUNS = Path("runs")
 RUN = "run.json"
-BATCHES = "batch_sizes"
+BATCHES, IMPORTED = "batch_sizes", "imported"
 
 
 class PlannedRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,16 +119,18 @@ def start(suite: Suite, rows: list[PlannedRow], name: str | None, kind: str = "s
     return folder
 
 
-def outcomes(folder: Path) -> tuple[Run, list[Outcome]]:
+def outcomes(folder: Path, skipped: list[str] | None = None) -> tuple[Run, list[Outcome]]:
     """Read a run with the state of each row. A single trial's folder is read as a run of one row.
 
+    Args:
+        skipped: takes what is wrong with the damaged records of rows, which are then as if absent; None: they are an error.
     Raises:
         UserError: when the folder holds neither, or a record in it is damaged.
     """
     folder = Path(folder)
     if (folder / RUN).exists():
         run = read_json(folder / RUN, Run)
-        return run, [_outcome(row, folder / row.folder) for row in run.rows]
+        return run, [_outcome(row, folder / row.folder, skipped) for row in run.rows]
     trial = read_json(folder / "trial.json", Trial)
     row = PlannedRow(
         label=trial.label, folder=".", model=trial.model, depth=trial.depth, dim=trial.dim, params=trial.params
@@ -144,12 +146,18 @@ def outcomes(folder: Path) -> tuple[Run, list[Outcome]]:
         relaxed=trial.relaxed,
         rows=(row,),
     )
-    return run, [_outcome(row, folder)]
+    return run, [_outcome(row, folder, skipped)]
 
 
-def _outcome(row: PlannedRow, folder: Path) -> Outcome:
+def _outcome(row: PlannedRow, folder: Path, skipped: list[str] | None) -> Outcome:
     def record(name: str, kind: type):
-        return read_json(folder / name, kind) if (folder / name).exists() else None
+        try:
+            return read_json(folder / name, kind) if (folder / name).exists() else None
+        except UserError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+            return None
 
     return Outcome(row=row, folder=folder, trial=record("trial.json", Trial), result=record("result.json", Result))
 

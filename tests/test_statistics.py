@@ -22,6 +22,7 @@ def two_runs(random, difference=0.005):
     """Return the last 100 losses of two runs on the same batches, the first better by `difference`.
 
     Noise as in real runs: 0.05 from batch to batch, of which the two share all but 3 %; a common trend; neighbours correlate a little.
+    (Seven models of 100 M parameters, one minute each on one H200: 0.046 to 0.062, shared all but 0.4 to 1.7 %, neighbours -0.26 to 0.04.)
     """
     trend = 1.5 - 2e-4 * np.arange(STEPS)
     shared = correlated(random, 1, STEPS, 0.1, 0.05 * math.sqrt(0.97))[0]

@@ -248,5 +248,5 @@ def test_a_run_remembers_that_seeds_were_added(write, tmp_path):
         loaded = suite.load(write(GOOD + f"seeds: {number}\n"))
         folder = plan.start(loaded, [plan.planned(s) for s in suite.sized(loaded)], "r")
         assert plan.outcomes(folder)[0].looks == looks
-    run, outcomes = plan.outcomes(folder)
+    _, outcomes = plan.outcomes(folder)
     assert [o.row.group for o in outcomes].count("gru") == 3

@@ -29,7 +29,7 @@ def show_all(json: bool) -> None:
     """Print every suite that a name finds; one that cannot be loaded is listed with the reason."""
     from elmanctl import seeds
     from elmanctl import suite as suites
-    from elmanctl.report.rows import budget_text
+    from elmanctl.report.facts import budget_text
     from elmanctl.sizes import short_count
 
     found, broken = [], []
