@@ -112,7 +112,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     schema: int = SCHEMA
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One optimizer step, counted from 1.
 
     Training loss in nats per byte, before this step's update; learning rate; gradient norm before clipping; seconds of

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -25,7 +26,12 @@ class Series:
     known: bool = True
 
     def _array(self, name: str) -> np.ndarray:
-        return np.fromiter((getattr(step, name) for step in self.steps), float, len(self.steps))
+        return np.fromiter(map(attrgetter(name), self.steps), float, len(self.steps))
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """Each step's number, int64 [steps]."""
+        return self._array("step").astype(int)
 
     @cached_property
     def loss(self) -> np.ndarray:
@@ -134,7 +140,7 @@ def _series(path: Path) -> Series | None:
     if not steps:
         return None
     series = Series(steps)
-    numbers = np.fromiter((step.step for step in steps), int, len(steps))
+    numbers = series.numbers
     if (wrong := np.flatnonzero(numbers != np.arange(1, len(steps) + 1))).size:
         raise UserError(
             f"{path} line {wrong[0] + 1} is step {numbers[wrong[0]]}; lines must be steps 1, 2, 3 and so on."

@@ -84,7 +84,9 @@ def remarks(report: Report) -> list[str]:
 def skipped(report: Report) -> list[str]:
     """Return what could not be read, counted and named."""
     count = len(report.skipped)
-    return [f"Skipped {count} record{'s' * (count > 1)} that cannot be read: {' '.join(report.skipped)}"] if count else []
+    return (
+        [f"Skipped {count} record{'s' * (count > 1)} that cannot be read: {' '.join(report.skipped)}"] if count else []
+    )
 
 
 def differences(report: Report) -> dict[str, list[str]]:

@@ -16,13 +16,22 @@ def tail(t: float, freedom: float) -> float:
 @lru_cache(maxsize=4096)
 def quantile(level: float, freedom: float) -> float:
     """Return the t beyond which lies (1 - level) / 2 on each side: 1.96 for 0.95 and infinite freedom."""
-    low, high = 0.0, 1.0
-    while tail(high, freedom) > 1 - level:
-        low, high = high, 2 * high
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if tail(middle, freedom) > 1 - level else (low, middle)
-    return (low + high) / 2
+    t = max(0.1, -math.log(1 - level))
+    for _ in range(60):  # Newton's method on the logarithm of the tail, which is nearly straight
+        beyond = tail(t, freedom)
+        step = math.log(beyond / (1 - level)) * beyond / (2 * density(t, freedom))
+        t += min(step, t)
+        if abs(step) < 1e-12 * t:
+            break
+    return t
+
+
+def density(t: float, freedom: float) -> float:
+    """Return the density of Student's t."""
+    if math.isinf(freedom):
+        return math.exp(-t * t / 2) / math.sqrt(2 * math.pi)
+    front = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
+    return math.exp(front - (freedom + 1) / 2 * math.log1p(t * t / freedom)) / math.sqrt(freedom * math.pi)
 
 
 def _beta(x: float, a: float, b: float) -> float:
