@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
         for text in skipped:
             note(f"Skipped: {text}")
         note(f"Imported {len(paths) - len(skipped)} of {len(paths)} logs into {folder}.")
-        report = rows.build([folder])
+        report = rows.build(folder)
         if json:
             print(render.as_json(report), end="")
         else:

@@ -15,7 +15,12 @@ SPREAD, OWN = 0.05, 0.009  # noise of a batch, and of one model on it: as measur
 def losses(seed: int, offset: float, steps: int, own: int) -> np.ndarray:
     """Return losses of a model `offset` above the others: the batches' noise is that of `seed`, the model's own that of `own`."""
     batches = np.random.default_rng(seed).normal(0, SPREAD, steps)
-    return 1.5 + 2 * np.exp(-np.arange(steps) / 30) + batches + np.random.default_rng([seed, own]).normal(offset, OWN, steps)
+    return (
+        1.5
+        + 2 * np.exp(-np.arange(steps) / 30)
+        + batches
+        + np.random.default_rng([seed, own]).normal(offset, OWN, steps)
+    )
 
 
 def write_trial(folder, label, number, *, seed=42, steps=200, step_seconds=0.5, offset=0.0, heldout=True, **changes):

@@ -46,7 +46,11 @@ def test_a_bad_record_is_named_skipped_and_counted(make_run, name):
     assert {row.label: row.status for row in report.rows}["a"] == "ok" and len(report.rows) == 2
     assert "Skipped 1 record that cannot be read" in render.markdown(report)
     collected = collect.collect([folder])
-    assert "Skipped 1 record" in html.page(rows.of(collected), collected) and render.as_csv(report) and render.as_json(report)
+    assert (
+        "Skipped 1 record" in html.page(rows.of(collected), collected)
+        and render.as_csv(report)
+        and render.as_json(report)
+    )
 
 
 def test_steps_whose_last_line_was_cut_off_are_read_to_the_line_before(make_run):

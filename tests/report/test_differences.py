@@ -37,7 +37,9 @@ def test_equal_tokens_and_equal_time_are_those_that_every_row_reached(make_run):
     fast = next(row for row in report.rows if row.label == "fast")
     assert slow.at_equal_tokens == slow.last100_loss and fast.at_equal_tokens != fast.last100_loss
     assert fast.at_equal_time == fast.last100_loss < slow.last100_loss < slow.at_equal_time
-    assert any("2.458M tokens (150 steps)" in note and "100.0 s of training (100 to 400" in note for note in report.notes)
+    assert any(
+        "2.458M tokens (150 steps)" in note and "100.0 s of training (100 to 400" in note for note in report.notes
+    )
 
 
 def test_seeds_are_one_row_with_their_mean_and_are_compared_seed_by_seed(make_run):
@@ -81,7 +83,9 @@ def test_there_is_no_verdict_before_all_seeds_have_ended(make_run):
 def test_rows_on_other_batches_are_not_paired(make_run, changes):
     report = rows.build(make_run({"a": {"offset": -0.005}, "b": {}}))
     assert claims(report)["b"].paired
-    folder = make_run({"a": {"offset": -0.005}, "b": changes}) if "seed" not in changes else make_run({"a": {}}, seeds=(1,))
+    folder = (
+        make_run({"a": {"offset": -0.005}, "b": changes}) if "seed" not in changes else make_run({"a": {}}, seeds=(1,))
+    )
     if "seed" in changes:
         other = make_run({"b": {}}, "other", seeds=(7,))
         report = rows.build(folder, other)
@@ -94,7 +98,10 @@ def test_rows_on_other_batches_are_not_paired(make_run, changes):
 def test_a_row_is_compared_with_the_one_that_is_asked_for(make_run):
     folder = make_run({"a": {"offset": -0.02}, "b": {}, "c": {"offset": 0.02}})
     report = rows.build(folder, against="c")
-    assert {(d.row, d.verdict) for d in report.differences if d.question == "tokens"} == {("a", "lower"), ("b", "lower")}
+    assert {(d.row, d.verdict) for d in report.differences if d.question == "tokens"} == {
+        ("a", "lower"),
+        ("b", "lower"),
+    }
     with pytest.raises(UserError, match="no such row. Close: c"):
         rows.build(folder, against="cc")
 

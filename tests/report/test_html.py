@@ -70,7 +70,9 @@ def probe(path, *arguments):
     """Return what PROBE saw in the page."""
     probed = path.with_name("probed.html")
     probed.write_text(path.read_text().replace("</body>", PROBE + "</body>"))
-    return json.loads(unescape(re.search(r"<body>(.*?)</body>", browse(probed, "--dump-dom", *arguments), re.DOTALL)[1]))
+    return json.loads(
+        unescape(re.search(r"<body>(.*?)</body>", browse(probed, "--dump-dom", *arguments), re.DOTALL)[1])
+    )
 
 
 THREE = {
