@@ -185,7 +185,9 @@ def _words(
     if verdict != "cannot tell apart":
         runs = "" if found.basis == "seeds" else " in these two runs"
         return f"{found.row} is {verdict} than {base} {where}{runs} ({number})."
-    if more is None:
+    if found.estimate.value == found.estimate.error == 0:
+        tell = "their losses are the very same numbers"
+    elif more is None:
         tell = f"no less than {statistics.MOST_SEEDS} seeds would tell"
     elif found.basis == "seeds":
         tell = f"about {more} more seed{'s' * (more > 1)} would tell"

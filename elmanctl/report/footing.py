@@ -13,7 +13,7 @@ LR_APART = 1.1  # learning rates at equal tokens that differ by more than this f
 
 @dataclass(frozen=True)
 class Footing:
-    """The most tokens and seconds that every finished trial has seen; None where fewer than 100 steps lie before them."""
+    """The most tokens and seconds that every finished trial of at least 100 steps has seen; None where there are not two such trials."""
 
     tokens: float | None = None
     time: float | None = None
@@ -45,28 +45,28 @@ def footing(groups: dict[str, list[Entry]]) -> Footing:
     long = [e for e in every if len(e.series.steps) >= LAST]
     if len(long) < 2:
         return Footing()
-    tokens = min(e.series.tokens[-1] for e in long)
-    time = min(e.series.seconds[-1] for e in long)
-    bare = Footing(tokens, time)
-    ends = {at: [bare.end(e.series, at) for e in long] for at in ("tokens", "time")}
-    notes = []
-    if None in ends["tokens"]:
-        tokens = None
-    if None in ends["time"]:
-        time = None
-    if tokens is not None and time is not None:
-        notes.append(
-            f"At equal tokens: last-100 loss up to {short_count(round(tokens))} tokens ({_range(ends['tokens'])} steps), "
-            f"at equal time: up to {time:.1f} s of training ({_range(ends['time'])} steps); as far as every row has come."
-        )
+    ground = Footing(float(min(e.series.tokens[-1] for e in long)), float(min(e.series.seconds[-1] for e in long)))
+    ends = {at: [ground.end(e.series, at) for e in long] for at in ("tokens", "time")}
+    notes = [
+        "Compared as far as every row has come. "
+        f"At equal tokens: last-100 loss up to {short_count(round(ground.tokens))} tokens ({_range(ends['tokens'])}). "
+        f"At equal time: up to {ground.time:.1f} s of training ({_range(ends['time'])})."
+    ]
+    if None not in ends["tokens"]:
         rates = [e.series.steps[end - 1].lr for e, end in zip(long, ends["tokens"], strict=True)]
         if min(rates) > 0 and max(rates) / min(rates) > LR_APART:
             notes.append(
                 f"At equal tokens the learning rate is {min(rates):.2g} in one row and {max(rates):.2g} in another, because the budget is time: "
                 "a row whose rate has decayed further looks better there. Give --steps or --tokens for a clean comparison."
             )
-    return Footing(tokens, time, tuple(notes))
+    return Footing(ground.tokens, ground.time, tuple(notes))
 
 
-def _range(steps: list[int]) -> str:
-    return f"{min(steps):,}" if min(steps) == max(steps) else f"{min(steps):,} to {max(steps):,}"
+def _range(steps: list[int | None]) -> str:
+    """Return `710 steps` or `707 to 1,389 steps`, and how many trials had not made 100."""
+    known = [n for n in steps if n is not None]
+    few = f"{len(steps) - len(known)} with fewer than {LAST} steps, not shown" if len(known) < len(steps) else ""
+    if not known:
+        return few
+    low, high = min(known), max(known)
+    return ", ".join(filter(None, (f"{low:,} steps" if low == high else f"{low:,} to {high:,} steps", few)))

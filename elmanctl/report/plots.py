@@ -58,6 +58,7 @@ def write(report: Report, collected: Collected, folder: Path) -> list[Path]:
         return draw
 
     def scatter(axes) -> None:
+        axes.margins(x=0.15)
         rows = [r for r in report.rows if r.last100_loss is not None and r.tokens_per_second is not None]
         for r in rows:
             error = None if r.low is None else [[r.last100_loss - r.low], [r.high - r.last100_loss]]

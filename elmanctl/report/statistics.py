@@ -127,7 +127,7 @@ def seeds_needed(difference: float, spread: float, error: float = ERROR) -> int 
 
     def enough(n: int) -> bool:
         needed = student.quantile(1 - error, n - 1) + student.quantile(2 * POWER - 1, n - 1)
-        return abs(difference) >= needed * spread / math.sqrt(n)
+        return difference != 0 and abs(difference) >= needed * spread / math.sqrt(n)
 
     found = bisect.bisect_left(range(MOST_SEEDS + 1), True, lo=2, key=enough)
     return found if found <= MOST_SEEDS else None

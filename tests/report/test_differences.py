@@ -139,3 +139,18 @@ def test_a_contaminated_row_keeps_its_numbers_and_its_mark(make_run):
     write_json(folder / "b/result.json", msgspec.structs.replace(result, status="contaminated", message="pid 7 came"))
     row = next(row for row in rows.build(folder).rows if row.label == "b")
     assert (row.status, row.last100_loss is None, row.message) == ("contaminated", False, "pid 7 came")
+
+
+def test_two_rows_that_are_the_same_computation_are_called_so(make_run):
+    folder = make_run({"a": {}, "b": {}})
+    (folder / "b/steps.jsonl").write_bytes((folder / "a/steps.jsonl").read_bytes())
+    difference = claims(rows.build(folder))["b"]
+    assert difference.verdict == "cannot tell apart" and "the very same numbers" in difference.text
+    assert difference.more_seeds is None
+
+
+def test_a_row_that_is_far_slower_has_no_loss_at_equal_time_and_the_report_says_why(make_run):
+    report = rows.build(make_run({"slow": {"step_seconds": 5.0}, "fast": {}}))
+    assert {row.label: row.at_equal_time is None for row in report.rows} == {"slow": True, "fast": False}
+    assert any("200 steps, 1 with fewer than 100 steps, not shown" in note for note in report.notes)
+    assert claims(report, "time") == {} and claims(report)

@@ -131,4 +131,8 @@ def test_the_seeds_that_would_tell_do_tell_four_times_in_five():
     runs = np.random.default_rng(8).normal(0.005, 0.008, (2000, need))
     told = sum(statistics.independent(r).p < statistics.ERROR for r in runs) / 2000
     assert 0.72 < told < 0.88
-    assert statistics.seeds_needed(0.0, 0.008) is None and statistics.seeds_needed(1e-6, 1.0) is None
+    assert (
+        statistics.seeds_needed(0.0, 0.008) is None
+        and statistics.seeds_needed(0.0, 0.0) is None
+        and statistics.seeds_needed(1e-6, 1.0) is None
+    )
