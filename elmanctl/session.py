@@ -221,7 +221,7 @@ class Session:
         """Tell the plugins that this trial has ended; a plugin that fails does not matter to the run."""
         from elmanctl.plugins.registry import registry
 
-        registry().hook.elmanctl_trial_finished(trial=self.trial, result=result)
+        registry().hook.elmanctl_trial_finished(trial=self.trial, result=result, folder=self.folder)
 
     def close(self) -> None:
         if self.log is not None:
