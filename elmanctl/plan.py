@@ -6,6 +6,7 @@
 
 import datetime
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -18,11 +19,14 @@ from elmanctl.suite import Sized, Suite, slug
 
 RUNS = Path("runs")
 RUN = "run.json"
-BATCHES = "batch_sizes"
+BATCHES, IMPORTED = "batch_sizes", "imported"
 
 
 class PlannedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One row: its folder inside the run, and its size; `dim` and `params` are None where the model cannot be built here."""
+    """One row: its folder inside the run, and its size; `dim` and `params` are None where the model cannot be built here.
+
+    Rows of one `group` are one row of the suite with several seeds; empty where it has one.
+    """
 
     label: str
     folder: str
@@ -31,10 +35,14 @@ class PlannedRow(msgspec.Struct, frozen=True, kw_only=True):
     dim: int | None = None
     params: int | None = None
     problem: str = ""
+    group: str = ""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run compares. `params` is the common budget (None: none), `kind` is `suite` or `batch_sizes`."""
+    """What a run compares. `params` is the common budget (None: none), `kind` is `suite`, `batch_sizes` or `imported`.
+
+    `looks` has the seeds of a row after each call that changed their number: whoever adds seeds has looked at the earlier ones.
+    """
 
     suite: str
     description: str
@@ -45,6 +53,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     relaxed: tuple[str, ...]
     rows: tuple[PlannedRow, ...]
     kind: str = "suite"
+    looks: tuple[int, ...] = ()
     schema: int = 1
 
 
@@ -69,6 +78,7 @@ def planned(sized: Sized, batch: int | None = None) -> PlannedRow:
         dim=size.dim if size else row.dim,
         params=size.params if size else None,
         problem=sized.problem,
+        group=row.group,
     )
 
 
@@ -105,13 +115,15 @@ def new_folder(name: str) -> Path:
 
 def _joined(folder: Path, suite: Suite, rows: list[PlannedRow], now: datetime.datetime, kind: str) -> Path:
     before: tuple[PlannedRow, ...] = ()
+    looks: tuple[int, ...] = ()
     created = now.isoformat(timespec="seconds")
     if (folder / RUN).exists():
         old = read_json(folder / RUN, Run)
         if (old.suite, old.kind) != (suite.name, kind):
             raise UserError(f"{folder} holds a run of suite {old.suite} ({old.kind}). Choose another --run.")
-        before, created = old.rows, old.created
+        before, created, looks = old.rows, old.created, old.looks
     joined = {row.label: row for row in (*before, *rows)}
+    seeds = max(Counter(row.group or row.label for row in joined.values()).values(), default=1)
     order = {row.label: i for i, row in enumerate(suite.rows)}
     run = Run(
         suite=suite.name,
@@ -123,21 +135,24 @@ def _joined(folder: Path, suite: Suite, rows: list[PlannedRow], now: datetime.da
         relaxed=suite.relaxed,
         rows=tuple(sorted(joined.values(), key=lambda row: order.get(row.label.partition("@")[0], len(order)))),
         kind=kind,
+        looks=looks if looks and looks[-1] == seeds else (*looks, seeds),
     )
     write_json(folder / RUN, run)
     return folder
 
 
-def outcomes(folder: Path) -> tuple[Run, list[Outcome]]:
+def outcomes(folder: Path, skipped: list[str] | None = None) -> tuple[Run, list[Outcome]]:
     """Read a run with the state of each row. A single trial's folder is read as a run of one row.
 
+    Args:
+        skipped: takes what is wrong with the damaged records of rows, which are then as if absent; None: they are an error.
     Raises:
         UserError: when the folder holds neither, or a record in it is damaged.
     """
     folder = Path(folder)
     if (folder / RUN).exists():
         run = read_json(folder / RUN, Run)
-        return run, [_outcome(row, folder / row.folder) for row in run.rows]
+        return run, [_outcome(row, folder / row.folder, skipped) for row in run.rows]
     trial = read_json(folder / "trial.json", Trial)
     row = PlannedRow(
         label=trial.label, folder=".", model=trial.model, depth=trial.depth, dim=trial.dim, params=trial.params
@@ -153,12 +168,18 @@ def outcomes(folder: Path) -> tuple[Run, list[Outcome]]:
         relaxed=trial.relaxed,
         rows=(row,),
     )
-    return run, [_outcome(row, folder)]
+    return run, [_outcome(row, folder, skipped)]
 
 
-def _outcome(row: PlannedRow, folder: Path) -> Outcome:
+def _outcome(row: PlannedRow, folder: Path, skipped: list[str] | None) -> Outcome:
     def record(name: str, kind: type):
-        return read_json(folder / name, kind) if (folder / name).exists() else None
+        try:
+            return read_json(folder / name, kind) if (folder / name).exists() else None
+        except UserError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+            return None
 
     return Outcome(row=row, folder=folder, trial=record("trial.json", Trial), result=record("result.json", Result))
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from elmanctl.commands.bench_kernels import time_kernels
 from elmanctl.commands.bench_run import Checks, execute, go_on
 from elmanctl.console import note, print_json, print_table
 from elmanctl.errors import UserError
@@ -18,7 +19,9 @@ def register(app: typer.Typer) -> None:
     def bench(
         suite: Annotated[
             str | None,
-            typer.Argument(help="A suite by name or file; `elmanctl suites` lists them. With --resume: a run."),
+            typer.Argument(
+                help="A suite by name or file; `elmanctl suites` lists them. With --resume a run, with --kernels also a model."
+            ),
         ] = None,
         gpus: Annotated[
             str | None,
@@ -32,6 +35,16 @@ def register(app: typer.Typer) -> None:
         batch_sizes: Annotated[
             str | None,
             typer.Option("--batch-sizes", help="8,16,32: a table of throughput and memory against batch instead."),
+        ] = None,
+        kernels: Annotated[
+            bool, typer.Option("--kernels", help="Time recurrences alone against libraries' instead, on one GPU.")
+        ] = False,
+        shape: Annotated[
+            str | None, typer.Option("--shape", help="With --kernels: B=32,T=512,dim=1536, which is the default.")
+        ] = None,
+        sweep: Annotated[
+            str | None,
+            typer.Option("--sweep", help="With --kernels: times along T,B,dim or some of them, and pictures."),
         ] = None,
         run: Annotated[str | None, typer.Option("--run", help="Name of the run below runs/, new or to join.")] = None,
         again: Annotated[bool, typer.Option("--again", help="Run rows anew that are finished.")] = False,
@@ -55,6 +68,10 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("--on-end", help="Command to run at the end; ELMANCTL_RUN and ELMANCTL_OK tell it more."),
         ] = None,
+        unverified: Annotated[
+            bool,
+            typer.Option("--unverified", help="Run kernels without a receipt too; their rows are marked for good."),
+        ] = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
     ) -> None:
@@ -64,6 +81,8 @@ def register(app: typer.Typer) -> None:
         from elmanctl.queue.enqueue import resume as queued_again
         from elmanctl.records import Budget
 
+        if run is not None and (Path(run).name != run or run in (".", "..")):
+            raise UserError(f"--run {run} is not a plain folder name; runs lie below runs/.")
         if resume:
             others = (gpus, minutes, steps, tokens, only, batch_sizes, checkpoint_minutes, wall_minutes)
             if any(value is not None for value in others) or wait or again or dry_run or (suite and run):
@@ -72,8 +91,25 @@ def register(app: typer.Typer) -> None:
                 )
             go_on(queued_again(run or suite), None, on_end, json)
             return
+        if kernels:
+            others = {
+                "--minutes": minutes,
+                "--steps": steps,
+                "--tokens": tokens,
+                "--only": only,
+                "--batch-sizes": batch_sizes,
+            }
+            others |= {"--again": again, "--dry-run": dry_run, "--unverified": unverified}
+            if wrong := [option for option, value in others.items() if value]:
+                raise UserError(
+                    f"--kernels times passes, not training: {', '.join(wrong)} has no meaning with it. Leave it out."
+                )
+            time_kernels(suite, gpus, shape, sweep, run, json)
+            return
+        if wrong := [option for option, value in (("--shape", shape), ("--sweep", sweep)) if value is not None]:
+            raise UserError(f"{' and '.join(wrong)} belongs to --kernels. Add --kernels, or leave it out.")
         if suite is None:
-            raise UserError("Name the suite to run, for example: elmanctl bench smoke. `elmanctl suites` lists them.")
+            raise UserError("Name a suite: elmanctl bench SUITE. `elmanctl suites` lists them.")
         budget = Budget(
             steps=steps, tokens=parse_count(tokens, "--tokens") if tokens is not None else None, minutes=minutes
         )
@@ -86,9 +122,7 @@ def register(app: typer.Typer) -> None:
             )
         else:
             budget.check()
-        if run is not None and (Path(run).name != run or run in (".", "..")):
-            raise UserError(f"--run {run} is not a plain folder name; runs lie below runs/.")
-        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run, wait)
+        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run, wait, unverified)
         if dry_run:
             show_plan(plan, json)
         else:

@@ -40,10 +40,9 @@ def execute(plan, name: str | None, again: bool, limits, checks: Checks, json: b
         return
     folder = runs.start(plan.suite, [planned.row for planned in plan.rows], name, plan.kind)
     for planned in plan.rows:
-        if (receipt := benching.receipt(planned, plan.target)) in ("none", "stale"):
-            note(
-                f"{planned.row.label}: receipt for {plan.target}: {receipt}; the report says so. `elmanctl verify` makes one."
-            )
+        if planned.trial is not None and planned.trial.unverified:
+            state = benching.receipt(planned, plan.target)
+            note(f"{planned.row.label}: receipt for {plan.target}: {state}; the row is marked unverified.")
     split = {finding.label: finding.micro_batches for finding in findings}
     queued = enqueue(plan, folder, again, limits, kept, split)
     go_on(queued, {planned.row.label for planned in plan.rows}, checks.hook, json)

@@ -131,16 +131,16 @@ class Supervisor:
                 touch = now
                 locks.note(self.lock, f"{self.queue.run.name}, {self.label}")
             if self.limit or self.conflict or self.job.asked:
-                self.stop(dump=bool(self.limit))
+                self.stop(dump=bool(self.limit), gently=bool(self.job.asked))
                 return
             time.sleep(POLL_SECONDS)
 
-    def stop(self, dump: bool = False) -> None:
-        """End the trial: with its stacks in the log if `dump`, and in good order if it obeys."""
+    def stop(self, dump: bool, gently: bool) -> None:
+        """End the trial: with its stacks in the log if `dump`, in good order if `gently` and it obeys."""
         if dump and process.alive(self.identity):
             process.send({self.identity.pid}, signal.SIGUSR1)
             time.sleep(DUMP_SECONDS)
-        for number, seconds in GRACE_SECONDS.items() if not dump else ():
+        for number, seconds in GRACE_SECONDS.items() if gently else ():
             deadline = time.monotonic() + seconds
             process.send({self.identity.pid} if self.running() else set(), number)
             while self.running() and time.monotonic() < deadline:

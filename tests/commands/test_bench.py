@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from elmanctl.files import read_json
-from elmanctl.queue import process, scheduler, settle
+from elmanctl.queue import preflight, process, scheduler, settle
 from elmanctl.queue.log import Queue
 from elmanctl.records import Result, Trial
 from elmanctl.toolchain import device_target
@@ -65,6 +65,7 @@ def trials(monkeypatch):
         queue.write(verdict.step, job.label, **verdict.facts)
         return subprocess.Popen(["true"])
 
+    monkeypatch.setattr(preflight, "steps", lambda *_: [])
     monkeypatch.setattr(scheduler, "spawn", spawn)
     monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.01)
     return fake
@@ -136,7 +137,33 @@ def test_data_that_cannot_be_trained_on_is_refused_before_anything_starts(mine, 
     assert mine.run("bench", "mine", "--dry-run").code == 0
 
 
-def test_trials_go_to_the_free_gpus_by_uuid(mine, box, trials):
+@pytest.fixture
+def vouched(monkeypatch):
+    """Let every kernel have a receipt for every target."""
+    monkeypatch.setattr(receipt, "find", lambda spec, target: SimpleNamespace(source_hash="0123456789abcdef"))
+
+
+@pytest.mark.parametrize("state", ["none", "stale", "red"])
+def test_a_kernel_without_a_device_receipt_is_refused_unless_its_row_is_marked_for_good(
+    mine, box, trials, monkeypatch, state
+):
+    monkeypatch.setattr(receipt, "find", lambda spec, target: None)
+    monkeypatch.setattr(receipt, "state", lambda spec, target: state)
+    ran = mine.run("bench", "big", "--run", "r")
+    target = device_target(9, 0)
+    assert ran.code == 2 and f"No receipt for {target} vouches for E42 ({state})" in ran.err and not trials.seen
+    assert "--unverified" in ran.err and not (mine.path / "runs").exists()
+    assert "Not ready: No receipt" in mine.run("bench", "big", "--dry-run").err
+    assert mine.run("bench", "big", "--run", "r", "--unverified").code == 0
+    monkeypatch.setattr(receipt, "state", lambda spec, target: "green")
+    report = json.loads(mine.run("report", "r", "--json").out)
+    assert {row["model"]: row["receipt"] for row in report["rows"]}["E42"] == "unverified"
+    assert any("No receipt vouched for the kernel of E42" in note for note in report["notes"])
+    assert [row["receipt"] for row in report["rows"] if row["model"] == "gru"] != ["unverified"]
+    assert "unverified" in (mine.path / "runs/r/report.md").read_text()
+
+
+def test_trials_go_to_the_free_gpus_by_uuid(mine, box, trials, vouched):
     ran = mine.run("bench", "big", "--run", "r")
     assert ran.code == 0
     assert {device for _, device in trials.seen} == {"GPU-0", "GPU-2"}
@@ -214,7 +241,7 @@ def test_a_real_run_on_the_cpu_ends_with_a_report(mine):
 
 def test_ctrl_c_stops_the_trial_keeps_its_records_and_resume_goes_on(mine):
     cut = mine.path / "runs/r/gru/steps.jsonl"
-    bench = start(mine, "bench", "mine", "--steps", "3000", "--run", "r")
+    bench = start(mine, "bench", "mine", "--steps", "3000", "--run", "r", "--no-preflight")
     wait(lambda: cut.exists() and cut.stat().st_size, bench)
     children = psutil.Process(bench.pid).children(recursive=True)
     assert children
@@ -262,7 +289,7 @@ def test_resume_without_a_run_or_a_queue_says_so(mine, trials):
     (mine.path / "runs/r/events.jsonl").unlink()
     ran = mine.run("bench", "--resume", "r")
     assert ran.code == 2 and "was not queued by bench" in ran.err
-    assert "Name the suite" in mine.run("bench").err
+    assert "Name a suite" in mine.run("bench").err
 
 
 def test_resume_of_a_finished_run_reports_it_again(mine, trials):
@@ -287,3 +314,21 @@ def test_two_runs_of_the_same_second_have_a_folder_each(mine, trials, monkeypatc
 
     names = [plan.new_folder("mine-1").name for _ in range(3)]
     assert names == ["mine-1", "mine-1-2", "mine-1-3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["bench"], "Name a suite"),
+        (["bench", "smoke", "--shape", "B=3"], "--shape belongs to --kernels"),
+        (["bench", "--kernels", "--minutes", "3"], "--minutes has no meaning"),
+        (["bench", "--kernels", "E42", "--shape", "Q=3"], "'Q=3' is none of"),
+        (["bench", "--kernels", "E42", "--sweep", "H"], "--sweep H"),
+        (["bench", "--kernels", "gru"], "no kernel of its own"),
+        (["bench", "--kernels", "E42", "--gpus", "0,2"], "names 2 GPUs"),
+        (["bench", "--kernels", "E42", "--gpus", "1"], "pid 4000001"),
+    ],
+)
+def test_timing_kernels_refuses_what_it_cannot_do(project, box, arguments, says):
+    ended = project.run(*arguments)
+    assert ended.code == 2 and says in ended.err
