@@ -35,8 +35,11 @@ def main(arguments: list[str]) -> int:
     try:
         (folder / RESULT).unlink(missing_ok=True)  # an earlier result must not pass for this run's
         trial = read_json(folder / TRIAL, Trial)
+        from elmanctl.checkpoint import drop_damaged
         from elmanctl.train import run
 
+        if given.go_on:
+            drop_damaged(folder)
         resume = given.go_on and has_checkpoint(folder)
         result = run(trial, folder, resume=resume, checkpoint_seconds=given.checkpoint_seconds)
         if result.status == "ok" and given.go_on and not trial.training.checkpoint_every:
