@@ -75,14 +75,13 @@ def go_on(queued, rows: set[str] | None, hook: str | None, json: bool) -> None:
     for text in queued.notes:
         note(text)
     queue = Queue(folder).refresh()
-    try:
-        with Watch() as watch:
-            Scheduler(queue, watch.observe).run(queued.labels)
-    except KeyboardInterrupt:
-        note(
-            f"Stopped. `elmanctl report {folder.name}` shows what there is; `elmanctl bench --resume {folder.name}` goes on."
-        )
-        raise
+    with Watch() as watch:
+        scheduler = Scheduler(queue, watch.observe)
+        try:
+            scheduler.run(queued.labels)
+        except KeyboardInterrupt:
+            note(stopped(folder, scheduler.chief))
+            raise
     if text := queue.complaint():
         note(text)
     show_report(folder, runs.BATCHES if runs.is_batches(folder) else "suite", json)
@@ -90,6 +89,13 @@ def go_on(queued, rows: set[str] | None, hook: str | None, json: bool) -> None:
     call_hook(hook, folder, bad)
     if bad:
         raise CheckFailed(f"Not ok: {'; '.join(bad)}. Each row's folder in {folder} has its log.txt.")
+
+
+def stopped(folder: Path, chief: str) -> str:
+    """Return what is said after Ctrl-C: what was stopped, and how to go on."""
+    if chief:
+        return f"No longer watching. {folder} goes on under another bench ({chief})."
+    return f"Stopped. `elmanctl report {folder.name}` shows what there is; `elmanctl bench --resume {folder.name}` goes on."
 
 
 def call_hook(hook: str | None, folder: Path, bad: list[str]) -> None:

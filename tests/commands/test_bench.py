@@ -332,3 +332,23 @@ def test_two_runs_of_the_same_second_have_a_folder_each(mine, trials, monkeypatc
 def test_timing_kernels_refuses_what_it_cannot_do(project, box, arguments, says):
     ended = project.run(*arguments)
     assert ended.code == 2 and says in ended.err
+
+
+def test_ctrl_c_of_a_bench_that_only_watches_stops_nothing(mine, trials, monkeypatch):
+    from elmanctl.gpus import locks
+    from elmanctl.queue import live
+
+    mine.run("bench", "mine", "--run", "r", "--only", "gru")
+    held = locks.take(mine.path / "runs/r" / scheduler.LOCK, "run r")
+    looks = []
+
+    def interrupt(self, now):
+        looks.append(now.chief)
+        if len(looks) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(live.Watch, "observe", interrupt)
+    ran = mine.run("bench", "mine", "--run", "r")
+    os.close(held)
+    assert ran.code == 130 and "goes on under another bench" in " ".join(ran.err.split()) and "run r" in looks[0]
+    assert [label for label, _ in trials.seen] == ["gru"]
