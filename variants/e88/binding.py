@@ -21,10 +21,10 @@ kernel = Kernel(
         "s0": "B H M N @acc",
     },
     outputs={"y": "B T H*M", "s_last": "B H M N @acc"},
-    saved={"slots": "B H cdiv(T,K) M N @acc"},
+    saved={"slots": "B H cdiv(T,K) M N @acc", "readout": "B T H*M @acc ?GATE"},
     backward_scratch={
         "history": "B H K M N @acc ?GLOBAL_HISTORY",
-        "partial": "B H K 16 2*N @acc ?GLOBAL_HISTORY",
+        "partial": "B H 2*K 16 2*N @acc ?GLOBAL_HISTORY",
     },
     backward_outputs={
         "A_log_part": "B H @acc ?MAMBA",

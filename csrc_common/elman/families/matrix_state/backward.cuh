@@ -1,0 +1,286 @@
+#pragma once
+// The backward pass of <elman/families/matrix_state.cuh>.
+#include <elman/families/matrix_state/tile.cuh>
+
+namespace elman::matrix_state {
+
+// Shared memory, in accumulators; a chunk's arrays have `items` places.
+template <class Step> struct BackwardShared {
+  using A = Acc<typename Step::Scalar>;
+  using Plan = matrix_state::Plan<Step, true>;
+  using Tile = typename Plan::Tile;
+  static constexpr unsigned items = Plan::items, records = items * Record<Step>::stride, values = items * Step::M;
+  static constexpr unsigned histories = Step::global_history ? 0 : Plan::heads * Step::K * Tile::M * Tile::N;
+  static constexpr unsigned partials = Step::global_history ? 0 : items * Tile::warps * 2 * Tile::N;
+  static constexpr unsigned lines = Tile::lanes / 2, line = lines + 4;  // of scalar gradients: one for two lanes
+  static constexpr unsigned rows = values * Step::rows, scalars = items * Step::grad_scalars * line;
+  Carve carve;
+  unsigned record = carve.take<A>(3 * records), d_readout = carve.take<A>(2 * values), kept = carve.take<A>(values);
+  unsigned history = carve.take<A>(histories), partial = carve.take<A>(2 * partials), row = carve.take<A>(2 * rows);
+  unsigned scalar = carve.take<A>(2 * scalars), sum = carve.take<A>(Plan::producers);
+};
+
+// The gradient of one record, summed over the warps that contributed, for a team's part.
+template <class Step> struct RecordGradient {
+  using A = Acc<typename Step::Scalar>;
+  using Tile = typename Plan<Step, true>::Tile;
+  const A *partial, *rows;  // of this step: [warps, 2 N], [rows, M]
+  template <int E> ELMAN_FN void columns(const Team& team, A (&d)[E], int from) const {
+    team.get(d, partial + from);
+#pragma unroll
+    for (int w = 1; w < Tile::warps; ++w) {
+      A more[E];
+      team.get(more, partial + w * 2 * Tile::N + from);
+#pragma unroll
+      for (int j = 0; j < E; ++j) d[j] += more[j];
+    }
+  }
+  template <int E> ELMAN_FN void q(const Team& team, A (&d)[E]) const { columns(team, d, 0); }
+  template <int E> ELMAN_FN void k(const Team& team, A (&d)[E]) const { columns(team, d, Tile::N); }
+  template <int E> ELMAN_FN void row(const Team& team, int j, A (&d)[E]) const { team.get(d, rows + j * Tile::M); }
+};
+
+template <class Step, class Args>
+ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
+  using A = Acc<typename Step::Scalar>;
+  using Plan = matrix_state::Plan<Step, true>;
+  using Tile = typename Plan::Tile;
+  using Lane = matrix_state::Lane<Step, Tile>;
+  using Shared = BackwardShared<Step>;
+  constexpr int R = Tile::R, C = Tile::C, N = Tile::N, M = Tile::M, EM = M / 8, K = Step::K, stride = Record<Step>::stride;
+  constexpr int heads = Plan::heads, warps = Tile::warps, W = pack_width<A>(R * C);
+  constexpr int64_t state = M * N;
+  static_assert(!Step::global_history || heads == 1);
+  const Shared at;
+  const int64_t all = a.B * a.H, bh0 = (int64_t)block_x() * heads, chunks = ceil_div<int64_t>(a.T, K);
+  const int thread = (int)thread_x(), producer = max_of(Plan::split ? thread - Plan::consumers : thread, 0);
+  A *records = shared<A>(at.record, 3 * at.records), *d_readouts = shared<A>(at.d_readout, 2 * at.values);
+  A *kept_rows = shared<A>(at.kept, at.values), *row_grads = shared<A>(at.row, 2 * at.rows);
+  A* scalar_grads = shared<A>(at.scalar, 2 * at.scalars);
+  A* histories = Step::global_history ? a.history + bh0 * K * state : shared<A>(at.history, at.histories);
+  constexpr int64_t partial_chunk = Step::global_history ? K * 16 * 2 * N : Shared::partials;
+  constexpr int64_t partial_item = (Step::global_history ? 16 : warps) * 2 * N;
+  A* partials = Step::global_history ? a.partial + bh0 * 2 * partial_chunk : shared<A>(at.partial, 2 * at.partials);
+
+  const Team team(producer);
+  const int item0 = team.index % heads;
+  Place place(bh0 + item0, all, a.T, a.H), numbers(bh0 + producer % heads, all, a.T, a.H);
+  typename Step::Sums sums{};
+  typename Step::RawScalars raw_scalars[3] = {};  // of the chunk to come and the two before
+  typename Step::Raw raw[Plan::passes];
+  Slice<typename Step::Scalar, EM> d_y[Plan::passes];
+  auto slot_of = [&](int pass) { return team.index / heads + pass * (Plan::teams / heads); };
+  auto fetch = [&](int64_t chunk) {
+#pragma unroll
+    for (int p = 0; p < Plan::passes; ++p) {
+      place.move_to(chunk * K + slot_of(p), slot_of(p) < K);
+      raw[p] = place.valid ? Step::load(a, place, team) : typename Step::Raw{};
+      d_y[p] = place.valid ? team.template slice<EM>(a.d_y + place.head() * M) : Slice<typename Step::Scalar, EM>{};
+    }
+    numbers.move_to(chunk * K + producer / heads, producer < Plan::items);
+    raw_scalars[0] = numbers.valid ? Step::load_scalars(a, numbers) : typename Step::RawScalars{};
+  };
+  auto produce = [&](int64_t stage) {
+    const int64_t chunk = chunks - 1 - stage, done = chunk + 2;  // the chunk to prepare, and that to finish
+    if (chunk >= 0) {
+      A* record = records + stage % 3 * at.records;
+      A* d_readout = d_readouts + stage % 2 * at.values;
+      if (!Plan::split) fetch(chunk);
+#pragma unroll
+      for (int p = 0; p < Plan::passes; ++p) {
+        const int item = slot_of(p) * heads + item0;
+        place.move_to(chunk * K + slot_of(p));
+        if (slot_of(p) >= K) continue;
+        Step::prepare(a, place, team, raw[p], record + item * stride);
+        A d[EM];
+#pragma unroll
+        for (int j = 0; j < EM; ++j) d[j] = d_y[p][j];
+        if constexpr (Step::needs_readout)
+          if (place.valid) {
+            A y[EM];
+            team.get(y, a.readout + place.head() * M);
+            Step::output_backward(a, place, team, y, d);
+          }
+        team.put(d_readout + item * M, d);
+      }
+      numbers.move_to(chunk * K + producer / heads);
+      if (producer < Plan::items) Step::prepare_scalars(a, numbers, raw_scalars[0], record + producer * stride);
+    }
+    const auto last_scalars = raw_scalars[2];
+    raw_scalars[2] = raw_scalars[1];
+    raw_scalars[1] = raw_scalars[0];
+    if (Plan::split && chunk > 0) fetch(chunk - 1);  // in flight over the barrier
+    if (stage < 2) return;
+    const A *record = records + (stage - 2) % 3 * at.records, *partial = partials + stage % 2 * partial_chunk;
+    const A *row = row_grads + stage % 2 * at.rows, *scalar = scalar_grads + stage % 2 * at.scalars;
+    typename Step::Raw again[Plan::passes];
+#pragma unroll
+    for (int p = 0; p < Plan::passes; ++p) {
+      place.move_to(done * K + slot_of(p), slot_of(p) < K);
+      again[p] = place.valid ? Step::load(a, place, team) : typename Step::Raw{};
+    }
+#pragma unroll
+    for (int p = 0; p < Plan::passes; ++p) {
+      const int item = slot_of(p) * heads + item0;
+      place.move_to(done * K + slot_of(p), slot_of(p) < K);
+      if (slot_of(p) >= K) continue;
+      const RecordGradient<Step> gradient{partial + item * partial_item, row + item * Step::rows * M};
+      Step::finish(a, place, team, again[p], record + item * stride, gradient, sums);
+    }
+    if constexpr (Step::grad_scalars > 0) {
+      numbers.move_to(done * K + producer / heads, producer < Plan::items);
+      if (numbers.valid) {
+        A total[Step::grad_scalars];
+#pragma unroll
+        for (int j = 0; j < Step::grad_scalars; ++j) {
+          const A* from = scalar + (j * Plan::items + producer) * at.line;
+          A four[4];
+          read(four, from);
+          for (unsigned i = 4; i < at.lines; i += 4) {
+            A more[4];
+            read(more, from + i);
+            for (int l = 0; l < 4; ++l) four[l] += more[l];
+          }
+          total[j] = (four[0] + four[1]) + (four[2] + four[3]);
+        }
+        Step::finish_scalars(a, numbers, last_scalars, record + producer * stride, total, sums);
+      }
+    }
+  };
+
+  const Lane mine(thread);
+  const int64_t bh = bh0 + mine.head;
+  A g[R][C], slot[R][C];  // gradient of the state after the step at hand, or before it once it is walked back; state before a chunk
+  auto load_slot = [&](int64_t chunk) { mine.load_state(slot, a.slots + (bh * chunks + chunk) * state); };
+  auto consume = [&](int64_t stage) {
+    const int64_t chunk = chunks - 1 - stage;
+    if (stage < 0 || chunk < 0 || bh >= all) return;
+    const int length = (int)min_of<int64_t>(K, a.T - chunk * K);
+    const A* record = records + stage % 3 * at.records + mine.head * stride;
+    const A* d_readout = d_readouts + stage % 2 * at.values + mine.head * M + mine.row0;
+    A* kept_row = kept_rows + mine.head * M + mine.row0;
+    A* history = histories + thread * W;
+    A* partial = partials + stage % 2 * partial_chunk + mine.head * partial_item + thread % Tile::lanes / 32 * 2 * N + mine.col0;
+    A* row = row_grads + stage % 2 * at.rows + mine.head * Step::rows * M + mine.row0;
+    A* scalar = scalar_grads + stage % 2 * at.scalars + mine.head * at.line + thread % Tile::lanes / 2;
+    A after[R][C];
+    if (!Plan::split) load_slot(chunk);
+#pragma unroll
+    for (int r = 0; r < R; ++r) copy(after[r], slot[r]);
+
+    // Replay: the state before each step, and what the step keeps for its derivative.
+    typename Lane::Inputs in, next;
+    A q[C], next_q[C];
+    mine.inputs(next, record);
+#pragma unroll 2
+    for (int t = 0; t < length; ++t) {
+      write(history + t * R * C * Plan::consumers, reinterpret_cast<const A(&)[R * C]>(after), Plan::consumers);
+      in = next;
+      mine.inputs(next, record + min_of(t + 1, K - 1) * heads * stride);
+      A kept[R];
+      Step::forward(mine, after, in, kept);
+      if (mine.first()) write(kept_row + t * heads * M, kept);
+    }
+    sync_warp();
+    if (Plan::split && chunk > 0) load_slot(chunk - 1);  // in flight while this chunk is walked back
+
+    A before[R][C], kept[R], dy[R], next_before[R][C], next_kept[R], next_dy[R];
+    auto load_step = [&](int t) {
+      read(reinterpret_cast<A(&)[R * C]>(next_before), history + t * R * C * Plan::consumers, Plan::consumers);
+      mine.inputs(next, next_q, record + t * heads * stride);
+      read(next_kept, kept_row + t * heads * M);
+      read(next_dy, d_readout + t * heads * M);
+    };
+    load_step(length - 1);
+#pragma unroll 2
+    for (int t = length - 1; t >= 0; --t) {
+      in = next;
+      copy(q, next_q);
+      copy(kept, next_kept);
+      copy(dy, next_dy);
+#pragma unroll
+      for (int r = 0; r < R; ++r) copy(before[r], next_before[r]);
+      load_step(max_of(t - 1, 0));
+      typename Lane::Inputs d{};
+      A columns[2 * C];
+#pragma unroll
+      for (int c = 0; c < C; ++c) columns[c] = 0;
+      // dq = S'^T dy,  dS' += dy q^T
+#pragma unroll
+      for (int r = 0; r < R; ++r)
+#pragma unroll
+        for (int c = 0; c < C; ++c) {
+          columns[c] += after[r][c] * dy[r];
+          g[r][c] += dy[r] * q[c];
+        }
+      Step::backward(mine, before, after, in, kept, g, d);
+#pragma unroll
+      for (int c = 0; c < C; ++c) columns[C + c] = d.k[c];
+      int first = 0;
+      bool owner = true;
+      scatter_sums<Tile::KG, 2 * C>(columns, first, owner);
+      if (owner) {
+#pragma unroll
+        for (int i = 0; i < kept_sums<Tile::KG, 2 * C>(); ++i)
+          partial[t * heads * partial_item + (first + i < C ? first + i : N - C + first + i)] = columns[i];
+      }
+      if (mine.first()) {
+#pragma unroll
+        for (int j = 0; j < Step::rows; ++j) write(row + (t * heads * Step::rows + j) * M, d.row[j]);
+      }
+#pragma unroll
+      for (int j = 0; j < Step::grad_scalars; ++j) {
+        const A sum = d.scalar[j] + shfl_xor(d.scalar[j], 1);
+        if (thread % 2 == 0) scalar[(j * Plan::items + t * heads) * at.line] = sum;
+      }
+#pragma unroll
+      for (int r = 0; r < R; ++r) copy(after[r], before[r]);
+    }
+  };
+  auto begin = [&] {
+    if (bh >= all) return;
+    mine.load_state(g, a.d_s_last + bh * state);
+    if (Plan::split && chunks > 0) load_slot(chunks - 1);
+  };
+  auto end = [&] {
+    if (bh < all) mine.store_state(a.d_s0 + bh * state, g);
+  };
+
+  if constexpr (!Plan::split) {
+    begin();
+    for (int64_t stage = 0; stage < chunks + 2; ++stage) {
+      produce(stage);
+      consume(stage - 1);
+      end_stage();
+    }
+    end();
+  } else if (thread < Plan::consumers) {
+    begin();
+    for (int64_t stage = 0; stage < chunks + 2; ++stage) {
+      consume(stage - 1);
+      end_stage();
+    }
+    end();
+  } else {
+    fetch(chunks - 1);
+    for (int64_t stage = 0; stage < chunks + 2; ++stage) {
+      produce(stage);
+      end_stage();
+    }
+  }
+
+  // Sum one number of each producer over `count` of them, `step` apart from `from` on, in that order. All threads call it together.
+  A* summands = shared<A>(at.sum, Plan::producers);
+  const bool producing = !Plan::split || thread >= Plan::consumers;
+  auto sum_over = [&](A x, int from, int step, int count) {
+    sync_block();
+    if (producing) summands[producer] = x;
+    sync_block();
+    A sum = 0;
+    if (producing)
+      for (int i = 0; i < count; ++i) sum += summands[from + i * step];
+    return sum;
+  };
+  Step::template store_sums<Plan>(a, producing ? producer : -1, bh0, sums, sum_over);
+}
+}  // namespace elman::matrix_state
