@@ -30,7 +30,7 @@ ELMAN_FN double rsqrt_of(double x) { return ::rsqrt(x); }
 #else
 template <class A> inline A rsqrt_of(A x) { return 1 / sqrt_of(x); }
 #endif
-// 2^x and 1/x within 2 ulp, tiny results as zero; and a fused a b + c on the device.
+// 2^x, 1/x and x^(-1/2) within 2 ulp, tiny values as zero; a b + c, rounded once on the device.
 #ifdef ELMAN_DEVICE
 ELMAN_FN float exp2_near(float x) {
   float y;
@@ -42,9 +42,17 @@ ELMAN_FN float reciprocal_near(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+ELMAN_FN float rsqrt_near(float x) {
+  float y;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+ELMAN_FN float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 #else
 inline float exp2_near(float x) { return __builtin_exp2f(x); }
 inline float reciprocal_near(float x) { return 1 / x; }
+inline float rsqrt_near(float x) { return 1 / __builtin_sqrtf(x); }
+inline float fused(float a, float b, float c) { return a * b + c; }
 #endif
 ELMAN_FN float abs_of(float x) { return ELMAN_LIBM(fabsf)(x); }
 ELMAN_FN double abs_of(double x) { return ELMAN_LIBM(fabs)(x); }
@@ -54,7 +62,7 @@ template <class I> ELMAN_BOTH I ceil_div(I a, I b) { return (a + b - 1) / b; }
 
 // d tanh / dx = 1 - y^2, written so that nothing cancels near |y| = 1.
 #ifdef ELMAN_DEVICE
-ELMAN_FN float tanh_slope(float y) { return __fmaf_rn(-y, y, 1.0f); }  // exact before its one rounding
+ELMAN_FN float tanh_slope(float y) { return fused(-y, y, 1.0f); }  // exact before its one rounding
 #endif
 template <class A> ELMAN_FN A tanh_slope(A y) { return (1 - y) * (1 + y); }
 
@@ -78,6 +86,10 @@ template <class T> ELMAN_FN Acc<T> sigmoid_for(Acc<T> x) {
   if constexpr (is_bf16<T>) return reciprocal_near(1 + exp2_near(-1.44269504f * x));
   else return sigmoid_of(x);
 }
+template <class T> ELMAN_FN Acc<T> rsqrt_for(Acc<T> x) {
+  if constexpr (is_bf16<T>) return rsqrt_near(x);
+  else return rsqrt_of(x);
+}
 template <class T> ELMAN_FN Acc<T> silu_for(Acc<T> x) { return x * sigmoid_for<T>(x); }
 template <class T> ELMAN_FN Acc<T> silu_slope_for(Acc<T> x) {
   if constexpr (is_bf16<T>) {
@@ -88,34 +100,38 @@ template <class T> ELMAN_FN Acc<T> silu_slope_for(Acc<T> x) {
   }
 }
 
-// x[i] -> 1 / x[i] for 1 <= x[i] <= 2^30: up to four share one reciprocal, which is dearer than the products around it.
-template <int COUNT> ELMAN_FN void reciprocals(float* x) {
-  if constexpr (COUNT == 1) {
-    x[0] = reciprocal_near(x[0]);
-  } else if constexpr (COUNT == 2 || COUNT == 3) {
-    const float r = reciprocal_near(x[0] * x[1]), first = r * x[1];
-    x[1] = r * x[0];
-    x[0] = first;
-    if constexpr (COUNT == 3) reciprocals<1>(x + 2);
-  } else {
+// x[i] -> 1 / x[i], where SHARE = 1, 2 or 4 share one reciprocal; with SHARE > 1 for 1 <= x[i] <= 2^30 only.
+template <int SHARE, int COUNT> ELMAN_FN void reciprocals(float* x) {
+  if constexpr (COUNT >= 4 && SHARE == 4) {
     const float a = x[0] * x[1], b = x[2] * x[3], r = reciprocal_near(a * b), ra = r * b, rb = r * a;
     const float x0 = ra * x[1], x2 = rb * x[3];
     x[1] = ra * x[0];
     x[3] = rb * x[2];
     x[0] = x0;
     x[2] = x2;
-    if constexpr (COUNT > 4) reciprocals<COUNT - 4>(x + 4);
+    reciprocals<SHARE, COUNT - 4>(x + 4);
+  } else if constexpr (COUNT >= 2 && SHARE >= 2) {
+    const float r = reciprocal_near(x[0] * x[1]), x0 = r * x[1];
+    x[1] = r * x[0];
+    x[0] = x0;
+    reciprocals<SHARE, COUNT - 2>(x + 2);
+  } else if constexpr (COUNT >= 1) {
+    x[0] = reciprocal_near(x[0]);
+    reciprocals<SHARE, COUNT - 1>(x + 1);
   }
 }
 
-// tanh x = 1 - 2 / (1 + e^2x), of many at once.
-template <class T, int COUNT> ELMAN_FN void tanh_each(Acc<T> (&x)[COUNT]) {
+// tanh x = 1 - 2 / (1 + e^2x), of many at once. SHARE trades the special-function unit's work for products (see reciprocals).
+template <class T, int SHARE, int COUNT> ELMAN_FN void tanh_each(Acc<T> (&x)[COUNT]) {
   if constexpr (is_bf16<T>) {
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) x[i] = 1 + exp2_near(min_of(2.88539008f * x[i], 30.0f));
-    reciprocals<COUNT>(x);
+    for (int i = 0; i < COUNT; ++i) {
+      const float p = 2.88539008f * x[i];
+      x[i] = 1 + exp2_near(SHARE > 1 ? min_of(p, 30.0f) : p);
+    }
+    reciprocals<SHARE, COUNT>(x);
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) x[i] = 1 - 2 * x[i];
+    for (int i = 0; i < COUNT; ++i) x[i] = fused(-2.0f, x[i], 1.0f);
   } else {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) x[i] = tanh_of(x[i]);

@@ -34,7 +34,7 @@ struct Step {
 #pragma unroll
       for (int c = 0; c < C; ++c) s[r][c] = in.row[BETA][r] * s[r][c] + delta[r] * in.k[c];
     }
-    tanh_each<scalar>(reinterpret_cast<acc(&)[R * C]>(s));
+    tanh_each<scalar, Lane::share>(reinterpret_cast<acc(&)[R * C]>(s));
   }
 
   // With g = dL/dS' on entry and A = g (1 - S'^2):  dv = A k,  dbeta_i = sum_j A_ij S_ij,  dk = A^T delta - S^T dv;
@@ -58,7 +58,8 @@ struct Step {
       const acc dv = d.row[VALUE][r];
 #pragma unroll
       for (int c = 0; c < C; ++c) {
-        d.k[c] += g[r][c] * delta[r] - before[r][c] * dv;
+        d.k[c] += g[r][c] * delta[r];
+        d.k[c] -= before[r][c] * dv;
         g[r][c] = in.row[BETA][r] * g[r][c] - dv * in.k[c];
       }
     }
@@ -80,7 +81,7 @@ struct Step {
   struct Raw {
     matrix_state::Slice<scalar, E> q, k, v, logit;
   };
-  ELMAN_FN static int64_t offset(const Place& at, int v) { return ((at.step() * 4 + v) * at.H + at.h) * N; }
+  ELMAN_FN static int64_t offset(const Place& at, int v) { return (int64_t)at.step() * (4 * at.H * N) + (v * at.H + at.h) * N; }
   template <class Args> ELMAN_FN static Raw load(const Args& a, const Place& at, const Team& team) {
     return {team.slice<E>(a.qkvb + offset(at, Q)), team.slice<E>(a.qkvb + offset(at, KEY)), team.slice<E>(a.qkvb + offset(at, V)),
             team.slice<E>(a.qkvb + offset(at, LOGIT))};
@@ -98,7 +99,7 @@ struct Step {
       q[j] = raw.q[j], k[j] = raw.k[j], v[j] = raw.v[j];
       beta[j] = sigmoid_for<scalar>(raw.logit[j] + beta[j]);
     }
-    const acc factor = team.unit_factor(k);
+    const acc factor = team.unit_factor<scalar>(k);
 #pragma unroll
     for (int j = 0; j < E; ++j) k[j] *= factor;
     team.put(record + Record::q(), q);
@@ -139,8 +140,8 @@ struct Step {
 
   // Team i of a block has summed every so many steps of head i % heads, an eighth of the bias in each of its lanes.
   template <class Plan, class Args, class SumOver>
-  ELMAN_FN static void store_sums(const Args& a, int producer, int64_t bh0, const Sums& sums, const SumOver& sum_over) {
-    const bool speaks = producer >= 0 && producer < 8 * Plan::heads && bh0 + producer / 8 < a.B * a.H;
+  ELMAN_FN static void store_sums(const Args& a, int producer, int bh0, const Sums& sums, const SumOver& sum_over) {
+    const bool speaks = producer >= 0 && producer < 8 * Plan::heads && bh0 + producer / 8 < (int)(a.B * a.H);
 #pragma unroll
     for (int j = 0; j < E; ++j) {
       const acc total = sum_over(sums.beta_bias[j], producer, 8 * Plan::heads, speaks ? Plan::teams / Plan::heads : 0);

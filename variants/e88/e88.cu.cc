@@ -46,7 +46,7 @@ struct Step {
 #pragma unroll
       for (int c = 0; c < C; ++c) s[r][c] = lambda * s[r][c] + u * in.k[c];
     }
-    if (!linear) tanh_each<scalar>(reinterpret_cast<acc(&)[R * C]>(s));
+    if (!linear) tanh_each<scalar, Lane::share>(reinterpret_cast<acc(&)[R * C]>(s));
   }
 
   // With g = dL/dS' on entry and A = g (1 - S'^2):  du = A k,  db = <du, delta>,  dv = b du,  dk = A^T (b delta) - S^T dv,
@@ -70,7 +70,8 @@ struct Step {
 #pragma unroll
       for (int c = 0; c < C; ++c) {
         d.scalar[LAMBDA] += g[r][c] * before[r][c];
-        d.k[c] += g[r][c] * u - before[r][c] * dv;
+        d.k[c] += g[r][c] * u;
+        d.k[c] -= before[r][c] * dv;
         g[r][c] = lambda * g[r][c] - dv * in.k[c];
       }
     }
@@ -79,14 +80,14 @@ struct Step {
   // o = silu(g) y or sigmoid(g) y
   template <class Args> ELMAN_FN static void output(const Args& a, const Place& at, const Team& team, acc (&y)[EM]) {
     if constexpr (gate) {
-      const auto g = team.slice<EM>(a.gate + at.head() * M);
+      const auto g = team.slice<EM>(a.gate + at.head(M));
 #pragma unroll
       for (int j = 0; j < EM; ++j) y[j] *= sigmoid_gate ? sigmoid_for<scalar>(g[j]) : silu_for<scalar>(g[j]);
     }
   }
   template <class Args>
   ELMAN_FN static void output_backward(const Args& a, const Place& at, const Team& team, const acc (&y)[EM], acc (&d)[EM]) {
-    const auto gates = team.slice<EM>(a.gate + at.head() * M);
+    const auto gates = team.slice<EM>(a.gate + at.head(M));
     acc d_gate[EM];
 #pragma unroll
     for (int j = 0; j < EM; ++j) {
@@ -94,7 +95,7 @@ struct Step {
       d_gate[j] = d[j] * y[j] * (sigmoid_gate ? sigmoid_slope(sigmoid_for<scalar>(g)) : silu_slope_for<scalar>(g));
       d[j] *= sigmoid_gate ? sigmoid_for<scalar>(g) : silu_for<scalar>(g);
     }
-    team.put(a.d_gate + at.head() * M, d_gate);
+    team.put(a.d_gate + at.head(M), d_gate);
   }
 
   // Raw vectors: q, k, v unless tied. Raw numbers: the logits of decay and write gate.
@@ -105,7 +106,7 @@ struct Step {
   };
   // Where a vector begins in the fused projection: q of all heads, k of all heads, v of all heads.
   ELMAN_FN static int64_t offset(const Place& at, int v) {
-    return at.step() * at.H * (2 * N + (tied ? 0 : M)) + v * at.H * N + at.h * (v < V ? N : M);
+    return (int64_t)at.step() * (at.H * (2 * N + (tied ? 0 : M))) + (v * at.H * N + at.h * (v < V ? N : M));
   }
   template <class Args> ELMAN_FN static Raw load(const Args& a, const Place& at, const Team& team) {
     Raw raw{team.slice<EN>(a.qkv + offset(at, Q)), team.slice<EN>(a.qkv + offset(at, KEY)), {}};
@@ -141,7 +142,7 @@ struct Step {
 #pragma unroll
     for (int j = 0; j < EN; ++j) q[j] = activation(raw.q[j]), k[j] = activation(raw.k[j]);
     if constexpr (tied) team.put(record + Record::row(VALUE), k);
-    if (unit) q_factor = team.unit_factor(q), k_factor = team.unit_factor(k);
+    if (unit) q_factor = team.unit_factor<scalar>(q), k_factor = team.unit_factor<scalar>(k);
 #pragma unroll
     for (int j = 0; j < EN; ++j) q[j] *= q_factor, k[j] *= k_factor;
     team.put(record + Record::q(), q);
@@ -213,8 +214,8 @@ struct Step {
 
   // Producer i of a block has summed the steps i / heads, i / heads + K, ... of head i % heads.
   template <class Plan, class Args, class SumOver>
-  ELMAN_FN static void store_sums(const Args& a, int producer, int64_t bh0, const Sums& sums, const SumOver& sum_over) {
-    const bool speaks = producer >= 0 && producer < Plan::heads && bh0 + producer < a.B * a.H;
+  ELMAN_FN static void store_sums(const Args& a, int producer, int bh0, const Sums& sums, const SumOver& sum_over) {
+    const bool speaks = producer >= 0 && producer < Plan::heads && bh0 + producer < (int)(a.B * a.H);
     const auto total = [&](acc x) { return sum_over(x, producer, Plan::heads, speaks ? K : 0); };
     if (mamba) {
       const acc A_log = total(sums.A_log), dt_bias = total(sums.dt_bias);

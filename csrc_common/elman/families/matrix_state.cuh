@@ -27,14 +27,14 @@
 #include <elman/families/matrix_state/forward.cuh>
 
 namespace elman::matrix_state {
+template <class Plan, class Args> Status launch_pass(void (*kernel)(Args), const char* name, const Args& a, unsigned shared_bytes) {
+  if (a.B * a.T * a.H > INT32_MAX) return refuse("%s: more than 2^31 steps of all heads and batch rows in one call", name);
+  return launch(kernel, name, ceil_div<int64_t>(a.B * a.H, Plan::heads), Plan::threads, shared_bytes, a.stream, a);
+}
 template <class Step, class Args> Status forward(const Args& a, const char* name) {
-  using Plan = matrix_state::Plan<Step, false>;
-  return launch(forward_kernel<Step, Args>, name, ceil_div<int64_t>(a.B * a.H, Plan::heads), Plan::threads,
-                ForwardShared<Step>().carve.bytes, a.stream, a);
+  return launch_pass<Plan<Step, false>>(forward_kernel<Step, Args>, name, a, ForwardShared<Step>().carve.bytes);
 }
 template <class Step, class Args> Status backward(const Args& a, const char* name) {
-  using Plan = matrix_state::Plan<Step, true>;
-  return launch(backward_kernel<Step, Args>, name, ceil_div<int64_t>(a.B * a.H, Plan::heads), Plan::threads,
-                BackwardShared<Step>().carve.bytes, a.stream, a);
+  return launch_pass<Plan<Step, true>>(backward_kernel<Step, Args>, name, a, BackwardShared<Step>().carve.bytes);
 }
 }  // namespace elman::matrix_state

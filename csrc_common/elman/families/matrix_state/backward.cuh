@@ -9,13 +9,16 @@ template <class Step> struct BackwardShared {
   using A = Acc<typename Step::Scalar>;
   using Plan = matrix_state::Plan<Step, true>;
   using Tile = typename Plan::Tile;
-  static constexpr unsigned items = Plan::items, records = items * Record<Step>::stride, values = items * Step::M;
-  static constexpr unsigned histories = Step::global_history ? 0 : Plan::heads * Step::K * Tile::M * Tile::N;
+  // What is read ahead, past either end of a chunk, and never used: a step's records, values and states.
+  static constexpr unsigned record_step = Plan::heads * Record<Step>::stride, value_step = Plan::heads * Step::M;
+  static constexpr unsigned history_step = Tile::R * Tile::C * Plan::consumers;
+  static constexpr unsigned items = Plan::items, values = (Step::K + 1) * value_step, records = (Step::K + 1) * record_step;
+  static constexpr unsigned histories = Step::global_history ? 0 : (Step::K + 1) * history_step;
   static constexpr unsigned partials = Step::global_history ? 0 : items * Tile::warps * 2 * Tile::N;
   static constexpr unsigned lines = Tile::lanes / 2, line = lines + 4;  // of scalar gradients: one for two lanes
-  static constexpr unsigned rows = values * Step::rows, scalars = items * Step::grad_scalars * line;
+  static constexpr unsigned rows = items * Step::M * Step::rows, scalars = items * Step::grad_scalars * line;
   Carve carve;
-  unsigned record = carve.take<A>(3 * records), d_readout = carve.take<A>(2 * values), kept = carve.take<A>(values);
+  unsigned record = carve.take<A>(3 * records + record_step), d_readout = carve.take<A>(2 * values), kept = carve.take<A>(values);
   unsigned history = carve.take<A>(histories), partial = carve.take<A>(2 * partials), row = carve.take<A>(2 * rows);
   unsigned scalar = carve.take<A>(2 * scalars), sum = carve.take<A>(Plan::producers);
 };
@@ -45,52 +48,53 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   using A = Acc<typename Step::Scalar>;
   using Plan = matrix_state::Plan<Step, true>;
   using Tile = typename Plan::Tile;
-  using Lane = matrix_state::Lane<Step, Tile>;
+  using Lane = matrix_state::Lane<Step, Plan>;
   using Shared = BackwardShared<Step>;
   constexpr int R = Tile::R, C = Tile::C, N = Tile::N, M = Tile::M, EM = M / 8, K = Step::K, stride = Record<Step>::stride;
   constexpr int heads = Plan::heads, warps = Tile::warps, W = pack_width<A>(R * C);
   constexpr int64_t state = M * N;
   static_assert(!Step::global_history || heads == 1);
   const Shared at;
-  const int64_t all = a.B * a.H, bh0 = (int64_t)block_x() * heads, chunks = ceil_div<int64_t>(a.T, K);
+  const int T = (int)a.T, H = (int)a.H, all = (int)a.B * H, bh0 = (int)block_x() * heads, chunks = ceil_div(T, K);
   const int thread = (int)thread_x(), producer = max_of(Plan::split ? thread - Plan::consumers : thread, 0);
-  A *records = shared<A>(at.record, 3 * at.records), *d_readouts = shared<A>(at.d_readout, 2 * at.values);
-  A *kept_rows = shared<A>(at.kept, at.values), *row_grads = shared<A>(at.row, 2 * at.rows);
+  A* records = shared<A>(at.record, 3 * at.records + at.record_step) + at.record_step;
+  A *d_readouts = shared<A>(at.d_readout, 2 * at.values) + at.value_step, *kept_rows = shared<A>(at.kept, at.values) + at.value_step;
+  A *row_grads = shared<A>(at.row, 2 * at.rows);
   A* scalar_grads = shared<A>(at.scalar, 2 * at.scalars);
-  A* histories = Step::global_history ? a.history + bh0 * K * state : shared<A>(at.history, at.histories);
-  constexpr int64_t partial_chunk = Step::global_history ? K * 16 * 2 * N : Shared::partials;
-  constexpr int64_t partial_item = (Step::global_history ? 16 : warps) * 2 * N;
-  A* partials = Step::global_history ? a.partial + bh0 * 2 * partial_chunk : shared<A>(at.partial, 2 * at.partials);
+  A* histories = Step::global_history ? a.history + (int64_t)bh0 * K * state : shared<A>(at.history, at.histories) + at.history_step;
+  constexpr int partial_chunk = Step::global_history ? K * 16 * 2 * N : (int)Shared::partials;
+  constexpr int partial_item = (Step::global_history ? 16 : warps) * 2 * N;
+  A* partials = Step::global_history ? a.partial + (int64_t)bh0 * 2 * partial_chunk : shared<A>(at.partial, 2 * at.partials);
 
   const Team team(producer);
   const int item0 = team.index % heads;
-  Place place(bh0 + item0, all, a.T, a.H), numbers(bh0 + producer % heads, all, a.T, a.H);
+  Place place(bh0 + item0, all, T, H), numbers(bh0 + producer % heads, all, T, H);
   typename Step::Sums sums{};
   typename Step::RawScalars raw_scalars[3] = {};  // of the chunk to come and the two before
   typename Step::Raw raw[Plan::passes];
   Slice<typename Step::Scalar, EM> d_y[Plan::passes];
   auto slot_of = [&](int pass) { return team.index / heads + pass * (Plan::teams / heads); };
-  auto fetch = [&](int64_t chunk) {
+  auto fetch = [&](int chunk) {
 #pragma unroll
     for (int p = 0; p < Plan::passes; ++p) {
-      place.move_to(chunk * K + slot_of(p), slot_of(p) < K);
-      raw[p] = place.valid ? Step::load(a, place, team) : typename Step::Raw{};
-      d_y[p] = place.valid ? team.template slice<EM>(a.d_y + place.head() * M) : Slice<typename Step::Scalar, EM>{};
+      place.move_to(chunk * K + slot_of(p));
+      raw[p] = Step::load(a, place, team);
+      d_y[p] = team.template slice<EM>(a.d_y + place.head(M));
     }
-    numbers.move_to(chunk * K + producer / heads, producer < Plan::items);
-    raw_scalars[0] = numbers.valid ? Step::load_scalars(a, numbers) : typename Step::RawScalars{};
+    numbers.move_to(chunk * K + producer / heads);
+    if (producer < Plan::items) raw_scalars[0] = Step::load_scalars(a, numbers);
   };
-  auto produce = [&](int64_t stage) {
-    const int64_t chunk = chunks - 1 - stage, done = chunk + 2;  // the chunk to prepare, and that to finish
+  auto produce = [&](int stage) {
+    const int chunk = chunks - 1 - stage, done = chunk + 2;  // the chunk to prepare, and that to finish
     if (chunk >= 0) {
       A* record = records + stage % 3 * at.records;
       A* d_readout = d_readouts + stage % 2 * at.values;
       if (!Plan::split) fetch(chunk);
 #pragma unroll
       for (int p = 0; p < Plan::passes; ++p) {
+        if (!Plan::even && slot_of(p) >= K) continue;
         const int item = slot_of(p) * heads + item0;
         place.move_to(chunk * K + slot_of(p));
-        if (slot_of(p) >= K) continue;
         Step::prepare(a, place, team, raw[p], record + item * stride);
         A d[EM];
 #pragma unroll
@@ -98,7 +102,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
         if constexpr (Step::needs_readout)
           if (place.valid) {
             A y[EM];
-            team.get(y, a.readout + place.head() * M);
+            team.get(y, a.readout + place.head(M));
             Step::output_backward(a, place, team, y, d);
           }
         team.put(d_readout + item * M, d);
@@ -116,20 +120,20 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     typename Step::Raw again[Plan::passes];
 #pragma unroll
     for (int p = 0; p < Plan::passes; ++p) {
-      place.move_to(done * K + slot_of(p), slot_of(p) < K);
-      again[p] = place.valid ? Step::load(a, place, team) : typename Step::Raw{};
+      place.move_to(done * K + slot_of(p));
+      again[p] = Step::load(a, place, team);
     }
 #pragma unroll
     for (int p = 0; p < Plan::passes; ++p) {
+      if (!Plan::even && slot_of(p) >= K) continue;
       const int item = slot_of(p) * heads + item0;
-      place.move_to(done * K + slot_of(p), slot_of(p) < K);
-      if (slot_of(p) >= K) continue;
+      place.move_to(done * K + slot_of(p));
       const RecordGradient<Step> gradient{partial + item * partial_item, row + item * Step::rows * M};
       Step::finish(a, place, team, again[p], record + item * stride, gradient, sums);
     }
     if constexpr (Step::grad_scalars > 0) {
-      numbers.move_to(done * K + producer / heads, producer < Plan::items);
-      if (numbers.valid) {
+      numbers.move_to(done * K + producer / heads);
+      if (numbers.valid && producer < Plan::items) {
         A total[Step::grad_scalars];
 #pragma unroll
         for (int j = 0; j < Step::grad_scalars; ++j) {
@@ -149,49 +153,59 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   };
 
   const Lane mine(thread);
-  const int64_t bh = bh0 + mine.head;
+  const int bh = bh0 + mine.head;
+  int first = 0;
+  bool owner = true;
+  scattered_sums<Tile::KG, 2 * C>(first, owner);
+  const int partial0 = mine.head * partial_item + thread % Tile::lanes / 32 * 2 * N + mine.col0 + (first < C ? first : N - C + first);
   A g[R][C], slot[R][C];  // gradient of the state after the step at hand, or before it once it is walked back; state before a chunk
-  auto load_slot = [&](int64_t chunk) { mine.load_state(slot, a.slots + (bh * chunks + chunk) * state); };
-  auto consume = [&](int64_t stage) {
-    const int64_t chunk = chunks - 1 - stage;
+  auto load_slot = [&](int chunk) { mine.load_state(slot, a.slots + ((int64_t)bh * chunks + chunk) * state); };
+  auto consume = [&](int stage) {
+    const int chunk = chunks - 1 - stage;
     if (stage < 0 || chunk < 0 || bh >= all) return;
-    const int length = (int)min_of<int64_t>(K, a.T - chunk * K);
+    const int length = min_of(K, T - chunk * K);
     const A* record = records + stage % 3 * at.records + mine.head * stride;
-    const A* d_readout = d_readouts + stage % 2 * at.values + mine.head * M + mine.row0;
-    A* kept_row = kept_rows + mine.head * M + mine.row0;
-    A* history = histories + thread * W;
-    A* partial = partials + stage % 2 * partial_chunk + mine.head * partial_item + thread % Tile::lanes / 32 * 2 * N + mine.col0;
-    A* row = row_grads + stage % 2 * at.rows + mine.head * Step::rows * M + mine.row0;
-    A* scalar = scalar_grads + stage % 2 * at.scalars + mine.head * at.line + thread % Tile::lanes / 2;
+    A *kept_row = kept_rows + mine.head * M + mine.row0, *history = histories + thread * W;
     A after[R][C];
     if (!Plan::split) load_slot(chunk);
 #pragma unroll
     for (int r = 0; r < R; ++r) copy(after[r], slot[r]);
 
-    // Replay: the state before each step, and what the step keeps for its derivative.
+    // Replay: the state before each step, and what the step keeps for its derivative. The pointers move along.
     typename Lane::Inputs in, next;
-    A q[C], next_q[C];
     mine.inputs(next, record);
 #pragma unroll 2
     for (int t = 0; t < length; ++t) {
-      write(history + t * R * C * Plan::consumers, reinterpret_cast<const A(&)[R * C]>(after), Plan::consumers);
+      write(history, reinterpret_cast<const A(&)[R * C]>(after), Plan::consumers);
       in = next;
-      mine.inputs(next, record + min_of(t + 1, K - 1) * heads * stride);
+      record += at.record_step;
+      mine.inputs(next, record);
       A kept[R];
       Step::forward(mine, after, in, kept);
-      if (mine.first()) write(kept_row + t * heads * M, kept);
+      if (mine.first()) write(kept_row, kept);
+      history += at.history_step;
+      kept_row += at.value_step;
     }
     sync_warp();
     if (Plan::split && chunk > 0) load_slot(chunk - 1);  // in flight while this chunk is walked back
 
-    A before[R][C], kept[R], dy[R], next_before[R][C], next_kept[R], next_dy[R];
-    auto load_step = [&](int t) {
-      read(reinterpret_cast<A(&)[R * C]>(next_before), history + t * R * C * Plan::consumers, Plan::consumers);
-      mine.inputs(next, next_q, record + t * heads * stride);
-      read(next_kept, kept_row + t * heads * M);
-      read(next_dy, d_readout + t * heads * M);
+    // Walk back, and the pointers with it.
+    const A* d_readout = d_readouts + stage % 2 * at.values + length * at.value_step + mine.head * M + mine.row0;
+    A* partial = partials + stage % 2 * partial_chunk + length * heads * partial_item + partial0;
+    A* row = row_grads + stage % 2 * at.rows + (length * heads + mine.head) * Step::rows * M + mine.row0;
+    A* scalar = scalar_grads + stage % 2 * at.scalars + (length * heads + mine.head) * at.line + thread % Tile::lanes / 2;
+    A q[C], before[R][C], kept[R], dy[R], next_q[C], next_before[R][C], next_kept[R], next_dy[R];
+    auto load_step = [&] {
+      history -= at.history_step;
+      record -= at.record_step;
+      kept_row -= at.value_step;
+      d_readout -= at.value_step;
+      read(reinterpret_cast<A(&)[R * C]>(next_before), history, Plan::consumers);
+      mine.inputs(next, next_q, record);
+      read(next_kept, kept_row);
+      read(next_dy, d_readout);
     };
-    load_step(length - 1);
+    load_step();
 #pragma unroll 2
     for (int t = length - 1; t >= 0; --t) {
       in = next;
@@ -200,7 +214,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
       copy(dy, next_dy);
 #pragma unroll
       for (int r = 0; r < R; ++r) copy(before[r], next_before[r]);
-      load_step(max_of(t - 1, 0));
+      if (!Step::global_history || t > 0) load_step();
       typename Lane::Inputs d{};
       A columns[2 * C];
 #pragma unroll
@@ -216,22 +230,22 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
       Step::backward(mine, before, after, in, kept, g, d);
 #pragma unroll
       for (int c = 0; c < C; ++c) columns[C + c] = d.k[c];
-      int first = 0;
-      bool owner = true;
-      scatter_sums<Tile::KG, 2 * C>(columns, first, owner);
+      scatter_sums<Tile::KG, 2 * C>(columns);
+      partial -= heads * partial_item;
+      row -= heads * Step::rows * M;
+      scalar -= heads * at.line;
       if (owner) {
 #pragma unroll
-        for (int i = 0; i < kept_sums<Tile::KG, 2 * C>(); ++i)
-          partial[t * heads * partial_item + (first + i < C ? first + i : N - C + first + i)] = columns[i];
+        for (int i = 0; i < kept_sums<Tile::KG, 2 * C>(); ++i) partial[i < C ? i : N - C + i] = columns[i];
       }
       if (mine.first()) {
 #pragma unroll
-        for (int j = 0; j < Step::rows; ++j) write(row + (t * heads * Step::rows + j) * M, d.row[j]);
+        for (int j = 0; j < Step::rows; ++j) write(row + j * M, d.row[j]);
       }
 #pragma unroll
       for (int j = 0; j < Step::grad_scalars; ++j) {
         const A sum = d.scalar[j] + shfl_xor(d.scalar[j], 1);
-        if (thread % 2 == 0) scalar[(j * Plan::items + t * heads) * at.line] = sum;
+        if (thread % 2 == 0) scalar[j * Plan::items * at.line] = sum;
       }
 #pragma unroll
       for (int r = 0; r < R; ++r) copy(after[r], before[r]);
@@ -239,16 +253,16 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   };
   auto begin = [&] {
     if (bh >= all) return;
-    mine.load_state(g, a.d_s_last + bh * state);
+    mine.load_state(g, a.d_s_last + (int64_t)bh * state);
     if (Plan::split && chunks > 0) load_slot(chunks - 1);
   };
   auto end = [&] {
-    if (bh < all) mine.store_state(a.d_s0 + bh * state, g);
+    if (bh < all) mine.store_state(a.d_s0 + (int64_t)bh * state, g);
   };
 
   if constexpr (!Plan::split) {
     begin();
-    for (int64_t stage = 0; stage < chunks + 2; ++stage) {
+    for (int stage = 0; stage < chunks + 2; ++stage) {
       produce(stage);
       consume(stage - 1);
       end_stage();
@@ -256,14 +270,14 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     end();
   } else if (thread < Plan::consumers) {
     begin();
-    for (int64_t stage = 0; stage < chunks + 2; ++stage) {
+    for (int stage = 0; stage < chunks + 2; ++stage) {
       consume(stage - 1);
       end_stage();
     }
     end();
   } else {
     fetch(chunks - 1);
-    for (int64_t stage = 0; stage < chunks + 2; ++stage) {
+    for (int stage = 0; stage < chunks + 2; ++stage) {
       produce(stage);
       end_stage();
     }

@@ -15,7 +15,8 @@ template <class Step> struct ForwardShared {
   using A = Acc<typename Step::Scalar>;
   using Plan = matrix_state::Plan<Step, false>;
   using Parts = Readouts<typename Plan::Tile>;
-  static constexpr unsigned records = Plan::items * Record<Step>::stride, readouts = Plan::items * Parts::parts * Parts::stride;
+  // One step more than a chunk has, which is read ahead and never used.
+  static constexpr unsigned records = (Plan::items + Plan::heads) * Record<Step>::stride, readouts = Plan::items * Parts::parts * Parts::stride;
   Carve carve;
   unsigned record = carve.take<A>(2 * records), readout = carve.take<A>(2 * readouts);
 };
@@ -25,40 +26,40 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
   using A = Acc<typename Step::Scalar>;
   using Plan = matrix_state::Plan<Step, false>;
   using Tile = typename Plan::Tile;
-  using Lane = matrix_state::Lane<Step, Tile>;
+  using Lane = matrix_state::Lane<Step, Plan>;
   using Parts = Readouts<Tile>;
   constexpr int R = Tile::R, C = Tile::C, M = Tile::M, EM = M / 8, K = Step::K, stride = Record<Step>::stride, heads = Plan::heads;
   constexpr int64_t state = M * Tile::N;
   const ForwardShared<Step> at;
   A *records = shared<A>(at.record, 2 * at.records), *readouts = shared<A>(at.readout, 2 * at.readouts);
-  const int64_t all = a.B * a.H, bh0 = (int64_t)block_x() * heads, chunks = ceil_div<int64_t>(a.T, Plan::chunk);
-  const int64_t slots = ceil_div<int64_t>(a.T, K);
-  const int thread = (int)thread_x(), producer = Plan::split ? thread - Plan::consumers : thread;
+  const int T = (int)a.T, H = (int)a.H, all = (int)a.B * H, bh0 = (int)block_x() * heads, chunks = ceil_div(T, Plan::chunk);
+  const int thread = (int)thread_x(), producer = max_of(Plan::split ? thread - Plan::consumers : thread, 0);
 
-  const Team team(max_of(producer, 0));
-  Place place(bh0 + team.index % heads, all, a.T, a.H), numbers(bh0 + max_of(producer, 0) % heads, all, a.T, a.H);
+  const Team team(producer);
+  const int item0 = team.index % heads;
+  Place place(bh0 + item0, all, T, H), numbers(bh0 + producer % heads, all, T, H);
   typename Step::Raw raw[Plan::passes];
   typename Step::RawScalars raw_scalars;
   auto slot_of = [&](int pass) { return team.index / heads + pass * (Plan::teams / heads); };
-  auto fetch = [&](int64_t chunk) {
+  auto fetch = [&](int chunk) {
 #pragma unroll
     for (int p = 0; p < Plan::passes; ++p) {
-      place.move_to(chunk * Plan::chunk + slot_of(p), slot_of(p) < Plan::chunk);
-      raw[p] = place.valid ? Step::load(a, place, team) : typename Step::Raw{};
+      place.move_to(chunk * Plan::chunk + slot_of(p));
+      raw[p] = Step::load(a, place, team);
     }
-    numbers.move_to(chunk * Plan::chunk + producer / heads, producer < Plan::items);
-    raw_scalars = numbers.valid ? Step::load_scalars(a, numbers) : typename Step::RawScalars{};
+    numbers.move_to(chunk * Plan::chunk + producer / heads);
+    if (producer < Plan::items) raw_scalars = Step::load_scalars(a, numbers);
   };
-  auto produce = [&](int64_t stage) {
+  auto produce = [&](int stage) {
     if (stage < chunks) {
       A* record = records + stage % 2 * at.records;
       if (!Plan::split) fetch(stage);
 #pragma unroll
-      for (int p = 0; p < Plan::passes; ++p) {
-        place.move_to(stage * Plan::chunk + slot_of(p));
-        if (slot_of(p) < Plan::chunk)
-          Step::prepare(a, place, team, raw[p], record + (slot_of(p) * heads + team.index % heads) * stride);
-      }
+      for (int p = 0; p < Plan::passes; ++p)
+        if (Plan::even || slot_of(p) < Plan::chunk) {
+          place.move_to(stage * Plan::chunk + slot_of(p));
+          Step::prepare(a, place, team, raw[p], record + (slot_of(p) * heads + item0) * stride);
+        }
       numbers.move_to(stage * Plan::chunk + producer / heads);
       if (producer < Plan::items) Step::prepare_scalars(a, numbers, raw_scalars, record + producer * stride);
       if (Plan::split && stage + 1 < chunks) fetch(stage + 1);  // in flight over the barrier
@@ -67,9 +68,9 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
     const A* readout = readouts + stage % 2 * at.readouts;
 #pragma unroll
     for (int p = 0; p < Plan::passes; ++p) {
-      place.move_to((stage - 2) * Plan::chunk + slot_of(p), slot_of(p) < Plan::chunk);
-      if (!place.valid) continue;
-      const A* part = readout + (slot_of(p) * heads + team.index % heads) * Parts::parts * Parts::stride;
+      if (!Plan::even && slot_of(p) >= Plan::chunk) continue;
+      place.move_to((stage - 2) * Plan::chunk + slot_of(p));
+      const A* part = readout + (slot_of(p) * heads + item0) * Parts::parts * Parts::stride;
       A y[EM];
       team.get(y, part);
 #pragma unroll
@@ -79,29 +80,34 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
 #pragma unroll
         for (int j = 0; j < EM; ++j) y[j] += more[j];
       }
-      if constexpr (Step::needs_readout) team.put(a.readout + place.head() * M, y);
+      if (!place.valid) continue;
+      if constexpr (Step::needs_readout) team.put(a.readout + place.head(M), y);
       Step::output(a, place, team, y);
-      team.put(a.y + place.head() * M, y);
+      team.put(a.y + place.head(M), y);
     }
   };
 
   const Lane mine(thread);
-  const int64_t bh = bh0 + mine.head;
+  const int bh = bh0 + mine.head;
+  A* slot = a.slots + (int64_t)bh * ceil_div(T, K) * state;
   A s[R][C];
-  auto consume = [&](int64_t chunk) {
+  auto consume = [&](int chunk) {
     if (chunk < 0 || chunk >= chunks || bh >= all) return;
     const A* record = records + chunk % 2 * at.records + mine.head * stride;
     A* readout = readouts + chunk % 2 * at.readouts + (mine.head * Parts::parts + mine.key) * Parts::stride + mine.row0;
-    const int length = (int)min_of<int64_t>(Plan::chunk, a.T - chunk * Plan::chunk);
+    const int length = min_of(Plan::chunk, T - chunk * Plan::chunk);
     typename Lane::Inputs in, next;
     A q[C], next_q[C];
     mine.inputs(next, next_q, record);
 #pragma unroll 4
     for (int t = 0; t < length; ++t) {
-      if (t % K == 0) mine.store_state(a.slots + (bh * slots + (chunk * Plan::chunk + t) / K) * state, s);
+      if (t % K == 0) {
+        mine.store_state(slot, s);
+        slot += state;
+      }
       in = next;
       copy(q, next_q);
-      mine.inputs(next, next_q, record + min_of(t + 1, Plan::chunk - 1) * heads * stride);
+      mine.inputs(next, next_q, record + (t + 1) * heads * stride);
       A y[R], kept[R];
       Step::forward(mine, s, in, kept);
       mine.part(y, s, q);
@@ -110,15 +116,15 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
     }
   };
   auto begin = [&] {
-    if (bh < all) mine.load_state(s, a.s0 + bh * state);
+    if (bh < all) mine.load_state(s, a.s0 + (int64_t)bh * state);
   };
   auto end = [&] {
-    if (bh < all) mine.store_state(a.s_last + bh * state, s);
+    if (bh < all) mine.store_state(a.s_last + (int64_t)bh * state, s);
   };
 
   if constexpr (!Plan::split) {
     begin();
-    for (int64_t stage = 0; stage < chunks + 2; ++stage) {
+    for (int stage = 0; stage < chunks + 2; ++stage) {
       produce(stage);
       consume(stage - 1);
       end_stage();
@@ -126,14 +132,14 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
     end();
   } else if (thread < Plan::consumers) {
     begin();
-    for (int64_t stage = 0; stage < chunks + 2; ++stage) {
+    for (int stage = 0; stage < chunks + 2; ++stage) {
       consume(stage - 1);
       end_stage();
     }
     end();
   } else {
     fetch(0);
-    for (int64_t stage = 0; stage < chunks + 2; ++stage) {
+    for (int stage = 0; stage < chunks + 2; ++stage) {
       produce(stage);
       end_stage();
     }

@@ -49,7 +49,7 @@ template <class Step, bool BACKWARD> struct Plan {
   using Tile = matrix_state::Tile<N, M, shape.R, shape.C>;
   static constexpr bool split = Tile::lanes <= 256;
   // A multiple of four warps, one for each scheduler of a multiprocessor, or an odd number, which shifts from block to block.
-  static constexpr int heads = Tile::warps == 1 ? 4 : Tile::warps == 2 ? 2 : 1, consumers = heads * Tile::lanes;
+  static constexpr int heads = N > 64 || M > 64 ? 1 : Tile::warps == 1 ? 4 : Tile::warps == 2 ? 2 : 1, consumers = heads * Tile::lanes;
   // Steps in a chunk; the forward pass takes several of the backward's at once where they are small.
   static constexpr int chunk = BACKWARD || Step::K >= 16 || M > 64 ? Step::K : 16 / Step::K * Step::K;
   static_assert(Step::K % 4 == 0, "the teams of a warp must all have a step, since they shuffle together");
@@ -57,7 +57,10 @@ template <class Step, bool BACKWARD> struct Plan {
   static constexpr int producers = split ? min_of(items / 4, 4) * 32 : consumers;
   static constexpr int threads = split ? consumers + producers : consumers;
   static constexpr int teams = producers / 8, passes = ceil_div(items, teams);
+  static constexpr bool even = passes * teams == items;  // every team has a step in every pass
   static_assert(teams % heads == 0 && items <= producers);
+  // How many elements of a lane share one reciprocal: the forward pass would wait for the special-function unit without.
+  static constexpr int share = BACKWARD ? 1 : 2;
 };
 
 // One step as a lane sees it: the key's columns, R entries of each row vector, the scalars. As gradients: of `k` and the scalars this
@@ -78,11 +81,11 @@ template <class Step> struct Record {
 };
 
 // A consumer's place in the states of its block.
-template <class Step, class Tile_> struct Lane {
+template <class Step, class Plan> struct Lane {
   using A = Acc<typename Step::Scalar>;
-  using Tile = Tile_;
+  using Tile = typename Plan::Tile;
   using Inputs = matrix_state::Inputs<Step, Tile>;
-  static constexpr int R = Tile::R, C = Tile::C;
+  static constexpr int R = Tile::R, C = Tile::C, share = Plan::share;
   int head, key, row0, col0;
   ELMAN_FN explicit Lane(int thread)
       : head(thread / Tile::lanes), key(thread % Tile::KG), row0(thread % Tile::lanes / Tile::KG * R), col0(key * C) {}
@@ -137,29 +140,35 @@ template <class Step, class Tile_> struct Lane {
   }
 };
 
-// Sum `COUNT` values over the lanes of a warp that hold different rows, halving at each level where the count is even: lane l ends
-// with the sums number first .. first + kept. Where a level cannot halve, both lanes get the sum and one of them owns it.
+// Sum `COUNT` values over the lanes of a warp that hold different rows, halving at each level where the count is even. Where a level
+// cannot halve, both lanes get the sum. A lane ends with `kept` sums; scattered_sums says which, and whether it is theirs to store.
 template <int MASK, int COUNT> ELMAN_BOTH int kept_sums() {
   if constexpr (MASK >= 32) return COUNT;
   else return kept_sums<2 * MASK, COUNT % 2 ? COUNT : COUNT / 2>();
 }
-template <int MASK, int COUNT, class A, int TOTAL> ELMAN_FN void scatter_sums(A (&v)[TOTAL], int& first, bool& owner) {
+template <int MASK, int COUNT> ELMAN_FN void scattered_sums(int& first, bool& owner) {
   if constexpr (MASK < 32) {
     const bool upper = lane() & MASK;
+    if (COUNT % 2 == 0) first += upper ? COUNT / 2 : 0;
+    else owner = owner && !upper;
+    scattered_sums<2 * MASK, COUNT % 2 ? COUNT : COUNT / 2>(first, owner);
+  }
+}
+template <int MASK, int COUNT, class A, int TOTAL> ELMAN_FN void scatter_sums(A (&v)[TOTAL]) {
+  if constexpr (MASK < 32) {
     if constexpr (COUNT % 2 == 0) {
       constexpr int half = COUNT / 2;
+      const bool upper = lane() & MASK;
 #pragma unroll
       for (int i = 0; i < half; ++i) {
         const A send = upper ? v[i] : v[i + half], keep = upper ? v[i + half] : v[i];
         v[i] = keep + shfl_xor(send, MASK);
       }
-      first += upper ? half : 0;
-      scatter_sums<2 * MASK, half>(v, first, owner);
+      scatter_sums<2 * MASK, half>(v);
     } else {
 #pragma unroll
       for (int i = 0; i < COUNT; ++i) v[i] += shfl_xor(v[i], MASK);
-      owner = owner && !upper;
-      scatter_sums<2 * MASK, COUNT>(v, first, owner);
+      scatter_sums<2 * MASK, COUNT>(v);
     }
   }
 }

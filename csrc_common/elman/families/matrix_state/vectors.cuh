@@ -57,19 +57,21 @@ template <class T, int E> struct Slice {
   }
 };
 
-// Which step of which head a team works on; `valid` is false past the end of the sequence and of the heads.
+// Which step of which head a team works on. Past the end of the sequence it is the last step, past the last head that head, and not
+// `valid`: what is read there is finite, and nothing may be written.
 struct Place {
-  int64_t b, t, h, T, H;
+  int b, t, h, T, H;
   bool head_valid, valid;
-  ELMAN_FN Place(int64_t bh, int64_t heads, int64_t T, int64_t H)
+  ELMAN_FN Place(int bh, int heads, int T, int H)
       : b(min_of(bh, heads - 1) / H), t(0), h(min_of(bh, heads - 1) % H), T(T), H(H), head_valid(bh < heads), valid(false) {}
-  ELMAN_FN void move_to(int64_t step, bool mine = true) {
-    t = step;
-    valid = mine && head_valid && step >= 0 && step < T;
+  ELMAN_FN void move_to(int step) {
+    t = min_of(step, T - 1);
+    valid = head_valid && step < T;
   }
-  // Row of a tensor [B, T, ...], and of one [B, T, H, ...].
-  ELMAN_FN int64_t step() const { return b * T + t; }
-  ELMAN_FN int64_t head() const { return step() * H + h; }
+  // Row of a tensor [B, T, ...], and of one [B, T, H, ...]; element of a vector of such a row.
+  ELMAN_FN int step() const { return b * T + t; }
+  ELMAN_FN int head() const { return step() * H + h; }
+  ELMAN_FN int64_t head(int width) const { return (int64_t)head() * width; }
 };
 
 // Eight lanes that work on one step of one head: each has an eighth of every vector, neighbouring elements.
@@ -100,11 +102,11 @@ struct Team {
 
   // x (|x|^2 + 1e-12)^(-1/2) over a vector: the factor, and the derivative
   // d_x = factor (d_unit - unit <unit, d_unit>), which needs no division by |x|.
-  template <int E, class A> ELMAN_FN A unit_factor(const A (&x)[E]) const {
+  template <class T, int E, class A> ELMAN_FN A unit_factor(const A (&x)[E]) const {
     A total = 0;
 #pragma unroll
     for (int j = 0; j < E; ++j) total += x[j] * x[j];
-    return rsqrt_of(sum(total) + A(1e-12));
+    return rsqrt_for<T>(sum(total) + A(1e-12));
   }
   template <int E, class A> ELMAN_FN void unit_backward(A (&d)[E], const A (&unit)[E], A factor) const {
     A total = 0;
