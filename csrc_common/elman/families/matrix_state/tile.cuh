@@ -59,6 +59,8 @@ template <class Step, bool BACKWARD> struct Plan {
   static constexpr int teams = producers / 8, passes = ceil_div(items, teams);
   static constexpr bool even = passes * teams == items;  // every team has a step in every pass
   static_assert(teams % heads == 0 && items <= producers);
+  // Backward: whether one instruction stream replays a chunk and walks another back, each in the shadow of the other's latencies.
+  static constexpr bool joint = Tile::R * Tile::C <= 10;
   // How many elements of a lane share one reciprocal: the forward pass would wait for the special-function unit without.
   static constexpr int share = BACKWARD ? 1 : 2;
 };
