@@ -81,7 +81,7 @@ def _capability(index: int) -> str:
 
 
 @functools.cache
-def _device(target: str, index: int) -> Device | None:
+def device(target: str, index: int = 0) -> Device | None:
     """Return what tilings need to know of a device; None for the host."""
     if is_host(target):
         return None
@@ -92,7 +92,7 @@ def _device(target: str, index: int) -> Device | None:
 
 def build_constants(kernel: Kernel, constants: Mapping[str, int], sizes, dtype: str, like: Tensor) -> dict[str, int]:
     """Return what a build for these sizes takes, on the device of the tensor `like`."""
-    full = kernel.complete(constants, sizes, dtype, _device(target_of(like), like.device.index or 0))
+    full = kernel.complete(constants, sizes, dtype, device(target_of(like), like.device.index or 0))
     return full | {name: value for name, value in _division.get().items() if name in full}
 
 

@@ -176,7 +176,11 @@ def _cases(plan: Plan, dtype: str) -> tuple[list[Case], list[Case]]:
 
 def _bench(plan: Plan, dtype: str, quick: list[Case], rest: list[Case], known: dict[str, Truth]) -> Bench:
     truths = {c.id: known[c.id] for c in (*quick, *rest)}
-    return Bench(plan.kernel, plan.constants, dtype, truths, _ids(quick), _ids(rest), quick[min(1, len(quick) - 1)].id)
+    builds = []
+    for case in (*quick, *rest):
+        full = plan.kernel.complete(plan.constants, dict(case.sizes), dtype, None)
+        builds += [full] if full not in builds else []
+    return Bench(plan.kernel, plan.constants, tuple(builds), dtype, truths, _ids(quick), _ids(rest), quick[min(1, len(quick) - 1)].id)
 
 
 def _ids(listed: list[Case]) -> tuple[str, ...]:

@@ -32,10 +32,14 @@ MEMORY = 1 << 33  # bytes of address space beyond which a mutant's allocation fa
 
 @dataclass(frozen=True)
 class Bench:
-    """What mutants of one kernel and dtype run on: cases with their truths, by name. `quick` run always, others until one rejects."""
+    """What mutants of one kernel and dtype run on: cases with their truths, by name. `quick` run always, others until one rejects.
+
+    `builds` are the compile-time constants of every library that the cases need: a tiling may ask for several.
+    """
 
     kernel: Kernel
     constants: Mapping[str, int]
+    builds: tuple[Mapping[str, int], ...]
     dtype: str
     truths: Mapping[str, Truth]
     quick: tuple[str, ...]
@@ -57,11 +61,12 @@ class Report:
         return bool(self.rejected)
 
 
-def trial(bench: Bench, library: Path, limit: float) -> Report:
-    """Run a library on the cases in a forked child, for at most `limit` seconds."""
+def trial(bench: Bench, libraries: Sequence[Path], limit: float) -> Report:
+    """Run libraries, one for each of the bench's builds, on the cases in a forked child, for at most `limit` seconds."""
 
     def work(say: Callable[[dict], None]) -> None:
-        build.substitute(bench.kernel, bench.constants, bench.dtype, HOST, library)
+        for constants, library in zip(bench.builds, libraries, strict=True):
+            build.substitute(bench.kernel, constants, bench.dtype, HOST, library)
         killed = False
         for id in (*bench.quick, *PROPERTIES, *bench.rest):
             if killed and id not in bench.quick:
