@@ -9,7 +9,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from elmanctl.kernel import ArgumentError, cdiv
+from elmanctl.kernel import ArgumentError
+from elmanctl.kernel import cdiv
 
 CONSTANTS = {
     "WARPS": "warps of a block; they share the terms of a sum",
@@ -70,7 +71,9 @@ def of_target(target: str) -> Device | None:
         ArgumentError: for an architecture that DEVICES does not have.
     """
     if target.startswith("sm_") and target not in DEVICES:
-        raise ArgumentError(f"tiles.py has no {target}. It has: {', '.join(DEVICES)}. Add its multiprocessors and shared memory.")
+        raise ArgumentError(
+            f"tiles.py has no {target}. It has: {', '.join(DEVICES)}. Add its multiprocessors and shared memory."
+        )
     return DEVICES.get(target)
 
 
@@ -113,14 +116,22 @@ def dense(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[s
         while chunks * 4 * CHUNK < D:
             chunks *= 2
         turns = cdiv(cdiv(B, ROWS), 2)
-        names = {"WARPS": 4, "CHUNKS": chunks, "TILES": 2, "SHARED": 1, "TURNS": turns, "WHOLE": whole(B, D, 4, chunks, turns)}
+        names = {
+            "WARPS": 4,
+            "CHUNKS": chunks,
+            "TILES": 2,
+            "SHARED": 1,
+            "TURNS": turns,
+            "WHOLE": whole(B, D, 4, chunks, turns),
+        }
         return names | {"RING": RING, "DELAY": 0}
     found = min(divisions(B, D, dtype, device), key=lambda d: d.cycles, default=None)
     if found is None:
         widest = next((w for w in range(D // TILE * TILE, 0, -TILE) if any(divisions(B, w, dtype, device))), 0)
         raise DoesNotFit(
             f"D={D} in {dtype}: {D * D * BYTES[dtype] / 2**20:.0f} MiB of recurrent matrix do not fit the registers and shared memory of "
-            f"{device.multiprocessors} multiprocessors, where the persistent kernel keeps it. The widest that fits is D={widest}."
+            f"{device.multiprocessors} multiprocessors, where the persistent kernel keeps it. The widest that fits is D={widest}. "
+            "The option recurrence=cublas takes one library product a step instead, at any width."
         )
     return found.constants
 
@@ -162,7 +173,7 @@ def divisions(B: int, D: int, dtype: str, device: Device) -> Iterator[Division]:
 
 def whole(B: int, D: int, warps: int, chunks: int, turns: int) -> int:
     """Return 1 where the warps' chunks make up D and the turns of the groups make up B, else 0."""
-    return int(D == warps * chunks * CHUNK and B % (ROWS * turns) == 0)
+    return int(warps * chunks * CHUNK == D and B % (ROWS * turns) == 0)
 
 
 DENSE = Tiling(CONSTANTS, dense, {"B": 32, "D": 1536})

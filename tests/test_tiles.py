@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from elmanctl import tiles
-from elmanctl.kernel import ArgumentError, cdiv
+from elmanctl.kernel import ArgumentError
+from elmanctl.kernel import cdiv
 from elmanctl.tiles import CHUNK, DENSE, DEVICES, REGISTERS, ROWS, TILE, DoesNotFit, dense
 
 H200 = DEVICES["sm_90a"]
@@ -46,7 +47,9 @@ def test_the_measured_sizes_get_the_division_that_was_fastest(B, D, tiles_of_a_b
 
 
 def test_a_width_that_does_not_fit_says_which_would():
-    with pytest.raises(DoesNotFit, match=r"D=8192 in bfloat16: 128 MiB .* of 132 multiprocessors.* The widest that fits is D=4096\."):
+    with pytest.raises(
+        DoesNotFit, match=r"D=8192 in bfloat16: 128 MiB .* of 132 multiprocessors.* The widest that fits is D=4096\."
+    ):
         dense({"B": 32, "D": 8192}, "bfloat16", H200)
     assert dense({"B": 32, "D": 4096}, "bfloat16", H200)
     with pytest.raises(DoesNotFit):
@@ -61,13 +64,17 @@ def test_fewer_multiprocessors_make_fewer_groups_or_refuse():
 
 
 def test_the_host_division_shows_every_feature_of_the_kernel():
-    few, many, full, wide = (dense({"B": B, "D": D}, "float32", None) for B, D in ((3, 48), (17, 80), (8, 128), (2, 144)))
+    few, many, full, wide = (
+        dense({"B": B, "D": D}, "float32", None) for B, D in ((3, 48), (17, 80), (8, 128), (2, 144))
+    )
     assert few["TILES"] > few["SHARED"] > 0 and few["TURNS"] == 1 and not few["WHOLE"]
     assert many["TURNS"] == 2 and full["WHOLE"] and wide["CHUNKS"] == 2
 
 
 def test_an_unknown_architecture_is_refused():
-    assert tiles.of_target("host") is None and tiles.of_target("host-asan") is None and tiles.of_target("sm_90a") is H200
+    assert (
+        tiles.of_target("host") is None and tiles.of_target("host-asan") is None and tiles.of_target("sm_90a") is H200
+    )
     with pytest.raises(ArgumentError, match="tiles.py has no sm_75"):
         tiles.of_target("sm_75")
     assert DENSE.choose(DENSE.typical, "bfloat16", H200)

@@ -49,7 +49,8 @@ def register(app: typer.Typer) -> None:
         size: Annotated[
             list[str] | None,
             typer.Option(
-                "--size", help="Run-time size that a kernel's division over the device depends on, B=8 or D=2048; repeatable. Default: B=32 D=1536."
+                "--size",
+                help="Run-time size that a kernel's division over the device depends on, B=8 or D=2048; repeatable. Default: B=32 D=1536.",
             ),
         ] = None,
         jobs: Annotated[
@@ -64,7 +65,9 @@ def register(app: typer.Typer) -> None:
         """
         specs = choose(registry(), names or [], every, parse_options(option or []))
         sizes = read_sizes(size or [])
-        todo = [Job(spec, t, d, sizes) for spec in specs for t in targets(arch or []) for d in dtypes(spec, t, dtype or [])]
+        todo = [
+            Job(spec, t, d, sizes) for spec in specs for t in targets(arch or []) for d in dtypes(spec, t, dtype or [])
+        ]
         with ThreadPoolExecutor(jobs or at_a_time()) as pool:
             results = list(pool.map(attempt, todo))
         done = [r for r in results if isinstance(r, dict)]
@@ -132,7 +135,9 @@ def read_sizes(given: list[str]) -> dict[str, int]:
     """Return sizes by name from texts such as `D=2048`."""
     found = [re.fullmatch(r"([A-Z])=([1-9][0-9]*)", text) for text in given]
     if None in found:
-        raise UserError(f"--size {given[found.index(None)]} is no size. Give a letter and a number, for example D=2048.")
+        raise UserError(
+            f"--size {given[found.index(None)]} is no size. Give a letter and a number, for example D=2048."
+        )
     return {f[1]: int(f[2]) for f in found}
 
 
@@ -155,7 +160,9 @@ def attempt(job: Job) -> dict[str, Any] | UserError:
     start = time.perf_counter()
     try:
         if kernel.tiling:
-            constants = kernel.complete(constants, {**kernel.tiling.typical, **job.sizes}, job.dtype, tiles.of_target(job.target))
+            constants = kernel.complete(
+                constants, {**kernel.tiling.typical, **job.sizes}, job.dtype, tiles.of_target(job.target)
+            )
         key = build.key(kernel, constants, job.dtype, job.target)
         cached = (cache_folder() / "kernels" / key / "kernel.so").exists()
         folder = build.build(kernel, constants, job.dtype, job.target)

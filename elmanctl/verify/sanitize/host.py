@@ -20,7 +20,9 @@ Result = tuple[bool, str, bool]  # passed, text, ran
 def address(plan, todo: Sequence[Case]) -> Result:
     """Run cases under AddressSanitizer and UBSan; the report of the first finding becomes the text."""
     for case in todo:  # here: a compiler must not run under the sanitizer
-        build.build(plan.kernel, plan.kernel.complete(plan.constants, dict(case.sizes), case.dtype, None), case.dtype, ASAN)
+        build.build(
+            plan.kernel, plan.kernel.complete(plan.constants, dict(case.sizes), case.dtype, None), case.dtype, ASAN
+        )
     ids, request = [c.id for c in todo], plan.request
     asked = {"model": plan.spec.name, "device": "cpu", "target": ASAN, "cases": ids, "seed": request.seed}
     ended = process.start(asked, OPTIONS | {"LD_PRELOAD": ":".join(preload(ASAN))})
