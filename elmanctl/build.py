@@ -19,7 +19,8 @@ from elmanctl import resources
 from elmanctl.errors import UserError
 from elmanctl.files import write_json
 from elmanctl.flavours import FLAVOURS, family, is_host
-from elmanctl.kernel import DTYPES, Kernel
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import DTYPES
 from elmanctl.toolchain import (
     DEVICE_FLAGS,
     HOST_FLAGS,

@@ -19,8 +19,8 @@ from elmanctl import stepwise
 from elmanctl.build import Library, load
 from elmanctl.errors import CheckFailed
 from elmanctl.flavours import HOST, is_host
-from elmanctl.kernel import DTYPES, ArgumentError, Kernel
-from elmanctl.kernel import TensorSpec
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import DTYPES, ArgumentError, TensorSpec
 from elmanctl.tiles import DEVICES, Device
 from elmanctl.toolchain import device_target
 

@@ -1,6 +1,6 @@
 """What a run writes: JSON by the program, with a schema version; nothing is ever parsed out of printed text.
 
-* `trial.json` (Trial, fully resolved), `steps.jsonl` (one Step a line), `result.json` (Result), receipts (Receipt).
+* `trial.json` (Trial, fully resolved), `steps.jsonl` (one Step a line), `result.json` (Result), receipts (verify/record.py).
 * Definitions: last-100 loss, throughput and status are here and nowhere else.
 """
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from elmanctl.errors import UserError
+from elmanctl.files import read_lines
 
 SCHEMA = 1
 STATUSES = ("ok", "diverged", "oom", "timeout", "failed", "interrupted", "contaminated")
@@ -94,7 +95,8 @@ _TRAINING_RULES = {
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One row to train, resolved to the last field.
 
-    `model` is the canonical name; `label` the row's name in its suite; `params` counted from the built model.
+    `model` is the canonical name; `label` the row's name in its suite; `params` counted from the built model. `unverified`: no
+    receipt vouches for the kernel, and the run was wanted all the same.
     """
 
     label: str
@@ -108,10 +110,11 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     device: str = "cpu"
     matched: bool = True
     relaxed: tuple[str, ...] = ()
+    unverified: bool = False
     schema: int = SCHEMA
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One optimizer step, counted from 1.
 
     Training loss in nats per byte, before this step's update; learning rate; gradient norm before clipping; seconds of
@@ -127,10 +130,14 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Heldout(msgspec.Struct, frozen=True, kw_only=True):
-    """One evaluation on the held-out tail after `step` steps: mean loss in nats per byte. A line of heldout.jsonl."""
+    """One evaluation on the held-out tail after `step` steps: mean loss in nats per byte. A line of heldout.jsonl.
+
+    `batches` has the loss of each fixed batch, so that two models can be compared batch by batch.
+    """
 
     step: int
     loss: float
+    batches: tuple[float, ...] = ()
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,54 +171,6 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
 
 
-class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """What `verify --prove` planted, and what became of it; all counts.
-
-    Truth mutants are damaged results, each at several extents; kernel mutants (`mutants`) are edits of the source that compile and change
-    something. `score` is killed of killed and survived; `equivalents` changed no bit of any result, and are not counted.
-    """
-
-    truth_mutants: int
-    truth_killed: int
-    truth_survivors: tuple[str, ...] = ()
-    not_applicable: int = 0
-    mutants: int
-    killed: int
-    survivors: tuple[str, ...] = ()
-    equivalent: int = 0
-    equivalents: tuple[str, ...] = ()
-    score: float
-    seed: int = 0
-    seconds: float = 0.0
-
-
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """Proof that one configuration of a variant passed verify on one target, bound to the sources by their hash.
-
-    `worst` is the largest error over limit; `kind` is `kernel`, or `library` for a baseline; `proof` what `--prove` showed.
-    `sanitized` lists tool and dtype of the sanitizers that ran.
-    """
-
-    variant: str
-    model: str
-    target: str
-    source_hash: str
-    dtypes: tuple[str, ...]
-    cases: int
-    worst: float
-    worst_tensor: str
-    seconds: float
-    created: str
-    device_name: str = ""
-    seed: int = 0
-    quick: bool = False
-    kind: str = "kernel"
-    versions: dict[str, str] = msgspec.field(default_factory=dict)
-    sanitized: tuple[str, ...] = ()
-    proof: Proof | None = None
-    schema: int = SCHEMA
-
-
 def last100_loss(steps: list[Step]) -> float | None:
     """Return the mean training loss, nats per byte, over the last 100 optimizer steps; None if fewer ran."""
     return mean_loss(steps[-LAST:]) if len(steps) >= LAST else None
@@ -233,17 +192,9 @@ def throughput(steps: list[Step]) -> float | None:
 
 
 def read_steps(path: Path) -> list[Step]:
-    """Read steps.jsonl; a last line cut off by a kill is dropped."""
-    decode = msgspec.json.Decoder(Step).decode
-    steps = []
-    lines = Path(path).read_bytes().split(b"\n")
-    for number, line in enumerate(lines):
-        if not line:
-            continue
-        try:
-            steps.append(decode(line))
-        except msgspec.DecodeError as error:
-            if number == len(lines) - 1:
-                break
-            raise UserError(f"{path} line {number + 1} is not a Step record: {error}.") from None
-    return steps
+    """Read steps.jsonl; a last line cut off by a kill is dropped.
+
+    Raises:
+        UserError: naming the line that is no Step record.
+    """
+    return read_lines(path, Step)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from elmanctl.kernel import Kernel
-from elmanctl.kernel import ACCUMULATOR
+from elmanctl.tensors import ACCUMULATOR
 
 CONSTANT = "CUBLAS"
 

@@ -9,8 +9,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from elmanctl.kernel import ArgumentError
-from elmanctl.kernel import cdiv
+from elmanctl.tensors import ArgumentError, cdiv
 
 CONSTANTS = {
     "WARPS": "warps of a block; they share the terms of a sum",

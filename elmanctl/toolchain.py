@@ -81,12 +81,18 @@ def reached(start: list[Path], roots: tuple[Path, ...]) -> list[Path]:
         if path in found:
             continue
         found[path] = None
-        for name in INCLUDE.findall(path.read_text()):
+        for name in _includes(path, path.stat().st_mtime_ns):
             for base in (path.parent, *roots):
                 if (base / name).is_file():
                     pending.append((base / name).resolve())
                     break
     return list(found)
+
+
+@functools.cache
+def _includes(path: Path, _changed: int) -> list[str]:
+    """Return what a file includes; variants share most of their headers."""
+    return INCLUDE.findall(path.read_text())
 
 
 def host_sources(target: str = HOST) -> list[Path]:

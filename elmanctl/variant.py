@@ -114,7 +114,9 @@ class Variant:
         """Match the part of a name before `:`; return (pinned by the head, given by tags), or None."""
         tags = "".join(f"(?:{tag}(?P<{f.name}>[0-9]+))?" for tag, f in self.tags())
         for head, pinned in sorted(self.heads().items(), key=lambda item: -len(item[0])):
-            if found := re.fullmatch(re.escape(head) + tags, text, re.IGNORECASE):
+            if text[: len(head)].lower() != head.lower():
+                continue
+            if found := re.fullmatch(tags, text[len(head) :], re.IGNORECASE):
                 return pinned, {name: int(value) for name, value in found.groupdict().items() if value is not None}
         return None
 

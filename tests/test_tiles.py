@@ -5,8 +5,7 @@ import itertools
 import pytest
 
 from elmanctl import tiles
-from elmanctl.kernel import ArgumentError
-from elmanctl.kernel import cdiv
+from elmanctl.tensors import ArgumentError, cdiv
 from elmanctl.tiles import CHUNK, DENSE, DEVICES, REGISTERS, ROWS, TILE, DoesNotFit, dense
 
 H200 = DEVICES["sm_90a"]

@@ -122,7 +122,7 @@ def targets(given: list[str]) -> list[str]:
 
 def dtypes(spec: Spec, target: str, given: list[str]) -> list[str]:
     """Return the dtypes to build; what a kernel does not have is refused by the build."""
-    from elmanctl.kernel import DTYPES
+    from elmanctl.tensors import DTYPES
     from elmanctl.toolchain import HOST
 
     if wrong := [d for d in given if d not in DTYPES]:
@@ -152,7 +152,7 @@ def attempt(job: Job) -> dict[str, Any] | UserError:
     """Build one library; return what it uses, or the error to report."""
     from elmanctl import build, resources, tiles
     from elmanctl.files import read_json
-    from elmanctl.kernel import ArgumentError
+    from elmanctl.tensors import ArgumentError
     from elmanctl.toolchain import cache_folder
 
     kernel = job.spec.variant.kernel()

@@ -18,6 +18,8 @@ kernel = Kernel(
     # A state is T sums over D; the gradient of W sums B T products of such.
     terms={"*": "T*D", "W": "B*T*D"},
     budgets={"spill_bytes": 0},
+    work={"forward": "2*B*T*D*D", "backward": "4*B*T*D*D"},
+    rivals=("cudnn_rnn", "cublas_loop", "flashrnn"),
     tiling=DENSE,
 )
 
