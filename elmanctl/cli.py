@@ -31,6 +31,7 @@ VERBS = (
     "suites",
     "bench",
     "report",
+    "import",
     "runs",
     "gpus",
     "doctor",

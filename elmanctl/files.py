@@ -53,11 +53,68 @@ def read_json(path: Path, kind: type):
     """Read a record written by write_json.
 
     Raises:
-        UserError: when the file is missing or does not hold a `kind`.
+        UserError: when the file is missing or unreadable, does not hold a `kind`, or is of a later schema than this program's.
     """
+    name = getattr(kind, "__name__", str(kind))
     try:
-        return msgspec.json.decode(Path(path).read_bytes(), type=kind)
+        content = Path(path).read_bytes()
+        newer(path, content, kind)
+        return msgspec.json.decode(content, type=kind)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist.") from None
-    except msgspec.DecodeError as error:
-        raise UserError(f"{path} is not a {kind.__name__} record: {error}.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not a {name} record: {error}.") from None
+
+
+class _Versioned(msgspec.Struct):
+    schema: int = 0
+
+
+def newer(path: Path, content: bytes, kind: Any) -> None:
+    """Refuse a record of a later schema: it may mean something else than this program would read into it.
+
+    Raises:
+        UserError: naming both schemas.
+    """
+    known = {f.name: f.default for f in msgspec.structs.fields(kind)} if isinstance(kind, type(msgspec.Struct)) else {}
+    if "schema" not in known:
+        return
+    try:
+        schema = msgspec.json.decode(content, type=_Versioned).schema
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return  # the caller says what is wrong with it
+    if schema > known["schema"]:
+        raise UserError(
+            f"{path} was written by a newer elmanctl (schema {schema}; this one reads {known['schema']}). Update elmanctl."
+        )
+
+
+def read_lines(path: Path, kind: type) -> list:
+    """Read a file of one record a line; a last line cut off by a kill is dropped.
+
+    Raises:
+        UserError: when it cannot be read, naming the line that is no such record.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+    last = lines.pop()
+    decoder = msgspec.json.Decoder(kind)
+    try:
+        records = decoder.decode_lines(b"\n".join(lines))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        records = [_decoded(decoder, path, number, line) for number, line in enumerate(lines, 1) if line]
+    try:
+        return [*records, decoder.decode(last)] if last else records
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return records
+
+
+def _decoded(decoder: msgspec.json.Decoder, path: Path, number: int, line: bytes):
+    try:
+        return decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} line {number} is not a {decoder.type.__name__} record: {error}.") from None

@@ -7,6 +7,10 @@ fastest.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from elmanctl.tiles import Tiling
 
 from elmanctl.tensors import ArgumentError, TensorSpec, evaluate
 
@@ -25,6 +29,7 @@ class Kernel:
         saved: what forward keeps for backward besides inputs and outputs.
         scratch, backward_scratch: uninitialised work space of one call.
         constants: compile-time integers, name -> meaning; a call gives a value for each.
+        tiling: further compile-time integers, chosen from the sizes of a call and the device (tiles.py); scratch may use them.
         dtypes: compute dtypes that compile; `@host` restricts one to the host backend.
         torch_gradients: inputs whose gradient `after_backward` makes from the others with torch (one GEMM over all T*B rows).
         after_backward: name of that function in reference.py: `(tensors: dict) -> dict` of `d_<input>`.
@@ -54,6 +59,7 @@ class Kernel:
     budgets: Mapping[str, int] = field(default_factory=dict)
     work: Mapping[str, str] = field(default_factory=dict)
     rivals: tuple[str, ...] = ()
+    tiling: "Tiling | None" = None
 
     def __post_init__(self):
         for group in ("inputs", "outputs", "saved", "scratch", "backward_scratch", "backward_outputs"):
@@ -111,6 +117,21 @@ class Kernel:
         """Names of the run-time dimensions, in the order in which the inputs bind them."""
         names = {d: None for s in self.input_specs for d in s.dims if d.isidentifier() and d not in self.constants}
         return tuple(names)
+
+    @cached_property
+    def compiled(self) -> dict[str, str]:
+        """All integers that a build takes, name -> meaning: the constants and those of the tiling."""
+        return {**self.constants, **(self.tiling.constants if self.tiling else {})}
+
+    def complete(self, constants: Mapping[str, int], sizes: Mapping[str, int], dtype: str, device) -> dict[str, int]:
+        """Return what a build takes: the constants, and the tiling's for these sizes.
+
+        Args:
+            device: a `tiles.Device`, or None for the host backend.
+        Raises:
+            ArgumentError: where the tiling finds no way to run these sizes.
+        """
+        return {**constants, **(self.tiling.choose(sizes, dtype, device) if self.tiling else {})}
 
     def sizes(self, inputs: Mapping[str, object], constants: Mapping[str, int]) -> dict[str, int]:
         """Bind and check dimensions.
@@ -172,7 +193,7 @@ class Kernel:
             "struct Constant {",
         ]
         lines += [
-            f"  static constexpr int {name} = ELMAN_{name};  // {meaning}" for name, meaning in self.constants.items()
+            f"  static constexpr int {name} = ELMAN_{name};  // {meaning}" for name, meaning in self.compiled.items()
         ]
         lines += ["};"]
         for struct, arguments in (("Forward", self.forward_arguments), ("Backward", self.backward_arguments)):

@@ -5,6 +5,7 @@
 """
 
 import datetime
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -16,11 +17,14 @@ from elmanctl.suite import Sized, Suite, slug
 
 RUNS = Path("runs")
 RUN = "run.json"
-BATCHES = "batch_sizes"
+BATCHES, IMPORTED = "batch_sizes", "imported"
 
 
 class PlannedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One row: its folder inside the run, and its size; `dim` and `params` are None where the model cannot be built here."""
+    """One row: its folder inside the run, and its size; `dim` and `params` are None where the model cannot be built here.
+
+    Rows of one `group` are one row of the suite with several seeds; empty where it has one.
+    """
 
     label: str
     folder: str
@@ -29,10 +33,14 @@ class PlannedRow(msgspec.Struct, frozen=True, kw_only=True):
     dim: int | None = None
     params: int | None = None
     problem: str = ""
+    group: str = ""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run compares. `params` is the common budget (None: none), `kind` is `suite` or `batch_sizes`."""
+    """What a run compares. `params` is the common budget (None: none), `kind` is `suite`, `batch_sizes` or `imported`.
+
+    `looks` has the seeds of a row after each call that changed their number: whoever adds seeds has looked at the earlier ones.
+    """
 
     suite: str
     description: str
@@ -43,6 +51,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     relaxed: tuple[str, ...]
     rows: tuple[PlannedRow, ...]
     kind: str = "suite"
+    looks: tuple[int, ...] = ()
     schema: int = 1
 
 
@@ -67,6 +76,7 @@ def planned(sized: Sized, batch: int | None = None) -> PlannedRow:
         dim=size.dim if size else row.dim,
         params=size.params if size else None,
         problem=sized.problem,
+        group=row.group,
     )
 
 
@@ -81,15 +91,17 @@ def start(suite: Suite, rows: list[PlannedRow], name: str | None, kind: str = "s
     now = datetime.datetime.now().astimezone()
     folder = RUNS / (name or f"{suite.name}{'-batches' if kind == BATCHES else ''}-{now:%Y%m%d-%H%M%S}")
     before: tuple[PlannedRow, ...] = ()
+    looks: tuple[int, ...] = ()
     created = now.isoformat(timespec="seconds")
     if (folder / RUN).exists():
         old = read_json(folder / RUN, Run)
         if (old.suite, old.kind) != (suite.name, kind):
             raise UserError(f"{folder} holds a run of suite {old.suite} ({old.kind}). Choose another --run.")
-        before, created = old.rows, old.created
+        before, created, looks = old.rows, old.created, old.looks
     elif folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} exists and is no run of a suite. Choose another --run.")
     joined = {row.label: row for row in (*before, *rows)}
+    seeds = max(Counter(row.group or row.label for row in joined.values()).values(), default=1)
     order = {row.label: i for i, row in enumerate(suite.rows)}
     run = Run(
         suite=suite.name,
@@ -101,21 +113,24 @@ def start(suite: Suite, rows: list[PlannedRow], name: str | None, kind: str = "s
         relaxed=suite.relaxed,
         rows=tuple(sorted(joined.values(), key=lambda row: order.get(row.label.partition("@")[0], len(order)))),
         kind=kind,
+        looks=looks if looks and looks[-1] == seeds else (*looks, seeds),
     )
     write_json(folder / RUN, run)
     return folder
 
 
-def outcomes(folder: Path) -> tuple[Run, list[Outcome]]:
+def outcomes(folder: Path, skipped: list[str] | None = None) -> tuple[Run, list[Outcome]]:
     """Read a run with the state of each row. A single trial's folder is read as a run of one row.
 
+    Args:
+        skipped: takes what is wrong with the damaged records of rows, which are then as if absent; None: they are an error.
     Raises:
         UserError: when the folder holds neither, or a record in it is damaged.
     """
     folder = Path(folder)
     if (folder / RUN).exists():
         run = read_json(folder / RUN, Run)
-        return run, [_outcome(row, folder / row.folder) for row in run.rows]
+        return run, [_outcome(row, folder / row.folder, skipped) for row in run.rows]
     trial = read_json(folder / "trial.json", Trial)
     row = PlannedRow(
         label=trial.label, folder=".", model=trial.model, depth=trial.depth, dim=trial.dim, params=trial.params
@@ -131,12 +146,18 @@ def outcomes(folder: Path) -> tuple[Run, list[Outcome]]:
         relaxed=trial.relaxed,
         rows=(row,),
     )
-    return run, [_outcome(row, folder)]
+    return run, [_outcome(row, folder, skipped)]
 
 
-def _outcome(row: PlannedRow, folder: Path) -> Outcome:
+def _outcome(row: PlannedRow, folder: Path, skipped: list[str] | None) -> Outcome:
     def record(name: str, kind: type):
-        return read_json(folder / name, kind) if (folder / name).exists() else None
+        try:
+            return read_json(folder / name, kind) if (folder / name).exists() else None
+        except UserError as error:
+            if skipped is None:
+                raise
+            skipped.append(str(error))
+            return None
 
     return Outcome(row=row, folder=folder, trial=record("trial.json", Trial), result=record("result.json", Result))
 

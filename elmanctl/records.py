@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from elmanctl.errors import UserError
+from elmanctl.files import read_lines
 
 SCHEMA = 1
 STATUSES = ("ok", "diverged", "oom", "timeout", "failed", "interrupted", "contaminated")
@@ -113,7 +114,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     schema: int = SCHEMA
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One optimizer step, counted from 1.
 
     Training loss in nats per byte, before this step's update; learning rate; gradient norm before clipping; seconds of
@@ -129,10 +130,14 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Heldout(msgspec.Struct, frozen=True, kw_only=True):
-    """One evaluation on the held-out tail after `step` steps: mean loss in nats per byte. A line of heldout.jsonl."""
+    """One evaluation on the held-out tail after `step` steps: mean loss in nats per byte. A line of heldout.jsonl.
+
+    `batches` has the loss of each fixed batch, so that two models can be compared batch by batch.
+    """
 
     step: int
     loss: float
+    batches: tuple[float, ...] = ()
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,17 +192,9 @@ def throughput(steps: list[Step]) -> float | None:
 
 
 def read_steps(path: Path) -> list[Step]:
-    """Read steps.jsonl; a last line cut off by a kill is dropped."""
-    decode = msgspec.json.Decoder(Step).decode
-    steps = []
-    lines = Path(path).read_bytes().split(b"\n")
-    for number, line in enumerate(lines):
-        if not line:
-            continue
-        try:
-            steps.append(decode(line))
-        except msgspec.DecodeError as error:
-            if number == len(lines) - 1:
-                break
-            raise UserError(f"{path} line {number + 1} is not a Step record: {error}.") from None
-    return steps
+    """Read steps.jsonl; a last line cut off by a kill is dropped.
+
+    Raises:
+        UserError: naming the line that is no Step record.
+    """
+    return read_lines(path, Step)

@@ -6,10 +6,11 @@ from pathlib import Path
 import msgspec
 
 from elmanctl.errors import UserError
-from elmanctl.files import atomic
+from elmanctl.files import atomic, read_lines
 from elmanctl.records import Heldout, Step, read_steps
 
 TRIAL, RESULT, STEPS, HELDOUT = "trial.json", "result.json", "steps.jsonl", "heldout.jsonl"
+LOGGED = "logged.jsonl"  # of an imported run, in place of steps.jsonl
 CHECKPOINTS = "checkpoints"
 CHECKPOINT = re.compile(r"step_([0-9]{6,})_loss_([0-9]+\.[0-9]{4})")
 
@@ -79,8 +80,7 @@ def cut(folder: Path, last_step: int) -> list[Step]:
 
 def read_heldout(path: Path) -> list[Heldout]:
     """Read heldout.jsonl; a last line cut off by a kill is dropped."""
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [msgspec.json.decode(line, type=Heldout) for line in lines]
+    return read_lines(path, Heldout)
 
 
 def _rewrite(path: Path, records: list) -> None:

@@ -15,7 +15,7 @@ from elmanctl import checkpoint, data, device, norms, provenance
 from elmanctl.console import note
 from elmanctl.diagnose import first_nonfinite
 from elmanctl.errors import UserError
-from elmanctl.evaluate import heldout_loss
+from elmanctl.evaluate import heldout_loss, heldout_losses
 from elmanctl.files import atomic
 from elmanctl.interrupt import Interrupt
 from elmanctl.model import LadderLM, expected_initial_loss, parameter_count
@@ -193,10 +193,11 @@ class Session:
         t = self.trial.training
         self.say("evaluating on the held-out tail")
         batches = self.source.heldout(t.batch, t.chunk, t.eval_batches)
-        loss = heldout_loss(self.model, batches, self.device)
+        losses = heldout_losses(self.model, batches, self.device)
+        loss = heldout_loss(losses, batches)
         if loss is not None:
             lines = Lines(self.folder / HELDOUT)
-            lines.append(Heldout(step=len(self.steps), loss=loss))
+            lines.append(Heldout(step=len(self.steps), loss=loss, batches=tuple(losses)))
             lines.close()
         return loss
 
@@ -220,7 +221,7 @@ class Session:
         """Tell the plugins that this trial has ended; a plugin that fails does not matter to the run."""
         from elmanctl.plugins.registry import registry
 
-        registry().hook.elmanctl_trial_finished(trial=self.trial, result=result)
+        registry().hook.elmanctl_trial_finished(trial=self.trial, result=result, folder=self.folder)
 
     def close(self) -> None:
         if self.log is not None:

@@ -1,7 +1,8 @@
 """Suites: which models to compare, at which size and under which one training block. Data, not code.
 
 * A suite is a YAML file: `description`, `params` or a `dim` for each row, `depth`, `tolerance`, `align`, `relaxed`, `matched`,
-  `device`, `budget`, `training` and `rows` of {model, label, options, dim, depth}. An unknown key is an error.
+  `device`, `budget`, `training`, `seeds` and `rows` of {model, label, options, dim, depth}. An unknown key is an error.
+* `seeds: 3` runs each row with the training block's seed and the two after it; `seeds: [1, 7]` names them (seeds.py).
 * Rows are sized by counting real models. A row further from `params` than `tolerance` stops the suite unless it says
   `matched: false`, which every report of it then prints.
 """
@@ -10,6 +11,8 @@ import importlib.util
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import msgspec
 
 import elmanctl
 from elmanctl import dims
@@ -22,12 +25,14 @@ from elmanctl.variant import Spec
 
 @dataclass(frozen=True)
 class Row:
-    """One row with its model resolved; `dim` is None where it is to be sized."""
+    """One row, its model resolved. None: `dim` is to be sized, `seed` is the training block's. `group`: the name that seeds of a row share."""
 
     label: str
     spec: Spec
     dim: int | None
     depth: int
+    seed: int | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,7 @@ def load(name: str) -> Suite:
     Raises:
         UserError: naming the file and the key or row at fault.
     """
+    from elmanctl import seeds
     from elmanctl.plugins.registry import registry
 
     path = find(name)
@@ -126,7 +132,7 @@ def load(name: str) -> Suite:
         if slug(label) in rows:
             raise UserError(f"{path}: rows[{number}]: the name {label} is given twice. Tell the rows apart with label.")
         rows[slug(label)] = Row(label, spec, given.dim, given.depth or file.depth)
-    return Suite(
+    suite = Suite(
         name=path.stem,
         path=path,
         description=file.description,
@@ -141,6 +147,7 @@ def load(name: str) -> Suite:
         training=file.training,
         rows=tuple(rows.values()),
     )
+    return seeds.expanded(suite, file.seeds)
 
 
 def resized(
@@ -213,7 +220,7 @@ def check_sizes(suite: Suite, rows: list[Sized]) -> None:
     off = [
         f"{s.row.label} {s.size.dim}x{s.size.depth} has {short_count(s.size.params)} ({s.size.error(suite.params):+.1%})"
         for s in rows
-        if s.size is not None and abs(s.size.error(suite.params)) > suite.tolerance
+        if s.size and s.row.group in ("", s.row.label) and abs(s.size.error(suite.params)) > suite.tolerance
     ]
     if off:
         raise UserError(
@@ -225,6 +232,8 @@ def check_sizes(suite: Suite, rows: list[Sized]) -> None:
 def trial(suite: Suite, sized_row: Sized, device: str, budget: Budget, training: Training) -> Trial:
     """Return the fully resolved trial of a sized row."""
     row, size = sized_row.row, sized_row.size
+    if row.seed is not None:
+        training = msgspec.structs.replace(training, seed=row.seed)
     return Trial(
         label=row.label,
         model=row.spec.name,

@@ -36,6 +36,7 @@ class SuiteFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     device: Literal["cuda", "cpu"] = "cuda"
     budget: Budget = msgspec.field(default_factory=lambda: Budget(minutes=10))
     training: Training = msgspec.field(default_factory=Training)
+    seeds: int | list[int] = 1
 
 
 class _Loader(yaml.SafeLoader):
@@ -124,7 +125,9 @@ def _check(path: Path, file: SuiteFile) -> None:
         raise UserError(f"{path}: {error}") from None
     if not file.rows:
         raise UserError(f"{path}: rows is empty. Give at least one {{model: NAME}}.")
-    numbers = {"depth": file.depth, "align": file.align}
+    if isinstance(file.seeds, list) and (len(set(file.seeds)) < len(file.seeds) or not file.seeds):
+        raise UserError(f"{path}: seeds is {file.seeds}; give a number of seeds, or a list of different ones.")
+    numbers = {"depth": file.depth, "align": file.align, "seeds": file.seeds if isinstance(file.seeds, int) else None}
     for index, row in enumerate(file.rows):
         numbers |= {f"rows[{index}].dim": row.dim, f"rows[{index}].depth": row.depth}
     for key, value in numbers.items():

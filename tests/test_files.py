@@ -36,3 +36,20 @@ def test_who_may_read_a_record_is_left_to_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "r.json").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\xff\xfe\x00", "is not a Result record"),
+        (b"", "is not a Result record"),
+        (b"[" * 100_000, "is not a Result record"),
+        (b'{"schema": 99, "status": {"of": "later"}}', r"newer elmanctl \(schema 99; this one reads 1\)"),
+        (None, "cannot be read: Is a directory"),
+    ],
+)
+def test_a_record_that_cannot_be_read_says_why(tmp_path, content, says):
+    path = tmp_path / "result.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=says):
+        read_json(path, Result)

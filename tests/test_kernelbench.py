@@ -46,7 +46,9 @@ def test_least_bytes_counts_each_declared_tensor_once(call):
     forward = 2 * position + weight + state + position + state + position  # wx z W h0, y h_last, h
     assert inputs.least_bytes(call, both=False) == forward
     saved_and_inputs = 2 * position + weight + state + position
-    gradients = position + state + 2 * position + state  # d_y d_h_last, d_wx d_z d_h0; d_W is made by torch
+    gradients = (
+        position + state + 2 * position + state + position
+    )  # d_y d_h_last, d_wx d_z d_h0, former; torch makes d_W
     assert inputs.least_bytes(call, both=True) == forward + saved_and_inputs + gradients
 
 

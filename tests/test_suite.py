@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from elmanctl import dims, suite
+from elmanctl import dims, plan, seeds, suite
 from elmanctl.errors import UserError
 from elmanctl.records import Budget
 
@@ -196,3 +196,57 @@ def test_a_plugins_folder_of_suites_is_searched(write, tmp_path):
         assert suite.load("extra").path == tmp_path / "theirs" / "extra.yaml"
     finally:
         registry()._manager.unregister(plugin)
+
+
+def test_seeds_make_a_row_each_of_which_the_first_keeps_the_name(write):
+    loaded = suite.load(write(GOOD + "seeds: 3\n"))
+    assert [(r.label, r.seed, r.group) for r in loaded.rows[:4]] == [
+        ("gru", 42, "gru"),
+        ("gru seed 43", 43, "gru"),
+        ("gru seed 44", 44, "gru"),
+        ("second", 42, "second"),
+    ]
+    trials = [suite.trial(loaded, s, "cpu", loaded.budget, loaded.training) for s in suite.sized(loaded)]
+    assert [t.training.seed for t in trials] == [42, 43, 44] * 2 and len({t.params for t in trials[:3]}) == 1
+    assert [r.label for r in suite.load(write(GOOD + "seeds: [7, 1]\n")).rows][:2] == ["gru", "gru seed 1"]
+    assert suite.load(write(GOOD + "seeds: 1\n")).rows == suite.load(write(GOOD)).rows
+
+
+@pytest.mark.parametrize(
+    ("seeds", "says"),
+    [
+        ("0", "seeds is 0; it must be at least 1"),
+        ("[]", "seeds is []; give a number"),
+        ("[1, 1]", "a list of different ones"),
+        ("[-1]", "training seed=-1"),
+        ("many", "seeds"),
+    ],
+)
+def test_seeds_that_cannot_be(write, seeds, says):
+    with pytest.raises(UserError) as error:
+        suite.load(write(GOOD + f"seeds: {seeds}\n"))
+    assert says in str(error.value)
+
+
+def test_a_seed_may_not_take_the_name_of_another_row(write):
+    text = GOOD.replace("label: second", "label: gru seed 43") + "seeds: 2\n"
+    with pytest.raises(UserError, match="gru seed 43 is that of a seed of another row"):
+        suite.load(write(text))
+
+
+def test_rows_are_chosen_by_label_model_or_all_seeds_by_the_plain_name(write):
+    loaded = suite.load(write(GOOD + "seeds: 2\n"))
+    assert seeds.choose(loaded, ["GRU"]) == {"gru", "gru seed 43"}
+    assert seeds.choose(loaded, ["gru seed 43", "second"]) == {"gru seed 43", "second", "second seed 43"}
+    assert len(seeds.choose(loaded, [])) == 4
+    with pytest.raises(UserError, match=r"mine has no such row. Close: gru"):
+        seeds.choose(loaded, ["grau"])
+
+
+def test_a_run_remembers_that_seeds_were_added(write, tmp_path):
+    for number, looks in ((1, (1,)), (1, (1,)), (3, (1, 3))):
+        loaded = suite.load(write(GOOD + f"seeds: {number}\n"))
+        folder = plan.start(loaded, [plan.planned(s) for s in suite.sized(loaded)], "r")
+        assert plan.outcomes(folder)[0].looks == looks
+    _, outcomes = plan.outcomes(folder)
+    assert [o.row.group for o in outcomes].count("gru") == 3

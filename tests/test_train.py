@@ -13,7 +13,7 @@ import torch
 from elmanctl import train, trial
 from elmanctl.checkpoint import found_in
 from elmanctl.data import Source
-from elmanctl.evaluate import heldout_loss
+from elmanctl.evaluate import heldout_loss, heldout_losses
 from elmanctl.files import read_json, write_json
 from elmanctl.model import LadderLM
 from elmanctl.plugins.registry import registry
@@ -100,7 +100,7 @@ def test_evaluating_and_saving_do_not_change_training(trainee):
     train.run(trainee.trial("Toy:dropout=0.2", eval_every=2, checkpoint_every=3), Path("b"))
     assert [s.loss for s in steps(Path("a"))] == [s.loss for s in steps(Path("b"))]
     heldout = read_heldout(Path("b/heldout.jsonl"))
-    assert [h.step for h in heldout] == [2, 4, 6, 6]
+    assert [h.step for h in heldout] == [2, 4, 6, 6] and [len(h.batches) for h in heldout] == [2, 2, 2, 2]
     assert heldout[-1].loss == heldout[-2].loss == result(Path("b")).heldout_loss == result(Path("a")).heldout_loss
 
 
@@ -108,10 +108,11 @@ def test_held_out_loss_is_the_mean_over_windows_also_with_an_uneven_last_batch(t
     model = LadderLM(registry().resolve("Toy"), 16, 1)
     source = Source.open(trainee.data, 4, 16)
     uneven = source.heldout(30, 16, 1)[0]
-    whole = heldout_loss(model, [uneven], torch.device("cpu"))
-    split = heldout_loss(model, [uneven[:20], uneven[20:]], torch.device("cpu"))
-    assert whole == pytest.approx(split, rel=1e-6) and model.layers[0].calls == 0 and model.training
-    assert heldout_loss(model, [], torch.device("cpu")) is None
+    parts = [uneven[:20], uneven[20:]]
+    (whole,), split = (heldout_losses(model, batches, torch.device("cpu")) for batches in ([uneven], parts))
+    assert whole == pytest.approx(heldout_loss(split, parts), rel=1e-6)
+    assert model.layers[0].calls == 0 and model.training
+    assert heldout_losses(model, [], torch.device("cpu")) == [] and heldout_loss([], []) is None
 
 
 @pytest.mark.parametrize(

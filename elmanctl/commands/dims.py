@@ -134,10 +134,11 @@ def show_suite(
     name: str, params: int | None, depth: int | None, tolerance: float | None, align: int | None, json: bool
 ) -> None:
     """Print a suite sized, at another budget, depth, tolerance or step where these are given."""
+    from elmanctl import seeds
     from elmanctl import suite as suites
 
     suite = suites.resized(suites.load(name), params, depth, tolerance, align)
-    rows = suites.sized(suite)
+    rows = seeds.first_of_each(suites.sized(suite), lambda sized: sized.row)
     if json:
         print_json(sized_record(suite, rows))
         return

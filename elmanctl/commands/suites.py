@@ -27,8 +27,9 @@ def register(app: typer.Typer) -> None:
 
 def show_all(json: bool) -> None:
     """Print every suite that a name finds; one that cannot be loaded is listed with the reason."""
+    from elmanctl import seeds
     from elmanctl import suite as suites
-    from elmanctl.report.rows import budget_text
+    from elmanctl.report.facts import budget_text
     from elmanctl.sizes import short_count
 
     found, broken = [], []
@@ -56,7 +57,7 @@ def show_all(json: bool) -> None:
     rows = [
         [
             s.name,
-            len(s.rows),
+            len(seeds.first_of_each(s.rows)),
             short_count(s.params) + ("" if s.matched else " unmatched"),
             budget_text(s.budget),
             s.device,

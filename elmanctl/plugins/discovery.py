@@ -119,7 +119,18 @@ def plan() -> list[Found]:
         name = entry.name if entry.name not in [f.name for f in result] else f"{entry.name} ({package})"
         where = str(path) if path else f"{entry.value} of package {package}"
         result.append(Found(name, Source("installed", where), load))
+    if text := os.environ.get("ELMANCTL_TRACKERS"):
+        result.append(
+            Found("trackers", Source("installed", "ELMANCTL_TRACKERS"), functools.partial(load_trackers, text))
+        )
     return result
+
+
+def load_trackers(text: str) -> object:
+    """Return the shipped plugin that copies finished trials to the trackers named."""
+    from elmanctl.plugins.trackers import Trackers
+
+    return Trackers(text)
 
 
 def entry_points() -> list[importlib.metadata.EntryPoint]:

@@ -19,5 +19,8 @@ def elmanctl_suites():
 
 
 @hookspec
-def elmanctl_trial_finished(trial, result):
-    """React to a finished trial: `trial` is its records.Trial, `result` its records.Result, whatever its status."""
+def elmanctl_trial_finished(trial, result, folder):
+    """React to a finished trial, whatever its status: its records.Trial, its records.Result, and the folder (pathlib.Path) of its records.
+
+    An implementation may leave out arguments that it does not need.
+    """

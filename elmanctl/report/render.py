@@ -6,6 +6,7 @@ import json
 
 import msgspec
 
+from elmanctl.report.differences import QUESTIONS
 from elmanctl.report.rows import Report, ReportRow
 from elmanctl.sizes import short_bytes, short_count
 
@@ -13,8 +14,12 @@ COLUMNS = (
     "model",
     "params",
     "dim x depth",
+    "seeds",
     "steps",
     "last-100 loss",
+    "interval",
+    "at equal tokens",
+    "at equal time",
     "perplexity",
     "held-out loss",
     "tok/s",
@@ -24,13 +29,17 @@ COLUMNS = (
     "execution",
     "differs in",
 )
-RIGHT = COLUMNS[1:9]
+RIGHT = COLUMNS[1 : COLUMNS.index("status")]
 # What a narrow terminal does without, first to last.
-SPARE = ("perplexity", "execution", "receipt", "peak memory", "dim x depth", "params", "steps", "differs in")
+SPARE = (
+    *("perplexity", "execution", "receipt", "at equal tokens", "at equal time", "peak memory", "dim x depth", "params"),
+    *("steps", "interval", "seeds", "differs in"),
+)
 GAP = 2  # blanks between two columns of a printed table
 DEFINITIONS = (
     "Loss: nats per byte. Last-100: mean training loss over the last 100 optimizer steps. Perplexity: exp(last-100), per byte. "
-    "tok/s: target bytes per second of training after the first 20 steps."
+    "tok/s: target bytes per second of training after the first 20 steps. Interval: 95 %, over seeds where there are several (their mean is "
+    "shown), else over blocks of the 100 steps of this one run."
 )
 
 
@@ -44,8 +53,12 @@ def cells(row: ReportRow) -> list[str]:
         row.label if row.label == row.model else f"{row.label} ({row.model})",
         short_count(row.params),
         f"{row.dim or '?'}x{row.depth}",
+        str(row.seeds),
         number(row.steps, ",d"),
         number(row.last100_loss, ".4f"),
+        "" if row.low is None else f"{row.low:.4f} to {row.high:.4f}",
+        number(row.at_equal_tokens, ".4f"),
+        number(row.at_equal_time, ".4f"),
         number(row.perplexity, ".3f"),
         number(row.heldout_loss, ".4f"),
         "" if row.tokens_per_second is None else short_count(round(row.tokens_per_second)),
@@ -65,11 +78,28 @@ def receipt(row: ReportRow) -> str:
 def remarks(report: Report) -> list[str]:
     """Return the sentences under the table: definitions, notes, and the message of each row that has one."""
     messages = [f"{row.label}: {row.message}" for row in report.rows if row.message]
-    return [DEFINITIONS, *report.notes, *messages]
+    return [DEFINITIONS, *report.notes, *messages, *skipped(report)]
+
+
+def skipped(report: Report) -> list[str]:
+    """Return what could not be read, counted and named."""
+    count = len(report.skipped)
+    return (
+        [f"Skipped {count} record{'s' * (count > 1)} that cannot be read: {' '.join(report.skipped)}"] if count else []
+    )
+
+
+def differences(report: Report) -> dict[str, list[str]]:
+    """Return what can be told apart, in words: a heading with its sentences for each way of comparing."""
+    found: dict[str, list[str]] = {}
+    for difference in report.differences:
+        heading = f"Against {difference.against}, {QUESTIONS[difference.question]}"
+        found.setdefault(heading, []).append(difference.text)
+    return found
 
 
 def title(report: Report) -> str:
-    """Return the heading: the suite, or the folder of a single trial."""
+    """Return the heading: the suite or suites, or the folder of a single trial."""
     return f"Suite {report.suite}" if report.suite else f"Trial {report.folder}"
 
 
@@ -91,6 +121,10 @@ def print_report(report: Report) -> None:
     )
     for text in [*narrow, *remarks(report)]:
         console.print(text, markup=False)
+    for heading, texts in differences(report).items():
+        console.print(f"\n{heading}", style="bold")
+        for text in texts:
+            console.print(f"  {text}", markup=False)
 
 
 def fitting(rows: list[list[str]], width: int) -> tuple[list[str], list[list[str]]]:
@@ -115,6 +149,8 @@ def markdown(report: Report) -> str:
     parts += ["", line(list(COLUMNS)), line(["---:" if c in RIGHT else "---" for c in COLUMNS])]
     parts += [line(cells(row)) for row in report.rows]
     parts += ["", *(f"* {text}" for text in remarks(report))]
+    for heading, texts in differences(report).items():
+        parts += ["", f"## {heading}", "", *(f"* {text}" for text in texts)]
     return "\n".join(parts) + "\n"
 
 

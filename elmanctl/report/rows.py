@@ -1,25 +1,33 @@
-"""Rows of a report, made of records alone: ranked, and marked where they are not comparable."""
+"""Rows of a report, made of records alone: seeds put together, ranked, and marked where they are not comparable."""
 
 import math
+import statistics as plain
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import msgspec
+import numpy as np
 
 from elmanctl import plan
-from elmanctl.records import Budget, Training
-from elmanctl.sizes import short_count, short_share
+from elmanctl.records import LAST, last100_loss
+from elmanctl.report import differences, statistics
+from elmanctl.report.collect import SHOWN, Collected, Entry, collect
+from elmanctl.report.differences import Difference
+from elmanctl.report.facts import budget_text, compare, facts
+from elmanctl.report.footing import Footing, footing
 
-# Statuses whose losses are those of a finished run.
-SHOWN = ("ok", "contaminated")
+__all__ = ["SHOWN", "Report", "ReportRow", "budget_text", "build", "of"]
 
 
 UNVERIFIED = "unverified"  # in place of a receipt, where --unverified ran a kernel that none vouched for
 
 
 class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One row. Losses in nats per byte, perplexity per byte, memory in bytes; None where the run gave no such number."""
+    """One row, the mean over its finished seeds. Losses in nats per byte, perplexity per byte, memory in bytes (the most of any seed).
+
+    None where the run gave no such number. `low` and `high` bound the last-100 loss: over seeds where there are several, else over
+    blocks of its 100 steps. `at_equal_tokens` and `at_equal_time` are last-100 losses up to where every row has come.
+    """
 
     label: str
     model: str
@@ -36,12 +44,17 @@ class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
     receipt: str
     execution: str
     epochs: float
+    seeds: int = 1
+    low: float | None = None
+    high: float | None = None
+    at_equal_tokens: float | None = None
+    at_equal_time: float | None = None
     differs: tuple[str, ...] = ()
     message: str = ""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A ranked run: facts that hold for it as a whole, its rows, and notes on how to read them."""
+    """Ranked runs: facts that hold for them as a whole, rows, differences to one of them, what was skipped, and notes on how to read them."""
 
     suite: str
     folder: str
@@ -49,7 +62,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     ranked_by: str
     rows: tuple[ReportRow, ...]
     notes: tuple[str, ...]
-    schema: int = 1
+    differences: tuple[Difference, ...] = ()
+    skipped: tuple[str, ...] = ()
+    schema: int = 2
 
     @property
     def ok(self) -> bool:
@@ -57,34 +72,62 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return all(row.status == "ok" for row in self.rows)
 
 
-def build(folder: Path) -> Report:
-    """Read a run's records and rank its rows: by last-100 loss, or by held-out loss once a row has seen its data more than once."""
-    run, outcomes = plan.outcomes(folder)
-    compared, notes = _compare(run, outcomes)
-    rows = [_row(outcome, compared[outcome.row.label]) for outcome in outcomes]
+def build(*folders: Path, against: str | None = None) -> Report:
+    """Read the records of runs and report them; see `of`."""
+    return of(collect(list(folders)), against)
+
+
+def of(collected: Collected, against: str | None = None) -> Report:
+    """Rank rows by last-100 loss, or by held-out loss once a row has seen its data more than once, and compare them with one of them.
+
+    Args:
+        against: the row that all are compared with; None for the best.
+    Raises:
+        UserError: when there is no row `against`.
+    """
+    groups: dict[str, list[Entry]] = {}
+    for entry in collected.entries:
+        groups.setdefault(entry.name, []).append(entry)
+    outcomes = {name: [e.outcome for e in entries] for name, entries in groups.items()}
+    compared, notes = compare(outcomes, {name: entries[0].run for name, entries in groups.items()})
+    ground = footing(groups)
+    rows = [_row(name, entries, compared[name], ground) for name, entries in groups.items()]
     repeated = any(row.epochs > 1 for row in rows)
     ranked_by = "heldout_loss" if repeated else "last100_loss"
+    rows.sort(key=lambda row: _rank(row, ranked_by))
+    found = differences.against(groups, ground, [row.label for row in rows], against)
+    return Report(
+        suite=", ".join(dict.fromkeys(run.suite for run in collected.runs if run.suite)),
+        folder=", ".join(map(str, collected.folders)),
+        facts=facts(collected.runs, [e.outcome for e in collected.entries]),
+        ranked_by=ranked_by,
+        rows=tuple(rows),
+        notes=(*notes, *_notes(collected, repeated), *ground.notes, *differences.notes(groups, found)),
+        differences=tuple(found),
+        skipped=collected.skipped,
+    )
+
+
+def _notes(collected: Collected, repeated: bool) -> list[str]:
+    runs, notes = collected.runs, []
     if repeated:
         notes.append(
             "Ranked by held-out loss: a row went through its data more than once, so training loss rewards memory."
         )
-    if not run.matched:
+    if any(not run.matched for run in runs if run.kind != plan.IMPORTED):
         notes.append(
             "The suite says `matched: false`: the rows differ in size, so loss compares sizes as well as models."
         )
-    if run.relaxed:
-        notes.append(f"The suite waives the method's rule on {', '.join(run.relaxed)}.")
-    if odd := [row.label for row in rows if row.receipt == UNVERIFIED]:
+    if any(run.kind == plan.IMPORTED for run in runs):
+        notes.append(
+            "Imported rows are what a log says: whether data, order and units were those of other rows is not known, so nothing is claimed "
+            "of them. Their times are reckoned from the printed speed."
+        )
+    if relaxed := dict.fromkeys(name for run in runs for name in run.relaxed):
+        notes.append(f"The suite waives the method's rule on {', '.join(relaxed)}.")
+    if odd := list(dict.fromkeys(e.name for e in collected.entries if _unverified(e))):
         notes.append(f"No receipt vouched for the kernel of {', '.join(odd)} when it ran (--unverified).")
-    rows.sort(key=lambda row: _rank(row, ranked_by))
-    return Report(
-        suite=run.suite,
-        folder=str(folder),
-        facts=_facts(run, outcomes),
-        ranked_by=ranked_by,
-        rows=tuple(rows),
-        notes=tuple(notes),
-    )
+    return notes
 
 
 def _rank(row: ReportRow, by: str) -> tuple:
@@ -92,116 +135,75 @@ def _rank(row: ReportRow, by: str) -> tuple:
     return (value is None, value or 0.0, row.label)
 
 
-def _row(outcome: plan.Outcome, differs: tuple[str, ...]) -> ReportRow:
-    row, result = outcome.row, outcome.result
+def _unverified(entry: Entry) -> bool:
+    return bool(entry.outcome.trial and entry.outcome.trial.unverified)
+
+
+def _status(entry: Entry) -> str:
+    result = entry.outcome.result
     if result is None:
-        status = "unfinished" if outcome.trial else "waiting"
-    elif result.status == "diverged":
-        status = f"diverged at step {result.steps + 1}"  # steps counts those that were recorded
-    else:
-        status = result.status
-    shown = result is not None and result.status in SHOWN
-    last100 = result.last100_loss if shown else None
+        return "unfinished" if entry.outcome.trial else "waiting"
+    if result.status == "diverged":
+        return f"diverged at step {result.steps + 1}"  # steps counts those that were recorded
+    return result.status
+
+
+def _mean(values: list) -> float | None:
+    known = [value for value in values if value is not None]
+    return plain.fmean(known) if known else None
+
+
+def _row(name: str, entries: list[Entry], differs: tuple[str, ...], ground: Footing) -> ReportRow:
+    first = entries[0]
+    results = [e.outcome.result for e in entries if e.outcome.result]
+    shown = [e for e in entries if e.shown]
+    last100 = _mean([e.outcome.result.last100_loss for e in shown])
+    interval = None if last100 is None else _interval(shown)
+    statuses = Counter(map(_status, entries))
+    trial = next((e.outcome.trial for e in entries if e.outcome.trial), None)
+    messages = {e.row.label: e.outcome.result.message if e.outcome.result else e.row.problem for e in entries}
+    lone = len(entries) == 1
+    steps, memory = _mean([r.steps for r in results]), [r.peak_memory_bytes for r in results if r.peak_memory_bytes]
     return ReportRow(
-        label=row.label,
-        model=row.model,
-        params=outcome.trial.params if outcome.trial else row.params,
-        dim=row.dim,
-        depth=row.depth,
-        steps=result.steps if result else None,
+        label=name,
+        model=first.row.model,
+        params=trial.params if trial else first.row.params,
+        dim=first.row.dim,
+        depth=first.row.depth,
+        steps=None if steps is None else round(steps),
         last100_loss=last100,
         perplexity=None if last100 is None else math.exp(last100),
-        heldout_loss=result.heldout_loss if shown else None,
-        tokens_per_second=result.tokens_per_second if result else None,
-        peak_memory_bytes=result.peak_memory_bytes if result else None,
-        status=status,
-        receipt=UNVERIFIED if outcome.trial and outcome.trial.unverified else result.receipt if result else "",
-        execution=result.execution if result else "",
-        epochs=result.epochs if result else 0.0,
+        heldout_loss=_mean([e.outcome.result.heldout_loss for e in shown]),
+        tokens_per_second=_mean([r.tokens_per_second for r in results]),
+        peak_memory_bytes=max(memory, default=None),
+        status=", ".join(s if lone else f"{n} {s}" for s, n in statuses.items())
+        if len(statuses) > 1
+        else next(iter(statuses)),
+        receipt=_same(
+            [UNVERIFIED if _unverified(e) else e.outcome.result.receipt for e in entries if e.outcome.result]
+        ),
+        execution=_same([r.execution for r in results]),
+        epochs=max((r.epochs for r in results), default=0.0),
+        seeds=len(entries),
+        low=interval and interval[0],
+        high=interval and interval[1],
+        at_equal_tokens=_mean([ground.loss(e, "tokens") for e in shown]),
+        at_equal_time=_mean([ground.loss(e, "time") for e in shown]),
         differs=differs,
-        message=result.message if result else row.problem,
+        message="; ".join(text if lone else f"{label}: {text}" for label, text in messages.items() if text),
     )
 
 
-def fields(outcome: plan.Outcome) -> dict[str, Any]:
-    """Return what must be equal for rows to be comparable, by the name that the report uses."""
-    trial, result = outcome.trial, outcome.result
-    found: dict[str, Any] = {}
-    if trial is not None:
-        training = {name: getattr(trial.training, name) for name in Training.__struct_fields__ if name != "data"}
-        found |= {name.replace("_", " "): value for name, value in training.items()}
-        found |= {"budget": budget_text(trial.budget), "depth": trial.depth}
-    if result is not None and result.data_hash:
-        found |= {
-            "data hash": result.data_hash,
-            "device": result.device_name,
-            "execution": result.execution,
-            "norm": result.norm,
-            "graph": result.graph,
-            "torch": result.versions.get("torch", ""),
-        }
-    return found
+def _same(values: list[str]) -> str:
+    return ", ".join(dict.fromkeys(values))
 
 
-def _compare(run: plan.Run, outcomes: list[plan.Outcome]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Return, for each row, the fields in which it differs from most rows, and a sentence for each such field."""
-    values = {outcome.row.label: fields(outcome) for outcome in outcomes}
-    differs: dict[str, list[str]] = {label: [] for label in values}
-    notes = []
-    for name in dict.fromkeys(name for found in values.values() for name in found):
-        given = {label: found[name] for label, found in values.items() if name in found}
-        usual = Counter(given.values()).most_common(1)[0][0]
-        odd = {label: value for label, value in given.items() if value != usual}
-        for label in odd:
-            differs[label].append(name)
-        if odd:
-            each = ", ".join(f"{label} {show(value)}" for label, value in odd.items())
-            notes.append(f"Unequal {name}: {each}; the others {show(usual)}.")
-    if run.params is not None:
-        for outcome in outcomes:
-            params = outcome.trial.params if outcome.trial else outcome.row.params
-            if params is not None and abs(params / run.params - 1) > run.tolerance:
-                differs[outcome.row.label].insert(0, f"params {params / run.params - 1:+.0%}")
-    return {label: tuple(names) for label, names in differs.items()}, notes
-
-
-def show(value: Any) -> str:
-    """Return a compared value as text."""
-    return str(value).lower() if isinstance(value, bool) else str(value) or "none"
-
-
-def budget_text(budget: Budget) -> str:
-    """Return a budget in words: `10 minutes`, `500 steps`, `10M tokens`."""
-    if budget.tokens is not None:
-        return f"{short_count(budget.tokens)} tokens"
-    return f"{budget.steps} steps" if budget.steps is not None else f"{budget.minutes:g} minutes"
-
-
-def _usual(values: list) -> Any:
-    return Counter(values).most_common(1)[0][0] if values else None
-
-
-def _facts(run: plan.Run, outcomes: list[plan.Outcome]) -> dict[str, str]:
-    """Return the facts of most rows; where a row differs it is marked instead."""
-    facts = {"description": run.description, "started": run.created}
-    if run.params is not None:
-        limit = f"within {short_share(run.tolerance)}" if run.matched else "not matched"
-        facts["parameters"] = f"{short_count(run.params)}, {limit}"
-    trials = [o.trial for o in outcomes if o.trial]
-    results = [o.result for o in outcomes if o.result and o.result.data_hash]
-    if trials:
-        training = _usual([t.training for t in trials])
-        facts["budget"] = _usual([budget_text(t.budget) for t in trials])
-        facts["training"] = (
-            f"batch {training.batch} x {training.chunk} bytes, AdamW lr {training.lr:g} {training.schedule}, "
-            f"weight decay {training.weight_decay:g}, clip {training.clip:g}, seed {training.seed}"
-        )
-    if results:
-        result = _usual([(r.data, r.data_hash) for r in results])
-        facts["data"] = f"{result[0]} {result[1]}".strip()
-        facts["device"] = _usual([r.device_name for r in results])
-        facts["norm"] = _usual([r.norm for r in results])
-        facts["CUDA graph"] = show(_usual([r.graph for r in results]))
-        versions = {name: version for r in results for name, version in r.versions.items()}
-        facts["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return {name: text for name, text in facts.items() if text}
+def _interval(shown: list[Entry]) -> tuple[float, float] | None:
+    """Return the interval of a row's last-100 loss."""
+    losses = [e.outcome.result.last100_loss for e in shown if e.outcome.result.last100_loss is not None]
+    if len(losses) > 1:
+        return statistics.independent(np.array(losses)).interval()
+    series = shown[0].series if len(shown) == 1 else None
+    if series is None or not series.known or last100_loss(series.steps) is None:
+        return None
+    return statistics.mean(series.loss[-LAST:]).interval()

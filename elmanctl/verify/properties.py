@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from elmanctl import build, ops
+from elmanctl import launch, ops
 from elmanctl.kernel import Kernel
 from elmanctl.tensors import TensorSpec
 from elmanctl.toolchain import HOST
@@ -26,16 +26,21 @@ def repeat(library: Library, problem: Problem) -> str:
 
 def fiber_order(library: Compiled, problem: Problem) -> str:
     """Results do not depend on the order in which the host runs threads and blocks: a missing barrier shows."""
-    loaded = build.load(problem.kernel, problem.constants, problem.dtype, HOST)
+    used: set = set()
+
+    def in_order(code: int) -> Callable:
+        return lambda called, _: (used.add(called), called.order(code, problem.seed))
+
     first = run(library, problem)
     try:
         for label, code in ORDERS:
-            loaded.order(code, problem.seed)
-            other = run(library, problem)
+            with launch.on_host(HOST, in_order(code)):
+                other = run(library, problem)
             if differ := [name for name in first if not same_bits(first[name], other[name])]:
                 return f"with threads in {label} order (seed {problem.seed}) {', '.join(differ)} differ: a barrier is missing"
     finally:
-        loaded.order(0)
+        for called in used:
+            called.order(0)
     return ""
 
 

@@ -1,6 +1,7 @@
 """`elmanctl report` on a run that bench's fake trials would leave."""
 
 import json
+import sys
 
 import msgspec
 import pytest
@@ -61,9 +62,9 @@ def test_forms_on_stdout(run):
         (["nowhere"], "There is no run nowhere"),
         (["--json", "--format", "csv"], "contradicts"),
         (["--out", "r.txt"], "the suffix .txt tells no form"),
-        (["--out", "r.md", "--format", "table"], "Write a file as markdown, csv or json"),
+        (["--out", "r.md", "--format", "table"], "Write a file as markdown, csv, json or html"),
         (["--out", "runs"], "tells no form"),
-        (["--format", "html"], "html"),
+        (["--format", "pdf"], "pdf"),
     ],
 )
 def test_bad_input(run, arguments, says):
@@ -74,3 +75,38 @@ def test_bad_input(run, arguments, says):
 def test_no_run_yet(project):
     ran = project.run("report")
     assert ran.code == 2 and "elmanctl bench SUITE" in ran.err
+
+
+def test_several_forms_at_once(run):
+    ran = run.run("report", "r", "--html", "o.html", "--out", "o.md")
+    assert ran.code == 0 and ran.out == "" and "Wrote o.html" in ran.err and "Wrote o.md" in ran.err
+    assert (run.path / "o.html").read_text().startswith("<!doctype html>")
+    assert run.run("report", "--format", "html").out == (run.path / "o.html").read_text()
+    assert "a (gru)" in run.run("report", "r", "r", "--against", "a").out
+
+
+def test_a_row_to_compare_with_must_exist(run):
+    ran = run.run("report", "--against", "c")
+    assert ran.code == 2 and "--against c: there is no such row" in ran.err
+
+
+def test_plots_need_matplotlib_and_say_so(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    ran = run.run("report", "--png", "plots")
+    assert ran.code == 2 and "--png needs matplotlib" in ran.err and "elmanctl[plots]" in ran.err
+
+
+def test_plots_are_written(run):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra `plots`)")
+    ran = run.run("report", "--png", "plots")
+    written = sorted(path.name for path in (run.path / "plots").iterdir())
+    assert ran.code == 0
+    assert written == ["loss_seconds.png", "loss_steps.png", "loss_tokens.png", "throughput_loss.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (run.path / "plots").iterdir())
+
+
+def test_a_table_of_batch_sizes_is_reported_alone(run):
+    path = run.path / "runs/r/run.json"
+    path.write_text(path.read_text().replace('"kind": "suite"', '"kind": "batch_sizes"').replace('"a"', '"a@8"'))
+    ran = run.run("report", "r", "--html", "o.html")
+    assert ran.code == 2 and "is a table of batch sizes: report it alone" in ran.err

@@ -10,10 +10,10 @@ kernel = Kernel(
     package=__package__,
     inputs={"qkvb": "B T 4*H*N", "beta_bias": "H N @acc", "s0": "B H N N @acc"},
     outputs={"y": "B T H*N", "s_last": "B H N N @acc"},
-    saved={"slots": "B H cdiv(T,K) N N @acc"},
+    saved={"slots": "B H cdiv(T,K) N N @acc", "readout": "B T H*N @acc"},
     backward_scratch={
         "history": "B H K N N @acc ?GLOBAL_HISTORY",
-        "partial": "B H K 16 2*N @acc ?GLOBAL_HISTORY",
+        "partial": "B H 2*K 16 2*N @acc ?GLOBAL_HISTORY",
     },
     backward_outputs={"beta_bias_part": "B H N @acc"},
     constants={

@@ -21,10 +21,10 @@ kernel = Kernel(
         "s0": "B H M N @acc",
     },
     outputs={"y": "B T H*M", "s_last": "B H M N @acc"},
-    saved={"slots": "B H cdiv(T,K) M N @acc"},
+    saved={"slots": "B H cdiv(T,K) M N @acc", "readout": "B T H*M @acc ?GATE"},
     backward_scratch={
         "history": "B H K M N @acc ?GLOBAL_HISTORY",
-        "partial": "B H K 16 2*N @acc ?GLOBAL_HISTORY",
+        "partial": "B H 2*K 16 2*N @acc ?GLOBAL_HISTORY",
     },
     backward_outputs={
         "A_log_part": "B H @acc ?MAMBA",
@@ -59,7 +59,7 @@ kernel = Kernel(
 
 
 STEPS = 8  # between two saved states: more would keep fewer heads on a multiprocessor in the backward pass, which costs more
-SHARED_STATE = 1600  # elements of a state of which a chunk's history fits in shared memory, in fp64 too
+SHARED_STATE, SHARED_WIDTH = 1600, 64  # elements and width of a state of which a chunk's history fits in shared memory, in fp64 too
 
 
 def constants(config) -> dict[str, int]:
@@ -71,7 +71,7 @@ def constants(config) -> dict[str, int]:
         "N": config.n_state,
         "M": m,
         "K": STEPS,
-        "GLOBAL_HISTORY": int(m * config.n_state > SHARED_STATE),
+        "GLOBAL_HISTORY": int(m * config.n_state > SHARED_STATE or max(m, config.n_state) > SHARED_WIDTH),
         "TIED": int(config.tie_kv),
         "SILU": int(config.use_silu),
         "UNIT": int(config.use_l2_norm),

@@ -1,0 +1,242 @@
+"""The report as one HTML file: tables that sort, curves with hover, scatter, memory, sources. Nothing is fetched; the file forbids it itself."""
+
+import json
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from elmanctl.report import render
+from elmanctl.report.collect import Collected, Entry
+from elmanctl.report.rows import Report, ReportRow
+from elmanctl.sizes import short_bytes
+
+FOLDER = Path(__file__).with_name("page")
+POINTS = 240  # of a curve
+BEND = 1.5  # bins are narrower at the start, where the loss falls fast
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#e4572e", "#5f7d1e", "#7f7f7f")
+DASHES = ("", "6 3", "2 2", "8 3 2 3", "1 4")
+
+
+def page(report: Report, collected: Collected) -> str:
+    """Return the whole page."""
+    colours = {row.label: COLOURS[i % len(COLOURS)] for i, row in enumerate(report.rows)}
+    parts = {
+        "title": escape(render.title(report)),
+        "css": (FOLDER / "page.css").read_text(),
+        "js": (FOLDER / "page.js").read_text(),
+        "facts": "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in report.facts.items()),
+        "table": _rows(report, colours),
+        "skipped": "".join(f'<p class="mark">{escape(text)}</p>' for text in render.skipped(report)),
+        "differences": _differences(report),
+        "notes": "".join(f"<li>{escape(text)}</li>" for text in [render.DEFINITIONS, *report.notes]),
+        "memory": _memory(report, colours),
+        "sources": _sources(collected),
+        "data": _script(_data(report, collected, colours)),
+    }
+    return Template((FOLDER / "page.html").read_text()).substitute(parts)
+
+
+def _script(data: Any) -> str:
+    """Return JSON that may stand inside a script element, whatever text is in it."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def table(columns: list[str], rows: list[list[str]], right: tuple[str, ...] = ()) -> str:
+    """Return a sortable table; cells are HTML, as (cell, value to sort by) or as themselves."""
+
+    def cell(column: str, content) -> str:
+        html, value = content if isinstance(content, tuple) else (content, None)
+        number = ' class="n"' if column in right else ""
+        key = "" if value is None else f' data-value="{escape(str(value))}"'
+        return f"<td{number}{key}>{html}</td>"
+
+    head = "".join(
+        f'<th scope="col"{" class=" + chr(34) + "n" + chr(34) if c in right else ""}><button type="button">{escape(c)}</button></th>'
+        for c in columns
+    )
+    body = "".join(f"<tr>{''.join(cell(c, x) for c, x in zip(columns, row, strict=True))}</tr>" for row in rows)
+    return (
+        f'<div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+# The result first: a phone shows two or three columns at a time.
+FIRST = (
+    "model",
+    "last-100 loss",
+    "interval",
+    "held-out loss",
+    "tok/s",
+    "at equal tokens",
+    "at equal time",
+    "steps",
+    "seeds",
+)
+COLUMNS = (*FIRST, *(column for column in render.COLUMNS if column not in FIRST))
+# The number behind a column's text, by which it is sorted.
+VALUES = {
+    "params": "params",
+    "dim x depth": "dim",
+    "seeds": "seeds",
+    "steps": "steps",
+    "last-100 loss": "last100_loss",
+    "interval": "low",
+    "at equal tokens": "at_equal_tokens",
+    "at equal time": "at_equal_time",
+    "perplexity": "perplexity",
+    "held-out loss": "heldout_loss",
+    "tok/s": "tokens_per_second",
+    "peak memory": "peak_memory_bytes",
+}
+
+
+def _rows(report: Report, colours: dict[str, str]) -> str:
+    def cells(row: ReportRow) -> list:
+        found = []
+        texts = dict(zip(render.COLUMNS, render.cells(row), strict=True))
+        for column in COLUMNS:
+            html = escape(text := texts[column])
+            if column == "model":
+                html = f'<span class="swatch" style="background:{colours[row.label]}"></span>{html}'
+            if column == "differs in" or (column == "status" and row.status != "ok") or html == "none":
+                html = f'<span class="mark">{html}</span>' if html else ""
+            value = getattr(row, VALUES[column]) if column in VALUES else text
+            found.append((html, "" if value is None else value))
+        return found
+
+    listed = table(list(COLUMNS), [cells(row) for row in report.rows], render.RIGHT)
+    messages = "".join(f"<li>{escape(row.label)}: {escape(row.message)}</li>" for row in report.rows if row.message)
+    return listed + (f"<ul>{messages}</ul>" if messages else "")
+
+
+def _differences(report: Report) -> str:
+    verdicts = {d.text: d.verdict for d in report.differences}
+    parts = []
+    for heading, texts in render.differences(report).items():
+        items = "".join(f'<li><span class="verdict">{verdicts[t]}</span> {escape(t)}</li>' for t in texts)
+        parts.append(f"<details open><summary><b>{escape(heading)}</b></summary><ul>{items}</ul></details>")
+    return "".join(parts) or "<p>There are no two finished rows that can be compared.</p>"
+
+
+def _memory(report: Report, colours: dict[str, str]) -> str:
+    most = max((row.peak_memory_bytes or 0 for row in report.rows), default=0)
+    bars = [
+        f"<div class=bar><span>{escape(row.label)}</span>"
+        f'<i style="width:{100 * row.peak_memory_bytes / most:.1f}%;background:{colours[row.label]}"></i>'
+        f"<span>{short_bytes(row.peak_memory_bytes)}</span></div>"
+        for row in report.rows
+        if row.peak_memory_bytes
+    ]
+    return "".join(bars) or "<p>No row has recorded its memory.</p>"
+
+
+def _sources(collected: Collected) -> str:
+    columns = [
+        "trial",
+        "receipt",
+        "execution",
+        "device",
+        "norm",
+        "graph",
+        "data",
+        "batches",
+        "versions",
+        "warnings",
+        "folder",
+    ]
+    rows = []
+    for entry in collected.entries:
+        result = entry.outcome.result
+        if result is None:
+            rows.append([escape(entry.row.label), *[""] * 9, escape(str(entry.outcome.folder))])
+            continue
+        texts = [
+            entry.row.label,
+            result.receipt[:12] or ("none" if result.execution == "kernel" else ""),
+            result.execution,
+            result.device_name,
+            result.norm,
+            str(result.graph).lower(),
+            result.data_hash[:20],
+            result.batch_hash[:12],
+            ", ".join(f"{name} {version}" for name, version in result.versions.items()),
+            " ".join(result.warnings),
+            str(entry.outcome.folder),
+        ]
+        cells = [escape(text) for text in texts]
+        cells[8:10] = [f'<div class="wrap">{cell}</div>' if cell else "" for cell in cells[8:10]]
+        rows.append(cells)
+    return table(columns, rows)
+
+
+def _data(report: Report, collected: Collected, colours: dict[str, str]) -> dict[str, Any]:
+    order = {row.label: number for number, row in enumerate(report.rows)}
+    seen: dict[str, int] = {}
+    curves = []
+    for entry in collected.entries:
+        if entry.series is not None:
+            turn = seen[entry.name] = seen.get(entry.name, -1) + 1
+            dash = DASHES[(order[entry.name] // len(COLOURS) + turn) % len(DASHES)]
+            curves.append(
+                {"label": entry.row.label, "row": order[entry.name], "colour": colours[entry.name], "dash": dash}
+                | curve(entry)
+            )
+    fronts = front(report)
+    rows = [
+        {
+            "label": row.label,
+            "colour": colours[row.label],
+            "loss": row.last100_loss,
+            "low": row.low,
+            "high": row.high,
+            "speed": row.tokens_per_second,
+            "front": row.label in fronts,
+        }
+        for row in report.rows
+    ]
+    return {"rows": rows, "curves": sorted(curves, key=lambda c: c["row"])}
+
+
+def front(report: Report) -> set[str]:
+    """Return the rows that no other beats in both throughput and last-100 loss."""
+    rows = [r for r in report.rows if r.last100_loss is not None and r.tokens_per_second is not None]
+    return {
+        r.label
+        for r in rows
+        if not any(
+            o.last100_loss <= r.last100_loss
+            and o.tokens_per_second >= r.tokens_per_second
+            and (o.last100_loss, o.tokens_per_second) != (r.last100_loss, r.tokens_per_second)
+            for o in rows
+        )
+    }
+
+
+def curve(entry: Entry) -> dict[str, list]:
+    """Return a trial's curve: mean loss over at most POINTS bins, at the end of each its step, tokens and seconds; held-out losses by point."""
+    series = entry.series
+    ends = bins(len(series.steps))
+    starts = np.concatenate([[0], ends[:-1]])
+    loss = np.add.reduceat(series.loss, starts) / (ends - starts)
+    steps = series.numbers[ends - 1]
+    heldout = [[int(min(np.searchsorted(steps, h.step), len(steps) - 1)), round(h.loss, 5)] for h in entry.heldout]
+    return {
+        "step": steps.tolist(),
+        "tokens": series.tokens[ends - 1].astype(int).tolist(),
+        "seconds": np.round(series.seconds[ends - 1], 2).tolist(),
+        "loss": np.round(loss, 5).tolist(),
+        "heldout": heldout,
+    }
+
+
+def bins(steps: int) -> np.ndarray:
+    """Return where at most POINTS bins over so many steps end."""
+    share = np.linspace(0, 1, min(POINTS, steps) + 1)[1:]
+    return (
+        np.unique(np.maximum(1, np.ceil(steps * share**BEND).astype(int)))
+        if steps > POINTS
+        else np.arange(1, steps + 1)
+    )

@@ -1,0 +1,60 @@
+"""Several seeds of a suite's rows: each a row of its own, under the row's name and its seed."""
+
+from dataclasses import replace
+
+import msgspec
+
+from elmanctl.errors import UserError, did_you_mean
+from elmanctl.suite import Row, Suite, slug
+
+
+def expanded(suite: Suite, seeds: int | list[int]) -> Suite:
+    """Return a suite that runs each row with several seeds: so many from the training block's on, or those listed.
+
+    Raises:
+        UserError: where a row's name is that of another row's seed, or a seed cannot be.
+    """
+    first = suite.training.seed
+    listed = [first + i for i in range(seeds)] if isinstance(seeds, int) else seeds
+    if not listed:
+        raise UserError(f"{suite.path}: {seeds} seeds leave nothing to run. Give at least 1.")
+    if len(listed) == 1 and listed[0] == first:
+        return suite
+    rows: dict[str, Row] = {}
+    for row in suite.rows:
+        for number, seed in enumerate(listed):
+            msgspec.structs.replace(suite.training, seed=seed).check()
+            label = f"{row.label} seed {seed}" if number else row.label
+            if slug(label) in rows:
+                raise UserError(
+                    f"{suite.path}: the name {label} is that of a seed of another row. Choose another label."
+                )
+            rows[slug(label)] = replace(row, label=label, seed=seed, group=row.label)
+    return replace(suite, rows=tuple(rows.values()))
+
+
+def choose(suite: Suite, names: list[str]) -> set[str]:
+    """Return the labels of the rows that are named, by label, by model, or all seeds of a row by its plain name; all without a name.
+
+    Raises:
+        UserError: for a name that no row has.
+    """
+    chosen: set[str] = set()
+    for name in names:
+        found = {
+            row.label
+            for row in suite.rows
+            if name.lower() in (row.label.lower(), row.group.lower(), row.spec.name.lower())
+        }
+        if not found:
+            known = [row.label for row in suite.rows]
+            raise UserError(
+                f"--only {name}: {suite.name} has no such row.{did_you_mean(name, known)} Rows: {', '.join(known)}."
+            )
+        chosen |= found
+    return chosen or {row.label for row in suite.rows}
+
+
+def first_of_each(rows, row=lambda item: item) -> list:
+    """Return the items whose row is the first seed of its group; `row` takes an item to its suite.Row."""
+    return [item for item in rows if row(item).group in ("", row(item).label)]
