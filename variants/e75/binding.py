@@ -28,7 +28,7 @@ kernel = Kernel(
     # A state sums T writes of sums over N; a gradient also sums over its rows; the bias over the batch and time besides.
     terms={"y": "T*N", "s_last": "T*N", "*": "2*T*N", "beta_bias": "B*T*N"},
     # None up to n=96; at n=128 the 512 threads of a block have 128 registers each.
-    budgets={"spill_bytes": 320},
+    budgets={"registers": 168, "spill_bytes": 320, "shared_bytes": 4096},
     work={"forward": "7*B*T*H*N*N", "backward": "21*B*T*H*N*N"},
     rivals=("fla_gated_delta", "mamba_scan"),
 )
