@@ -15,6 +15,7 @@ from elmanctl.sizes import short_bytes
 
 FOLDER = Path(__file__).with_name("page")
 POINTS = 240  # of a curve
+OPEN = 12  # lists of differences up to this long are open from the start
 BEND = 1.5  # bins are narrower at the start, where the loss falls fast
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#e4572e", "#5f7d1e", "#7f7f7f")
 DASHES = ("", "6 3", "2 2", "8 3 2 3", "1 4")
@@ -117,7 +118,8 @@ def _differences(report: Report) -> str:
     parts = []
     for heading, texts in render.differences(report).items():
         items = "".join(f'<li><span class="verdict">{verdicts[t]}</span> {escape(t)}</li>' for t in texts)
-        parts.append(f"<details open><summary><b>{escape(heading)}</b></summary><ul>{items}</ul></details>")
+        shown = " open" if len(texts) <= OPEN else ""
+        parts.append(f"<details{shown}><summary><b>{escape(heading)}</b></summary><ul>{items}</ul></details>")
     return "".join(parts) or "<p>There are no two finished rows that can be compared.</p>"
 
 

@@ -153,6 +153,7 @@ function start() {
   });
   const draw = () => { drawCurves(); drawScatter(); };
   draw();
+  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(d => { d.open = true; }));
   let width = window.innerWidth;
   window.addEventListener("resize", () => { if (window.innerWidth !== width) { width = window.innerWidth; draw(); } });
 }
