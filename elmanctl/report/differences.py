@@ -139,9 +139,9 @@ def _difference(found: _Found, base: str, question: str, p: float, entries: list
     low, high = estimate.interval() or (None, None)
     look = max(len(e.run.looks) or 1 for e in entries)
     error = statistics.allowance(look) if found.basis == "seeds" else statistics.ERROR
-    pending = sum(e.outcome.result is None for e in entries)
+    reason = _no_verdict(entries, question)
     verdict, more = "cannot tell apart", None
-    if pending:
+    if reason:
         verdict = "no verdict"
     elif p < error:
         verdict = "lower" if estimate.value < 0 else "higher"
@@ -168,7 +168,7 @@ def _difference(found: _Found, base: str, question: str, p: float, entries: list
         p_adjusted=p,
         verdict=verdict,
         more_seeds=more,
-        text=_words(found, base, question, verdict, more, pending, (low, high)),
+        text=_words(found, base, question, verdict, more, reason, (low, high)),
     )
 
 
@@ -180,8 +180,7 @@ def _words(
     how = f"{'paired' if found.paired else 'not paired'}, over {found.estimate.count} {UNITS[found.basis]}"
     number = f"{value:+.4f}{within}, {how}"
     if verdict == "no verdict":
-        left = "1 trial of theirs is" if pending == 1 else f"{pending} trials of theirs are"
-        return f"{found.row} and {base} {where}: no verdict, {left} still to end ({number})."
+        return f"{found.row} and {base} {where}: no verdict; {reason} ({number})."
     if verdict != "cannot tell apart":
         runs = "" if found.basis == "seeds" else " in these two runs"
         return f"{found.row} is {verdict} than {base} {where}{runs} ({number})."

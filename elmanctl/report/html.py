@@ -203,8 +203,9 @@ def _data(report: Report, collected: Collected, colours: dict[str, str]) -> dict
 
 
 def front(report: Report) -> set[str]:
-    """Return the rows that no other beats in both throughput and last-100 loss."""
-    rows = [r for r in report.rows if r.last100_loss is not None and r.tokens_per_second is not None]
+    """Return the rows that no other beats in both throughput and last-100 loss; those whose speed was contaminated are left out."""
+    timed = [r for r in report.rows if r.last100_loss is not None and r.tokens_per_second is not None]
+    rows = [r for r in timed if "contaminated" not in r.status]
     return {
         r.label
         for r in rows
