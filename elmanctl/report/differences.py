@@ -172,8 +172,20 @@ def _difference(found: _Found, base: str, question: str, p: float, entries: list
     )
 
 
+def _no_verdict(entries: list[Entry], question: str) -> str:
+    """Return why nothing may be claimed yet, or at all: trials that are still to end, or a speed that somebody else has changed."""
+    pending = [e.row.label for e in entries if e.outcome.result is None]
+    if pending:
+        return f"still to end: {', '.join(pending)}"
+    timed = question == "time" or any(e.outcome.trial and e.outcome.trial.budget.minutes is not None for e in entries)
+    spoilt = [e.row.label for e in entries if e.outcome.result.status == "contaminated"]
+    if spoilt and timed and question != "tokens":
+        return f"contaminated, so its speed is not its own: {', '.join(spoilt)}"
+    return ""
+
+
 def _words(
-    found: _Found, base: str, question: str, verdict: str, more: int | None, pending: int, interval: tuple
+    found: _Found, base: str, question: str, verdict: str, more: int | None, reason: str, interval: tuple
 ) -> str:
     value, where = found.estimate.value, QUESTIONS[question]
     within = "" if None in interval else f" [{interval[0]:+.4f}, {interval[1]:+.4f}]"
