@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench-build clean
+.PHONY: demo test lint receipts prove bench-build clean
 .DELETE_ON_ERROR:
 
 .venv/installed: pyproject.toml constraints.txt
@@ -26,6 +26,14 @@ test: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# One variant of each kernel family, and every variant whose receipt is stale, red or missing.
+receipts: .venv/installed
+	$(BIN)/elmanctl verify --changed --device cpu
+
+# Every host receipt anew, with planted mistakes and sanitizers: a quarter of an hour on two cores.
+prove: .venv/installed
+	$(BIN)/elmanctl verify --all --device cpu --prove --sanitize
 
 bench-build: .venv/installed
 	$(BIN)/python bench/build_time.py

@@ -53,6 +53,7 @@ def prepare(
     only: list[str],
     batches: list[int],
     dry_run: bool,
+    unverified: bool = False,
 ) -> Bench:
     """Load, size and check a suite, and choose its devices.
 
@@ -61,7 +62,8 @@ def prepare(
         budget: in place of the suite's.
         only: labels or model names of the rows to run; empty for all.
         batches: batch sizes for a throughput table; empty for a normal run.
-        dry_run: report missing devices and data as obstacles instead of refusing.
+        dry_run: report missing devices, data and receipts as obstacles instead of refusing.
+        unverified: run kernels without a receipt too; their trials say so for good.
     Raises:
         UserError: for anything that would make the run fail or be unfair.
     """
@@ -106,6 +108,12 @@ def prepare(
                 trial = suites.trial(suite, sized, "cpu" if on_cpu else "cuda", limit, own)
             entry = plan.planned(sized, batch)
             planned.append(Planned(sized, entry, trial and msgspec.structs.replace(trial, label=entry.label)))
+    unvouched = [row for row in planned if receipt(row, target) in ("none", "stale", "red")]
+    if unverified:
+        marked = {id(row): replace(row, trial=msgspec.structs.replace(row.trial, unverified=True)) for row in unvouched}
+        planned = [marked.get(id(row), row) for row in planned]
+    else:
+        need(lambda: check_receipts(unvouched, target))
     return Bench(
         replace(suite, budget=budget or suite.budget),
         tuple(planned),
@@ -135,8 +143,19 @@ def check_data(training: Training) -> None:
     data.Source.open(data.locate(training.data), training.batch, training.chunk)
 
 
+def check_receipts(unvouched: list[Planned], target: str) -> None:
+    """Refuse rows whose kernel no receipt vouches for on the device."""
+    if unvouched:
+        each = ", ".join(f"{row.row.model} ({receipt(row, target)})" for row in unvouched)
+        names = " ".join(dict.fromkeys(row.row.model for row in unvouched))
+        raise UserError(
+            f"No receipt for {target} vouches for {each}: a kernel is not timed before it is right. Run elmanctl verify {names} "
+            "--device cuda, or give --unverified, which marks these rows for good."
+        )
+
+
 def receipt(row: Planned, target: str) -> str:
-    """Return what vouches for a row before it runs: the start of a receipt's hash, `none` or `stale`; nothing where no kernel runs."""
+    """Return what vouches for a row before it runs: the start of a receipt's hash, else its state; nothing where no kernel runs."""
     if row.trial is None or row.sized.row.spec.kind(row.trial.device) != "kernel":
         return ""
     from elmanctl.verify import receipt as receipts

@@ -19,7 +19,8 @@ from elmanctl import resources
 from elmanctl.errors import UserError
 from elmanctl.files import write_json
 from elmanctl.flavours import FLAVOURS, family, is_host
-from elmanctl.kernel import DTYPES, Kernel
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import DTYPES
 from elmanctl.toolchain import (
     DEVICE_FLAGS,
     HOST_FLAGS,
@@ -43,10 +44,10 @@ def check_request(kernel: Kernel, constants: Mapping[str, int], dtype: str, targ
     allowed = [d.split("@")[0] for d in kernel.dtypes if "@" not in d or d.split("@")[1] == family(target)]
     if dtype not in allowed:
         raise UserError(f"{kernel.package} has no {dtype} build for {target}. It has: {', '.join(allowed)}.")
-    if wrong := set(constants) ^ set(kernel.constants):
+    if wrong := set(constants) ^ set(kernel.compiled):
         names = ", ".join(sorted(wrong))
         raise UserError(
-            f"{kernel.package}: constants {names} given or missing; it takes {', '.join(kernel.constants) or 'none'}."
+            f"{kernel.package}: constants {names} given or missing; it takes {', '.join(kernel.compiled) or 'none'}."
         )
 
 
@@ -77,7 +78,7 @@ def build(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str)
 
     Args:
         kernel: the declaration; its package's folder holds the source.
-        constants: value of every compile-time constant.
+        constants: value of every compile-time constant, those of a tiling included (`Kernel.complete`).
         dtype: `float32`, `bfloat16` or `float64`.
         target: `host`, a sanitized flavour of it (flavours.py), or an architecture such as `sm_90a`.
     Raises:

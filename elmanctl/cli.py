@@ -24,6 +24,7 @@ VERBS = (
     "list",
     "build",
     "verify",
+    "receipt",
     "dims",
     "data",
     "train",

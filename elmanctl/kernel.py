@@ -1,80 +1,18 @@
 """One declaration per kernel, used for checking, allocation, the C argument structs, fake tensors and autograd.
 
-The shape language, one text per tensor: `"B T H N @acc ?GATE"`
-* dimensions: a name (bound by the first tensor that has it), a number, a constant's name, or arithmetic over these without
-  spaces, for example `2*H*N+H*M` or `cdiv(T,K)`;
-* dtype: the compute dtype (fp32, bf16 or fp64) unless `@acc` (the accumulator: fp32, or fp64 in the fp64 build) or `@int32`;
-* `?NAME`: the tensor exists only where the constant NAME is not 0; elsewhere its pointer is null.
-
-All tensors are contiguous, rightmost index fastest.
+Tensors are declared in the shape language of tensors.py, for example `"B T H N @acc ?GATE"`. All are contiguous, rightmost index
+fastest.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-DTYPES = ("float32", "bfloat16", "float64")
-ACCUMULATOR = {"float32": "float32", "bfloat16": "float32", "float64": "float64"}
+if TYPE_CHECKING:
+    from elmanctl.tiles import Tiling
 
-
-class ArgumentError(ValueError):
-    """A tensor that does not fit its declaration."""
-
-
-def cdiv(a, b):
-    """Return the quotient rounded up."""
-    return (a + b - 1) // b
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One tensor as declared: name, dimension expressions, dtype kind (`scalar`, `acc`, `int32`) and the constant it depends on."""
-
-    name: str
-    dims: tuple[str, ...]
-    kind: str = "scalar"
-    when: str | None = None
-
-    @classmethod
-    def parse(cls, name: str, text: str) -> "TensorSpec":
-        dims, kind, when = [], "scalar", None
-        for token in text.split():
-            if token.startswith("@"):
-                kind = token[1:]
-                if kind not in ("acc", "int32"):
-                    raise ValueError(f"{name}: unknown dtype {token} in {text!r}; use @acc, @int32 or none")
-            elif token.startswith("?"):
-                when = token[1:]
-            elif re.fullmatch(r"[A-Za-z0-9_+*/(),-]+", token):
-                dims.append(token)
-            else:
-                raise ValueError(f"{name}: cannot read dimension {token!r} in {text!r}")
-        return cls(name, tuple(dims), kind, when)
-
-    def dtype(self, scalar: str) -> str:
-        """Return the dtype's name where the compute dtype is `scalar`."""
-        return {"scalar": scalar, "acc": ACCUMULATOR[scalar], "int32": "int32"}[self.kind]
-
-    def present(self, constants: Mapping[str, int]) -> bool:
-        return self.when is None or bool(constants[self.when])
-
-    def shape(self, sizes: Mapping[str, int]) -> tuple:
-        """Evaluate the dimensions; sizes may be symbolic (torch.SymInt)."""
-        return tuple(evaluate(d, sizes) for d in self.dims)
-
-    def text(self) -> str:
-        return f"{self.name} [{', '.join(self.dims)}]"
-
-
-def evaluate(expression: str, sizes: Mapping[str, int]):
-    """Evaluate one dimension expression over `sizes`."""
-    if expression in sizes:
-        return sizes[expression]
-    if expression.isdigit():
-        return int(expression)
-    # The text comes from a binding.py, which is code already; builtins are withheld to keep typos from resolving.
-    return eval(expression, {"__builtins__": {}, "cdiv": cdiv}, dict(sizes))
+from elmanctl.tensors import ArgumentError, TensorSpec, evaluate
 
 
 def _specs(tensors: Mapping[str, str]) -> tuple[TensorSpec, ...]:
@@ -91,6 +29,7 @@ class Kernel:
         saved: what forward keeps for backward besides inputs and outputs.
         scratch, backward_scratch: uninitialised work space of one call.
         constants: compile-time integers, name -> meaning; a call gives a value for each.
+        tiling: further compile-time integers, chosen from the sizes of a call and the device (tiles.py); scratch may use them.
         dtypes: compute dtypes that compile; `@host` restricts one to the host backend.
         torch_gradients: inputs whose gradient `after_backward` makes from the others with torch (one GEMM over all T*B rows).
         after_backward: name of that function in reference.py: `(tensors: dict) -> dict` of `d_<input>`.
@@ -100,6 +39,8 @@ class Kernel:
         terms: expression over the dims: how many terms the longest sum behind a result has (for the accumulation error), by tensor name;
             `*` is the default.
         budgets: resource limits for the device build, for example {"registers": 168, "spill_bytes": 0}.
+        work: floating-point operations of `forward` and of `backward`, expressions over dims and constants.
+        rivals: libraries' recurrences that `bench --kernels` times beside it (names in kernelbench/rivals.py).
     """
 
     package: str
@@ -116,6 +57,9 @@ class Kernel:
     rounds: Mapping[str, str] = field(default_factory=dict)
     terms: Mapping[str, str] = field(default_factory=lambda: {"*": "T"})
     budgets: Mapping[str, int] = field(default_factory=dict)
+    work: Mapping[str, str] = field(default_factory=dict)
+    rivals: tuple[str, ...] = ()
+    tiling: "Tiling | None" = None
 
     def __post_init__(self):
         for group in ("inputs", "outputs", "saved", "scratch", "backward_scratch", "backward_outputs"):
@@ -173,6 +117,21 @@ class Kernel:
         """Names of the run-time dimensions, in the order in which the inputs bind them."""
         names = {d: None for s in self.input_specs for d in s.dims if d.isidentifier() and d not in self.constants}
         return tuple(names)
+
+    @cached_property
+    def compiled(self) -> dict[str, str]:
+        """All integers that a build takes, name -> meaning: the constants and those of the tiling."""
+        return {**self.constants, **(self.tiling.constants if self.tiling else {})}
+
+    def complete(self, constants: Mapping[str, int], sizes: Mapping[str, int], dtype: str, device) -> dict[str, int]:
+        """Return what a build takes: the constants, and the tiling's for these sizes.
+
+        Args:
+            device: a `tiles.Device`, or None for the host backend.
+        Raises:
+            ArgumentError: where the tiling finds no way to run these sizes.
+        """
+        return {**constants, **(self.tiling.choose(sizes, dtype, device) if self.tiling else {})}
 
     def sizes(self, inputs: Mapping[str, object], constants: Mapping[str, int]) -> dict[str, int]:
         """Bind and check dimensions.
@@ -234,7 +193,7 @@ class Kernel:
             "struct Constant {",
         ]
         lines += [
-            f"  static constexpr int {name} = ELMAN_{name};  // {meaning}" for name, meaning in self.constants.items()
+            f"  static constexpr int {name} = ELMAN_{name};  // {meaning}" for name, meaning in self.compiled.items()
         ]
         lines += ["};"]
         for struct, arguments in (("Forward", self.forward_arguments), ("Backward", self.backward_arguments)):

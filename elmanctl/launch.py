@@ -2,7 +2,7 @@
 
 * `run_forward` and `run_backward` know nothing of autograd; ops.py builds on them, and so does verify.
 * `guarded()` fills everything a kernel must write with NaN, between guard bands that are checked after the call.
-* `on_host(...)` chooses a sanitized flavour of the host build.
+* `on_host(...)` chooses a sanitized flavour of the host build, `divided(...)` another division than the one that tiles.py chooses.
 """
 
 import contextlib
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from elmanctl.build import Library, load
 from elmanctl.errors import CheckFailed
-from elmanctl.flavours import HOST
-from elmanctl.kernel import DTYPES, ArgumentError, Kernel, TensorSpec
+from elmanctl.flavours import HOST, is_host
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import DTYPES, ArgumentError, TensorSpec
+from elmanctl.tiles import DEVICES, Device
 from elmanctl.toolchain import device_target
 
 GUARD = 64  # elements on either side of a guarded tensor
@@ -28,6 +30,18 @@ Before = Callable[[Library, Mapping[str, Tensor]], None]
 
 _guards: contextvars.ContextVar[list | None] = contextvars.ContextVar("guards", default=None)
 _host: contextvars.ContextVar[tuple[str, Before | None]] = contextvars.ContextVar("host", default=(HOST, None))
+
+_division: contextvars.ContextVar[Mapping[str, int] | None] = contextvars.ContextVar("division", default=None)
+
+
+@contextlib.contextmanager
+def divided(constants: Mapping[str, int]):
+    """Use these values of a tiling's constants in place of the chosen ones: to measure a division, or to test one at small sizes."""
+    token = _division.set(dict(constants))
+    try:
+        yield
+    finally:
+        _division.reset(token)
 
 
 @contextlib.contextmanager
@@ -65,6 +79,22 @@ def target_of(tensor: Tensor) -> str:
 @functools.cache
 def _capability(index: int) -> str:
     return device_target(*torch.cuda.get_device_capability(index))
+
+
+@functools.cache
+def _device(target: str, index: int) -> Device | None:
+    """Return what tilings need to know of a device; None for the host."""
+    if is_host(target):
+        return None
+    found = torch.cuda.get_device_properties(index)
+    shared = getattr(found, "shared_memory_per_block_optin", 0) or DEVICES[target].shared_bytes
+    return Device(found.multi_processor_count, shared)
+
+
+def build_constants(kernel: Kernel, constants: Mapping[str, int], sizes, dtype: str, like: Tensor) -> dict[str, int]:
+    """Return what a build for these sizes takes, on the device of the tensor `like`."""
+    full = kernel.complete(constants, sizes, dtype, _device(target_of(like), like.device.index or 0))
+    return full | {name: value for name, value in (_division.get() or {}).items() if name in full}
 
 
 def compute_dtype(kernel: Kernel, tensors: Mapping[str, Tensor]) -> str:
@@ -137,11 +167,12 @@ def run_forward(kernel: Kernel, constants: Mapping[str, int], inputs: Mapping[st
         outputs and saved tensors by name.
     """
     inputs = {name: t.contiguous() for name, t in inputs.items() if t is not None}
+    scalar, first = compute_dtype(kernel, inputs), next(iter(inputs.values()))
     sizes = kernel.sizes(inputs, constants)
-    device = next(iter(inputs.values())).device
+    full = build_constants(kernel, constants, sizes, scalar, first)
     written = [s for s, writable in kernel.forward_arguments if writable]
-    new = _allocate(written, sizes, constants, compute_dtype(kernel, inputs), device)
-    _call(kernel, constants, inputs | new, sizes, kernel.forward_arguments, "elman_forward")
+    new = _allocate(written, sizes | full, constants, scalar, first.device)
+    _call(kernel, full, inputs | new, sizes, kernel.forward_arguments, "elman_forward")
     kept = {s.name for s in (*kernel.output_specs, *kernel.saved_specs)}
     return {name: t for name, t in new.items() if name in kept}
 
@@ -159,11 +190,12 @@ def run_backward(
     """
     given = {name: t.contiguous() for name, t in (*tensors.items(), *output_gradients.items()) if t is not None}
     inputs = {name: given[name] for name in kernel.inputs if name in given}
+    scalar, first = compute_dtype(kernel, inputs), next(iter(inputs.values()))
     sizes = kernel.sizes(inputs, constants)
-    device = next(iter(inputs.values())).device
+    full = build_constants(kernel, constants, sizes, scalar, first)
     written = [s for s, writable in kernel.backward_arguments if writable]
-    new = _allocate(written, sizes, constants, compute_dtype(kernel, inputs), device)
-    _call(kernel, constants, given | new, sizes, kernel.backward_arguments, "elman_backward")
+    new = _allocate(written, sizes | full, constants, scalar, first.device)
+    _call(kernel, full, given | new, sizes, kernel.backward_arguments, "elman_backward")
     if kernel.after_backward:
         reference = importlib.import_module(f"{kernel.package}.reference")
         new |= getattr(reference, kernel.after_backward)(given | new)

@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from elmanctl.kernel import ArgumentError, Kernel, TensorSpec
+from elmanctl.kernel import Kernel
 from elmanctl.launch import compute_dtype, dtype_name, run_backward, run_forward
+from elmanctl.tensors import ArgumentError, TensorSpec
 
 BACKENDS = ("reference", "host", "cuda")
 
 _forced: str | None = None  # a plain global: torch.compile guards on it, and cannot trace a context variable
 _kernels: dict[str, tuple[Kernel, dict[str, int]]] = {}
+_records: list[list[tuple[Kernel, dict[str, Tensor | None], dict[str, int]]]] = []
 
 
 @contextlib.contextmanager
@@ -32,6 +34,17 @@ def using(backend: str):
         yield
     finally:
         _forced = before
+
+
+@contextlib.contextmanager
+def recorded():
+    """Collect (kernel, inputs as the kernel gets them, constants) of every recurrence that runs inside."""
+    calls: list[tuple[Kernel, dict[str, Tensor | None], dict[str, int]]] = []
+    _records.append(calls)
+    try:
+        yield calls
+    finally:
+        _records.remove(calls)
 
 
 def recurrence(kernel: Kernel, inputs: Mapping[str, Tensor | None], constants: Mapping[str, int]) -> dict[str, Tensor]:
@@ -48,6 +61,8 @@ def recurrence(kernel: Kernel, inputs: Mapping[str, Tensor | None], constants: M
         ArgumentError: for tensors that contradict the declaration.
     """
     inputs = _cast(kernel, inputs)
+    for calls in _records:
+        calls.append((kernel, inputs, dict(constants)))
     device = next(t.device.type for t in inputs.values() if t is not None)
     backend = _forced or ("cuda" if device == "cuda" else "reference")
     if (backend == "host") != (device == "cpu") and backend != "reference":

@@ -1,6 +1,6 @@
 """What a run writes: JSON by the program, with a schema version; nothing is ever parsed out of printed text.
 
-* `trial.json` (Trial, fully resolved), `steps.jsonl` (one Step a line), `result.json` (Result), receipts (Receipt).
+* `trial.json` (Trial, fully resolved), `steps.jsonl` (one Step a line), `result.json` (Result), receipts (verify/record.py).
 * Definitions: last-100 loss, throughput and status are here and nowhere else.
 """
 
@@ -95,7 +95,8 @@ _TRAINING_RULES = {
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One row to train, resolved to the last field.
 
-    `model` is the canonical name; `label` the row's name in its suite; `params` counted from the built model.
+    `model` is the canonical name; `label` the row's name in its suite; `params` counted from the built model. `unverified`: no
+    receipt vouches for the kernel, and the run was wanted all the same.
     """
 
     label: str
@@ -109,6 +110,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     device: str = "cpu"
     matched: bool = True
     relaxed: tuple[str, ...] = ()
+    unverified: bool = False
     schema: int = SCHEMA
 
 
@@ -166,54 +168,6 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     message: str = ""
     warnings: tuple[str, ...] = ()
-    schema: int = SCHEMA
-
-
-class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """What `verify --prove` planted, and what became of it; all counts.
-
-    Truth mutants are damaged results, each at several extents; kernel mutants (`mutants`) are edits of the source that compile and change
-    something. `score` is killed of killed and survived; `equivalents` changed no bit of any result, and are not counted.
-    """
-
-    truth_mutants: int
-    truth_killed: int
-    truth_survivors: tuple[str, ...] = ()
-    not_applicable: int = 0
-    mutants: int
-    killed: int
-    survivors: tuple[str, ...] = ()
-    equivalent: int = 0
-    equivalents: tuple[str, ...] = ()
-    score: float
-    seed: int = 0
-    seconds: float = 0.0
-
-
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """Proof that one configuration of a variant passed verify on one target, bound to the sources by their hash.
-
-    `worst` is the largest error over limit; `kind` is `kernel`, or `library` for a baseline; `proof` what `--prove` showed.
-    `sanitized` lists tool and dtype of the sanitizers that ran.
-    """
-
-    variant: str
-    model: str
-    target: str
-    source_hash: str
-    dtypes: tuple[str, ...]
-    cases: int
-    worst: float
-    worst_tensor: str
-    seconds: float
-    created: str
-    device_name: str = ""
-    seed: int = 0
-    quick: bool = False
-    kind: str = "kernel"
-    versions: dict[str, str] = msgspec.field(default_factory=dict)
-    sanitized: tuple[str, ...] = ()
-    proof: Proof | None = None
     schema: int = SCHEMA
 
 

@@ -50,7 +50,9 @@ def test_outputs_and_all_gradients(package, dtype, T):
         assert error < BOUND[dtype], (name, float(error))
 
 
-@pytest.mark.parametrize("sizes", [{"B": 1, "D": 16}, {"B": 17, "D": 80}, {"B": 33, "D": 112}])
+@pytest.mark.parametrize(
+    "sizes", [{"B": 1, "D": 16}, {"B": 17, "D": 80}, {"B": 33, "D": 112}, {"B": 8, "D": 128}, {"B": 2, "D": 144}]
+)
 @pytest.mark.parametrize("package", PACKAGES)
 def test_any_batch_and_any_width_of_whole_tiles(package, sizes):
     kernel, _, inputs, _ = case(package, 2, **sizes, kind="extreme")

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from elmanctl.kernel import ArgumentError, Kernel, TensorSpec
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import ArgumentError, TensorSpec
 
 
 def shaped(*shape):

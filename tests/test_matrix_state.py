@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from elmanctl import ops
-from elmanctl.kernel import ACCUMULATOR
 from elmanctl.launch import guarded, run_forward
 from elmanctl.plugins.registry import registry
+from elmanctl.tensors import ACCUMULATOR
 
 # Relative error in the Frobenius norm. fp64 and fp32: the unit roundoff times the square root of the terms behind a value (up to
 # about 1000, times a few for the chain of steps). bf16: half a spacing of 2^-8, what rounding an output to bf16 costs at most.

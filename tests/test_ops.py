@@ -7,8 +7,8 @@ import torch
 
 from elmanctl import launch, ops
 from elmanctl.errors import CheckFailed
-from elmanctl.kernel import ArgumentError
 from elmanctl.plugins.discovery import load_folder
+from elmanctl.tensors import ArgumentError
 
 TOY = Path(__file__).parent / "toy" / "leaky"
 

@@ -2,6 +2,7 @@
 // The one include of a kernel file, besides a family and the generated "elman_args.h".
 // Kernel code names nothing of CUDA: no threadIdx, __shared__, <<<>>>, intrinsics or inline PTX. It then compiles for both backends.
 #include <elman/copy.cuh>
+#include <elman/exchange.cuh>
 #include <elman/launch.cuh>
 #include <elman/math.cuh>
 #include <elman/mma.cuh>

@@ -2,7 +2,7 @@
 // From a call out of Python to kernels: exports, checked launches, and a thread's indices.
 //
 //   ELMAN_FORWARD(a) {                       // a: const args::Forward&
-//     ELMAN_TRY(zero_async(a.counter, 4, a.stream));
+//     ELMAN_TRY(fill_async(a.counter, 0, 4, a.stream));
 //     return launch(step<args::scalar>, "scan_step", blocks, threads, shared_bytes, a.stream, a.x, a.y, (int)a.D);
 //   }
 //

@@ -13,7 +13,6 @@
 #endif
 
 namespace elman {
-ELMAN_FN float tanh_of(float x) { return ELMAN_LIBM(tanhf)(x); }
 ELMAN_FN double tanh_of(double x) { return ELMAN_LIBM(tanh)(x); }
 ELMAN_FN float exp_of(float x) { return ELMAN_LIBM(expf)(x); }
 ELMAN_FN double exp_of(double x) { return ELMAN_LIBM(exp)(x); }
@@ -35,12 +34,43 @@ template <class A> ELMAN_BOTH A max_of(A a, A b) { return a < b ? b : a; }
 template <class A> ELMAN_BOTH A min_of(A a, A b) { return b < a ? b : a; }
 template <class I> ELMAN_BOTH I ceil_div(I a, I b) { return (a + b - 1) / b; }
 
+// 1 / x within 1 ulp for a normal x whose reciprocal is normal: without the branches that the division of any two numbers takes.
+#ifdef ELMAN_DEVICE
+ELMAN_FN float reciprocal_of(float x) {
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return __fmaf_rn(r, __fmaf_rn(-x, r, 1.0f), r);  // one Newton step
+}
+#else
+inline float reciprocal_of(float x) { return 1 / x; }
+#endif
+ELMAN_FN double reciprocal_of(double x) { return 1 / x; }
+
+// x where a < b, else y: both are computed, where a compiler might branch.
+#ifdef ELMAN_DEVICE
+ELMAN_FN float select_less(float a, float b, float x, float y) {
+  float r;
+  asm("{ .reg .pred p; setp.lt.f32 p, %1, %2; selp.f32 %0, %3, %4, p; }" : "=f"(r) : "f"(a), "f"(b), "f"(x), "f"(y));
+  return r;
+}
+#else
+inline float select_less(float a, float b, float x, float y) { return a < b ? x : y; }
+#endif
+
+// Within 3 ulp, and without branches, since a recurrence waits for it: an odd polynomial, fitted with a relative error of 1.5e-8, where the
+// difference in the second form would cancel.
+ELMAN_FN float tanh_of(float x) {
+  const float a = abs_of(x), e = exp_of(-2 * a), z = a * a;
+  const float p = (((-0.0066505414f * z + 0.021334155f) * z - 0.05391409f) * z + 0.13333142f) * z - 0.3333333f;
+  return ELMAN_LIBM(copysignf)(select_less(a, 0.55f, a + a * (p * z), (1 - e) * reciprocal_of(1 + e)), x);
+}
+
 // d tanh / dx = 1 - y^2, written so that nothing cancels near |y| = 1.
 template <class A> ELMAN_FN A tanh_slope(A y) { return (1 - y) * (1 + y); }
 
 // The exponential's argument is never positive, so it cannot overflow.
 template <class A> ELMAN_FN A sigmoid_of(A x) {
-  const A e = exp_of(-abs_of(x)), r = 1 / (1 + e);
+  const A e = exp_of(-abs_of(x)), r = reciprocal_of(1 + e);
   return x < 0 ? e * r : r;
 }
 // d sigmoid / dx = s (1 - s).

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from elmanctl.commands.bench_kernels import time_kernels
 from elmanctl.console import note, print_json, print_table
 from elmanctl.errors import CheckFailed, UserError
 from elmanctl.sizes import parse_count, short_count
@@ -15,7 +16,10 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def bench(
-        suite: Annotated[str, typer.Argument(help="A suite by name or file; `elmanctl suites` lists them.")],
+        suite: Annotated[
+            str | None,
+            typer.Argument(help="A suite by name or file; `elmanctl suites` lists them. With --kernels also a model."),
+        ] = None,
         gpus: Annotated[str | None, typer.Option("--gpus", help="0-5, 0,2 or all. Default: every free GPU.")] = None,
         minutes: Annotated[float | None, typer.Option("--minutes", help="Training time of each row.")] = None,
         steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps of each row.")] = None,
@@ -25,8 +29,22 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("--batch-sizes", help="8,16,32: a table of throughput and memory against batch instead."),
         ] = None,
+        kernels: Annotated[
+            bool, typer.Option("--kernels", help="Time recurrences alone against libraries' instead, on one GPU.")
+        ] = False,
+        shape: Annotated[
+            str | None, typer.Option("--shape", help="With --kernels: B=32,T=512,dim=1536, which is the default.")
+        ] = None,
+        sweep: Annotated[
+            str | None,
+            typer.Option("--sweep", help="With --kernels: times along T,B,dim or some of them, and pictures."),
+        ] = None,
         run: Annotated[str | None, typer.Option("--run", help="Name of the run below runs/, new or to join.")] = None,
         again: Annotated[bool, typer.Option("--again", help="Run rows anew that are finished.")] = False,
+        unverified: Annotated[
+            bool,
+            typer.Option("--unverified", help="Run kernels without a receipt too; their rows are marked for good."),
+        ] = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
     ) -> None:
@@ -34,6 +52,27 @@ def register(app: typer.Typer) -> None:
         from elmanctl import bench as benching
         from elmanctl.records import Budget
 
+        if run is not None and (Path(run).name != run or run in (".", "..")):
+            raise UserError(f"--run {run} is not a plain folder name; runs lie below runs/.")
+        if kernels:
+            others = {
+                "--minutes": minutes,
+                "--steps": steps,
+                "--tokens": tokens,
+                "--only": only,
+                "--batch-sizes": batch_sizes,
+            }
+            others |= {"--again": again, "--dry-run": dry_run, "--unverified": unverified}
+            if wrong := [option for option, value in others.items() if value]:
+                raise UserError(
+                    f"--kernels times passes, not training: {', '.join(wrong)} has no meaning with it. Leave it out."
+                )
+            time_kernels(suite, gpus, shape, sweep, run, json)
+            return
+        if wrong := [option for option, value in (("--shape", shape), ("--sweep", sweep)) if value is not None]:
+            raise UserError(f"{' and '.join(wrong)} belongs to --kernels. Add --kernels, or leave it out.")
+        if suite is None:
+            raise UserError("Name a suite: elmanctl bench SUITE. `elmanctl suites` lists them.")
         budget = Budget(
             steps=steps, tokens=parse_count(tokens, "--tokens") if tokens is not None else None, minutes=minutes
         )
@@ -46,9 +85,7 @@ def register(app: typer.Typer) -> None:
             )
         else:
             budget.check()
-        if run is not None and (Path(run).name != run or run in (".", "..")):
-            raise UserError(f"--run {run} is not a plain folder name; runs lie below runs/.")
-        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run)
+        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run, unverified)
         if dry_run:
             show_plan(plan, json)
         else:
@@ -138,10 +175,9 @@ def execute(plan, name: str | None, again: bool, json: bool) -> None:
     for text in notes:
         note(text)
     for planned in plan.rows:
-        if (receipt := benching.receipt(planned, plan.target)) in ("none", "stale"):
-            note(
-                f"{planned.row.label}: receipt for {plan.target}: {receipt}; the report says so. `elmanctl verify` makes one."
-            )
+        if planned.trial is not None and planned.trial.unverified:
+            state = benching.receipt(planned, plan.target)
+            note(f"{planned.row.label}: receipt for {plan.target}: {state}; the row is marked unverified.")
     try:
         with Watch() as watch:
             Schedule(jobs, list(plan.devices), watch.observe).run()

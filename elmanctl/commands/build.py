@@ -111,7 +111,7 @@ def targets(given: list[str]) -> list[str]:
 
 def dtypes(spec: Spec, target: str, given: list[str]) -> list[str]:
     """Return the dtypes to build; what a kernel does not have is refused by the build."""
-    from elmanctl.kernel import DTYPES
+    from elmanctl.tensors import DTYPES
     from elmanctl.toolchain import HOST
 
     if wrong := [d for d in given if d not in DTYPES]:

@@ -10,6 +10,8 @@ from elmanctl.options import show
 from elmanctl.plugins.registry import Problem, Registry, registry
 from elmanctl.variant import Spec
 
+COLOURS = {"green": "green", "stale": "yellow", "red": "red"}
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb `list`."""
@@ -57,15 +59,14 @@ def row(known: Registry, spec: Spec) -> dict[str, Any]:
 
 
 def receipts(spec: Spec) -> list[dict[str, Any]]:
-    """Return the receipts of a configuration, for every target that has one; `valid` is false where the sources changed since."""
+    """Return the receipts of a configuration, for every target that has one; `state` is green, stale or red, with the reason."""
     from elmanctl.verify import receipt
 
     result = []
     for target, found in receipt.held(spec).items():
-        facts = {}
-        if found:
-            facts = {"dtypes": list(found.dtypes), "worst": found.worst, "created": found.created, "quick": found.quick}
-        result.append({"target": target, "valid": found is not None, **facts})
+        one = found.receipt
+        facts = {"dtypes": list(one.dtypes), "worst": one.worst, "created": one.created, "quick": one.quick}
+        result.append({"target": target, "state": found.state, "why": found.why, **facts})
     return result
 
 
@@ -79,7 +80,7 @@ def print_list(known: Registry) -> None:
         summary = r["summary"]
         if r["missing"]:
             summary = Text.assemble(summary, "  ", (f"needs {', '.join(r['missing'])}: {r['install']}", "yellow"))
-        rows.append([r["name"], r["kind"], source, receipt_text(r), summary])
+        rows.append([r["name"], r["kind"], source, Text.assemble(*receipt_parts(r)), summary])
     rows += [
         [Text(p.plugin, "red"), Text("broken", "red"), None, None, Text(problem_text(p), "red")]
         for p in known.problems()
@@ -91,13 +92,18 @@ def print_list(known: Registry) -> None:
 
 def receipt_text(entry: dict[str, Any]) -> str:
     """Return the receipts of one row in a few words."""
+    return "".join(text for text, _ in receipt_parts(entry))
+
+
+def receipt_parts(entry: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the receipts of one row as (text, colour): target, state, and what a green one found."""
     if entry["kind"] == "baseline":
-        return "library"
-    texts = [
-        f"{r['target']}{' quick' if r['quick'] else ''} {r['worst']:.1f}x" if r["valid"] else f"{r['target']} stale"
-        for r in entry["receipts"]
-    ]
-    return ", ".join(texts) or "none"
+        return [("library", "")]
+    found = []
+    for r in entry["receipts"]:
+        more = f"{' quick' if r['quick'] else ''} {r['worst']:.1f}x" if r["state"] == "green" else ""
+        found += [(", " if found else "", ""), (f"{r['target']} {r['state']}{more}", COLOURS[r["state"]])]
+    return found or [("none", "")]
 
 
 def problem_text(problem: Problem) -> str:

@@ -26,12 +26,19 @@ def register(app: typer.Typer) -> None:
     def verify(
         names: Annotated[list[str] | None, typer.Argument(help="Models, with options in the name or by -o.")] = None,
         every: Annotated[bool, typer.Option("--all", help="Verify every variant that can run on the device.")] = False,
+        changed: Annotated[
+            bool,
+            typer.Option("--changed", help="Verify variants without a green receipt, and one of each kernel family."),
+        ] = False,
         option: Annotated[list[str] | None, typer.Option("-o", help="key=value, for every model named.")] = None,
         device: Annotated[
             str | None,
             typer.Option(help="cpu (the kernel compiled for the host) or cuda. Default: cuda if there is one."),
         ] = None,
         quick: Annotated[bool, typer.Option("--quick", help="Fewer cases; the receipt says so.")] = False,
+        thorough: Annotated[
+            bool, typer.Option("--thorough", help="Every kind of input at every length, more shapes; takes its time.")
+        ] = False,
         case: Annotated[str | None, typer.Option("--case", help="One check alone, as verify prints it.")] = None,
         dtype: Annotated[str | None, typer.Option("--dtype", help="Only checks in this dtype.")] = None,
         seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of inputs and roundings.")] = 0,
@@ -44,31 +51,42 @@ def register(app: typer.Typer) -> None:
         mutants: Annotated[
             int | None, typer.Option("--mutants", min=1, help="Edits of the source for --prove to judge. Default: 100.")
         ] = None,
+        train: Annotated[
+            bool,
+            typer.Option("--train", help="Also train a tiny model with kernel and reference; curves must coincide."),
+        ] = False,
         watch: Annotated[bool, typer.Option("--watch", help="Run again when a source changes.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
     ) -> None:
         """Check a variant's kernel and layer; exit 1 if a check fails. A complete pass writes a receipt."""
-        if bool(names) == every:
-            raise UserError("Give model names, or --all. elmanctl list shows what there is.")
-        if case is not None and (every or len(names or ()) > 1 or quick or dtype or sanitize):
+        several = every or changed
+        if bool(names) + every + changed != 1:
+            raise UserError("Give model names, --all or --changed. elmanctl list shows what there is.")
+        if case is not None and (several or len(names or ()) > 1 or quick or dtype or sanitize or train):
             raise UserError(
-                "--case names one check of one model; give no --all, --quick, --dtype or --sanitize with it."
+                "--case names one check of one model; give no --all, --quick, --dtype, --sanitize or --train with it."
             )
+        from elmanctl.verify import plan
+
+        if thorough and (quick or case is not None):
+            raise UserError("--thorough runs more checks, --quick and --case fewer: give one of them.")
         if watch and json:
             raise UserError("--watch prints tables as it goes; leave out --json.")
         where = choose_device(device)
         check_proof(prove, mutants, quick or case is not None or dtype is not None, where)
         options = parse_options(option or [])
-        specs = every_spec(where) if every else [registry().resolve(n, options) for n in names or []]
-        if every and option:
-            raise UserError("-o goes with model names, not with --all.")
+        specs = every_spec(where) if several else [registry().resolve(n, options) for n in names or []]
+        if several and option:
+            raise UserError("-o goes with model names, not with --all or --changed.")
+        specs = changed_specs(specs, plan.Request(specs[0], where).target) if changed and specs else specs
         for spec in specs:
             spec.check()
         if watch:
             follow(specs, [a for a in sys.argv[1:] if a != "--watch"])
         results, failed = [], []
         for spec in specs:
-            data, ok = verify_one(spec, where, quick, case, dtype, seed, json, sanitize)
+            request = plan.Request(spec, where, seed, quick, case, dtype, sanitize, thorough, train)
+            data, ok = verify_one(request, json)
             if prove and ok and spec.variant.has_kernel:
                 data["proof"], ok = prove_one(spec, seed, mutants, json)
             results.append(data)
@@ -135,23 +153,29 @@ def every_spec(device: str) -> list[Spec]:
     return found
 
 
-def verify_one(
-    spec: Spec,
-    device: str,
-    quick: bool,
-    case: str | None,
-    dtype: str | None,
-    seed: int,
-    json: bool,
-    sanitize: bool = False,
-) -> tuple[dict, bool]:
-    """Verify one configuration, print or return what was found, and write or drop its receipt."""
+def changed_specs(specs: list[Spec], target: str) -> list[Spec]:
+    """Return the variants with a kernel that have no green receipt for a target, and the first of each family."""
+    from elmanctl.verify import receipt
+
+    found, families = [], set()
+    for spec in (s for s in specs if s.variant.has_kernel):
+        state, family = receipt.state(spec, target), receipt.family(spec.variant)
+        if state == "green" and family in families:
+            note(f"{spec.name} is left out: its receipt is green, and {family} is verified with another variant.")
+            continue
+        families.add(family)
+        found.append(spec)
+    return found
+
+
+def verify_one(request, json: bool) -> tuple[dict, bool]:
+    """Verify one configuration, print or return what was found, and write its receipt."""
     import torch
 
-    from elmanctl.verify import plan, session, show
+    from elmanctl.verify import session, show
 
     torch.set_num_threads(1)  # work is spread over processes
-    request = plan.Request(spec, device, seed, quick, case, dtype, sanitize)
+    spec = request.spec
     if err().is_terminal and not json:
         with err().status(f"{spec.name}: starting") as status:
             outcome = session.verify(
@@ -166,13 +190,13 @@ def verify_one(
 
 
 def keep(outcome) -> tuple[Path | None, str]:
-    """Write the receipt of a complete pass, drop one that no longer holds; return its file and what was done, in words."""
+    """Write the receipt of a complete pass, or a red one of a failure; return its file and what was done, in words."""
     from elmanctl.verify import receipt, session
 
     spec, target = outcome.request.spec, outcome.target
     if not outcome.ok:
-        dropped = receipt.drop(spec, target)
-        return None, "Its receipt is withdrawn." if dropped else ""
+        receipt.write(spec, session.receipt_of(outcome))
+        return None, "Its receipt is red."
     if not outcome.request.complete:
         return None, "No receipt: only a part ran."
     path = receipt.write(spec, session.receipt_of(outcome))

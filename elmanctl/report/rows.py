@@ -19,6 +19,9 @@ from elmanctl.report.footing import Footing, footing
 __all__ = ["SHOWN", "Report", "ReportRow", "budget_text", "build", "of"]
 
 
+UNVERIFIED = "unverified"  # in place of a receipt, where --unverified ran a kernel that none vouched for
+
+
 class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
     """One row, the mean over its finished seeds. Losses in nats per byte, perplexity per byte, memory in bytes (the most of any seed).
 
@@ -122,12 +125,18 @@ def _notes(collected: Collected, repeated: bool) -> list[str]:
         )
     if relaxed := dict.fromkeys(name for run in runs for name in run.relaxed):
         notes.append(f"The suite waives the method's rule on {', '.join(relaxed)}.")
+    if odd := list(dict.fromkeys(e.name for e in collected.entries if _unverified(e))):
+        notes.append(f"No receipt vouched for the kernel of {', '.join(odd)} when it ran (--unverified).")
     return notes
 
 
 def _rank(row: ReportRow, by: str) -> tuple:
     value = getattr(row, by)
     return (value is None, value or 0.0, row.label)
+
+
+def _unverified(entry: Entry) -> bool:
+    return bool(entry.outcome.trial and entry.outcome.trial.unverified)
 
 
 def _status(entry: Entry) -> str:
@@ -170,7 +179,9 @@ def _row(name: str, entries: list[Entry], differs: tuple[str, ...], ground: Foot
         status=", ".join(s if lone else f"{n} {s}" for s, n in statuses.items())
         if len(statuses) > 1
         else next(iter(statuses)),
-        receipt=_same([r.receipt for r in results]),
+        receipt=_same(
+            [UNVERIFIED if _unverified(e) else e.outcome.result.receipt for e in entries if e.outcome.result]
+        ),
         execution=_same([r.execution for r in results]),
         epochs=max((r.epochs for r in results), default=0.0),
         seeds=len(entries),

@@ -9,8 +9,9 @@ import re
 from dataclasses import dataclass
 
 from elmanctl.errors import UserError, did_you_mean
-from elmanctl.kernel import DTYPES, Kernel
+from elmanctl.kernel import Kernel
 from elmanctl.rules import Multiple
+from elmanctl.tensors import DTYPES
 from elmanctl.variant import Spec
 
 CHUNK = 8
@@ -90,8 +91,24 @@ def default(spec: Spec, kernel: Kernel, constants: dict[str, int], dtypes, draws
         cases += [make(kernel, other, dtype, 3, draws[0], 1) for dtype in dtypes]
         cases += [make(kernel, wide(spec, other), dtype, 3, draws[0], MANY_ROWS) for dtype in dtypes]
     if "bfloat16" in dtypes and not quick:  # where a sum kept in too few bits drifts out of the noise of its store
+        cases.remove(
+            make(kernel, other, "bfloat16", max(LONG, 2 * k + 5), draws[0])
+        )  # the longer case shows what it does
         cases.append(make(kernel, other, "bfloat16", MEMORY, draws[0], 2))
     return list(dict.fromkeys(cases))
+
+
+def thorough(spec: Spec, kernel: Kernel, constants: dict[str, int], dtypes, draws) -> list[Case]:
+    """Return the default cases, and every kind of draw at every length, with one row, with many rows, and over many steps."""
+    k, other = chunk(constants), other_sizes(spec, kernel)
+    lengthy = (*lengths(k), 3 * k, 3 * k + 1, max(LONG, 2 * k + 5))
+    every = [make(kernel, other, d, T, draw) for T in lengthy for draw in draws for d in dtypes]
+    every += [make(kernel, other, d, T, draw, 1) for T in (k, 2 * k + 3) for draw in draws for d in dtypes]
+    every += [
+        make(kernel, wide(spec, other), d, T, draw, MANY_ROWS) for T in (3, k + 1) for draw in draws for d in dtypes
+    ]
+    every += [make(kernel, other, d, MEMORY, draws[0], 2) for d in dtypes]
+    return list(dict.fromkeys([*default(spec, kernel, constants, dtypes, draws), *every]))
 
 
 def parse(text: str, spec: Spec, kernel: Kernel, dtypes, draws) -> Case:

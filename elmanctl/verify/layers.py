@@ -1,4 +1,4 @@
-"""Checks of a whole layer: against its own reference in fp64, causality, halves, rows, and a gradient for every parameter.
+"""Checks of a whole layer: against its own reference in fp64, causality, pieces, rows, and a gradient for every parameter.
 
 * Truth is the same layer in fp64 on the reference backend; its floor is fp32 noise on every operation, as in the rule for kernels.
 * The checked layer runs in fp32 on the kernel's backend (`host` or `cuda`), a baseline on its library.
@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import importlib.util
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,14 +19,15 @@ from torch import Tensor, nn
 
 from elmanctl.errors import UserError
 from elmanctl.variant import Spec
-from elmanctl.verify.rounding import UNIT, Rounding
+from elmanctl.verify.policy import ACCUMULATION, LAYER_ROUNDINGS
+from elmanctl.verify.rounding import TINY, UNIT, Rounding
 from elmanctl.verify.run import Check, judged, same_bits
-from elmanctl.verify.tolerance import ACCUMULATION, Row, judge
+from elmanctl.verify.tolerance import Row, judge
 from elmanctl.verify.truth import seed_of
 
 ROWS, STEPS, WIDTHS = 2, 9, range(32, 1025, 16)
-ROUNDINGS = 6
-PROPERTIES = ("truth", "split", "causality", "rows")
+PROPERTIES = ("truth", "split", "tokens", "causality", "rows")
+CUTS = {"split": (STEPS // 2,), "tokens": tuple(range(1, STEPS))}
 
 
 @dataclass
@@ -89,23 +91,23 @@ def forward(layer, x, state, where: str):
 
 
 def evaluate(
-    s: Setting, where: str, dtype: torch.dtype, device: str = "cpu", halves: bool = False
+    s: Setting, where: str, dtype: torch.dtype, device: str = "cpu", cuts: Sequence[int] = (), wrap=None
 ) -> dict[str, Tensor]:
     """Return y, last state, and gradients of x, first state and parameters, from random output gradients.
 
     Args:
-        halves: run two halves with carried state in place of the whole.
+        cuts: where to cut the sequence into pieces that carry the state.
+        wrap: called with the layer; returns what runs in its place, for example compiled.
     """
     layer = copy.deepcopy(s.layer).to(dtype).to(device)
     x = s.x.to(device, dtype).requires_grad_()
     state = {k: t.to(device, dtype).requires_grad_() for k, t in s.state.items()}
-    if halves:
-        cut = x.shape[1] // 2
-        first, carried = forward(layer, x[:, :cut], state, where)
-        second, last = forward(layer, x[:, cut:], carried, where)
-        y = torch.cat([first, second], 1)
-    else:
-        y, last = forward(layer, x, state, where)
+    run = wrap(layer) if wrap else layer
+    pieces, last = [], state
+    for low, high in zip([0, *cuts], [*cuts, x.shape[1]], strict=True):
+        piece, last = forward(run, x[:, low:high], last, where)
+        pieces.append(piece)
+    y = torch.cat(pieces, 1) if cuts else pieces[0]
     results = {"y": y, **{f"state {k}": t for k, t in last.items()}}
     live = {n: t for n, t in results.items() if t.requires_grad}
     generator = torch.Generator().manual_seed(seed_of("gradients", s.seed))
@@ -126,7 +128,7 @@ class NoGradient(Exception):
         super().__init__(f"no gradient reaches {', '.join(names)}")
 
 
-def truth_of(s: Setting, roundings: int = ROUNDINGS) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def truth_of(s: Setting, roundings: int = LAYER_ROUNDINGS) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return the truth in fp64 and the errors of fp32 noise, by name."""
     where = "reference" if has_kernel(s) else "library"
     truth = evaluate(s, where, torch.float64)
@@ -151,7 +153,9 @@ def compare(s: Setting, got: dict[str, Tensor], truth, errors) -> list[Row]:
     unit = ACCUMULATION * UNIT["float32"] * s.x.shape[1] ** 0.5
     parameters = {f"d_{n}" for n, _ in s.layer.named_parameters()}
     for name, value in truth.items():
-        row = judge(name, _axes(name, value.ndim), got[name].double().numpy(), value, errors[name], unit)
+        row = judge(
+            name, _axes(name, value.ndim), got[name].double().numpy(), value, errors[name], unit, TINY["float32"]
+        )
         if name in parameters and not got[name].any():
             row = dataclasses.replace(row, ratio=float("inf"), group="zero: the parameter is dead")
         rows.append(row)
@@ -177,7 +181,7 @@ def check_layer(spec: Spec, what: str, where: str, device: str, seed: int) -> Ch
                 if text:
                     return Check(id, "layer", False, message=prefix + text, seconds=time.monotonic() - started)
                 continue
-            got = evaluate(s, where, torch.float32, device, halves=what == "split")
+            got = evaluate(s, where, torch.float32, device, CUTS.get(what, ()))
             judged_rows = compare(s, got, *truth_of(s))
         except NoGradient as error:
             return Check(id, "layer", False, message=prefix + str(error), seconds=time.monotonic() - started)

@@ -10,10 +10,10 @@ from elmanctl.errors import UserError
 from elmanctl.options import show
 from elmanctl.variant import Spec
 from elmanctl.verify.layers import NoGradient, compare, evaluate, forward, has_kernel, settings, smallest_dim, truth_of
+from elmanctl.verify.policy import LIVE
 from elmanctl.verify.run import Check, judged
 
 STEPS, ROUNDINGS = 6, 4
-LIVE = 1e-6  # relative change of the output that a live option exceeds in fp64
 
 
 def flips(spec: Spec) -> list[tuple[str, object]]:

@@ -9,12 +9,15 @@ from elmanctl.errors import UserError, did_you_mean
 from elmanctl.options import show
 from elmanctl.toolchain import HOST
 from elmanctl.variant import Spec
-from elmanctl.verify import cases, layers, liveness, properties, sanitize
+from elmanctl.verify import captured, cases, drawn, layers, liveness, parity, properties, sanitize, training
 from elmanctl.verify.cases import Case
 from elmanctl.verify.run import Check, Compiled, run_case
 from elmanctl.verify.truth import Truth, draw, establish
 
 QUICK_DTYPES = ("float32", "bfloat16")
+LAYER = dict.fromkeys(training.CHECKS, training.check_training)
+LAYER |= dict.fromkeys(("compile", "graph"), captured.check_captured)
+LAYER[parity.NAME] = parity.check_parity
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Request:
-    """What verify is asked for. `device` is `cpu` or `cuda`; `case` and `dtype` narrow it to a part; `sanitize` adds its checks."""
+    """What verify is asked for.
+
+    `device` is `cpu` or `cuda`; `case` and `dtype` narrow it to a part; `sanitize` and `train` add checks. Of `quick` and
+    `thorough` one or none is set.
+    """
 
     spec: Spec
     device: str
@@ -39,6 +46,8 @@ class Request:
     case: str | None = None
     dtype: str | None = None
     sanitize: bool = False
+    thorough: bool = False
+    train: bool = False
 
     @property
     def complete(self) -> bool:
@@ -86,6 +95,8 @@ class Plan:
         if request.case is not None:
             return [self.named(request.case)]
         found = self.kernel_tasks(request.quick) + self.layer_tasks(request.quick)
+        if request.train:
+            found.append(self.train_task())
         if request.sanitize:
             sanitize.require(request.device)
             found += self.sanitize_tasks()
@@ -98,23 +109,51 @@ class Plan:
         if not self.kernel:
             return []
         dtypes = [d for d in self.dtypes if not quick or d in QUICK_DTYPES]
-        listed = cases.default(self.spec, self.kernel, self.constants, dtypes, self.draws, quick)
-        found = [Task(c.id, "case", c) for c in listed]
         T, other = cases.chunk(self.constants) + 1, cases.other_sizes(self.spec, self.kernel)
+        found = [Task(c.id, "case", c) for c in self.cases(dtypes, quick)]
         target = HOST if self.request.device == "cpu" else "device"
         for dtype in dtypes[:1] if quick else dtypes:
             case = cases.make(self.kernel, other, dtype, T, self.draws[0])
             found += [Task(f"{dtype} {n}", "property", case, n) for n in properties.names(self.kernel, dtype, target)]
         return found
 
+    def cases(self, dtypes, quick: bool = False, thorough: bool | None = None) -> list[Case]:
+        """Return the cases of some dtypes: the quick ones, the default, or (by default as the request says) the thorough ones."""
+        parts = (self.spec, self.kernel, self.constants, dtypes, self.draws)
+        if quick:
+            return cases.default(*parts, quick=True)
+        thorough = self.request.thorough if thorough is None else thorough
+        other = cases.other_sizes(self.spec, self.kernel)
+        listed = (cases.thorough if thorough else cases.default)(*parts)
+        listed += drawn.structured(self.kernel, other, dtypes, cases.chunk(self.constants) + 1)
+        return list(dict.fromkeys(listed + self.drawn(dtypes, thorough)))
+
+    def drawn(self, dtypes=None, thorough: bool | None = None) -> list[Case]:
+        """Return the cases whose shapes the seed draws."""
+        if not self.kernel:
+            return []
+        thorough = self.request.thorough if thorough is None else thorough
+        count = drawn.MANY if thorough else drawn.COUNT
+        parts = (self.spec, self.kernel, self.constants, dtypes or self.dtypes, self.draws)
+        return drawn.shapes(*parts, self.request.seed, count)
+
     def layer_tasks(self, quick: bool = False) -> list[Task]:
         if self.spec.variant.requires:
-            return [Task(f"layer {n}", "layer", name=n) for n in ("gradients", "causality", "rows")]
-        names = layers.PROPERTIES[:1] if quick else layers.PROPERTIES
+            return [Task(f"layer {n}", "layer", name=n) for n in ("gradients", "causality", "rows", "moves")]
+        names = layers.PROPERTIES[:1]
+        if not quick:
+            names = (*layers.PROPERTIES, *training.CHECKS, *captured.names(self.spec, self.request.device))
         found = [Task(f"layer {n}", "layer", name=n) for n in names]
         if not quick:
             found += [Task(f"option {n}={show(v)}", "option", name=n, value=v) for n, v in liveness.flips(self.spec)]
         return found
+
+    def train_task(self) -> Task:
+        if self.spec.variant.requires:
+            raise UserError(
+                f"--train: {self.spec.name} has no reference of ours, which training could be held against."
+            )
+        return Task(f"layer {parity.NAME}", "layer", name=parity.NAME)
 
     def sanitize_tasks(self) -> list[Task]:
         listed = sanitize.listed(self)
@@ -123,7 +162,8 @@ class Plan:
 
     def named(self, text: str) -> Task:
         """Return the check that `--case` names."""
-        known = {t.id: t for t in self.kernel_tasks() + self.layer_tasks() + self.sanitize_tasks()}
+        trained = [] if self.spec.variant.requires else [self.train_task()]
+        known = {t.id: t for t in self.kernel_tasks() + self.layer_tasks() + trained + self.sanitize_tasks()}
         if text in known:
             return known[text]
         if not self.kernel or text.split()[:1] in (["layer"], ["option"], ["sanitize"]):
@@ -131,7 +171,7 @@ class Plan:
                 f"--case {text!r} is no check of {self.spec.name}.{did_you_mean(text, known)} "
                 f"Others: {', '.join(i for i in known if not known[i].case or known[i].kind != 'case')}."
             )
-        case = cases.parse(text, self.spec, self.kernel, self.dtypes, self.draws)
+        case = cases.parse(text, self.spec, self.kernel, self.dtypes, (*self.draws, *drawn.STRUCTURED))
         return Task(case.id, "case", case)
 
     def run(self, task: Task, truth: Truth | None = None) -> Check:
@@ -139,7 +179,8 @@ class Plan:
         started, device, seed = time.monotonic(), self.request.device, self.request.seed
         try:
             if task.kind == "layer":
-                return layers.check_layer(self.spec, task.name, self.where, device, seed)
+                check = LAYER.get(task.name, layers.check_layer)
+                return check(self.spec, task.name, self.where, device, seed)
             if task.kind == "option":
                 return liveness.check_option(self.spec, task.name, task.value, self.where, device, seed)
             if task.kind == "sanitize":

@@ -1,14 +1,16 @@
-"""Properties of a kernel that hold bit for bit, and the whole sequence against its two halves."""
+"""Properties of a kernel that hold bit for bit, the whole sequence against its pieces, and what torch asks of an op."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from elmanctl import build
-from elmanctl.kernel import Kernel, TensorSpec
+from elmanctl import launch, ops
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import TensorSpec
 from elmanctl.toolchain import HOST
+from elmanctl.verify.drawn import states
 from elmanctl.verify.run import Check, Compiled, Library, judged, run, same_bits
 from elmanctl.verify.truth import Problem, establish
 
@@ -24,16 +26,21 @@ def repeat(library: Library, problem: Problem) -> str:
 
 def fiber_order(library: Compiled, problem: Problem) -> str:
     """Results do not depend on the order in which the host runs threads and blocks: a missing barrier shows."""
-    loaded = build.load(problem.kernel, problem.constants, problem.dtype, HOST)
+    used: set = set()
+
+    def in_order(code: int) -> Callable:
+        return lambda called, _: (used.add(called), called.order(code, problem.seed))
+
     first = run(library, problem)
     try:
         for label, code in ORDERS:
-            loaded.order(code, problem.seed)
-            other = run(library, problem)
+            with launch.on_host(HOST, in_order(code)):
+                other = run(library, problem)
             if differ := [name for name in first if not same_bits(first[name], other[name])]:
                 return f"with threads in {label} order (seed {problem.seed}) {', '.join(differ)} differ: a barrier is missing"
     finally:
-        loaded.order(0)
+        for called in used:
+            called.order(0)
     return ""
 
 
@@ -96,16 +103,15 @@ def _changed(t: Tensor, spec: TensorSpec, where: slice, dim: str = "T") -> Tenso
     return t.index_copy(axis, index, -0.5 * part.flip(-1) if part.ndim else -part)
 
 
-def states(kernel: Kernel) -> dict[str, str]:
-    """Return first state -> last state, paired by name: `s0` and `s_last`."""
-    return {n: f"{n[:-1]}_last" for n in kernel.inputs if n.endswith("0") and f"{n[:-1]}_last" in kernel.outputs}
+def pieces(library: Library, problem: Problem, cuts: Sequence[int]) -> dict[str, Tensor]:
+    """Run the sequence in pieces with carried state and its gradient; return what one run of the whole returns.
 
-
-def split(library: Library, problem: Problem, cut: int | None = None) -> dict[str, Tensor]:
-    """Run two halves with carried state; return what one run of the whole returns."""
-    kernel, pairs, T = problem.kernel, states(problem.kernel), problem.sizes["T"]
-    cut = T // 2 if cut is None else cut
+    Args:
+        cuts: the steps at which pieces after the first begin, ascending.
+    """
+    kernel, pairs = problem.kernel, states(problem.kernel)
     inputs, outputs = ({s.name: s for s in group} for group in (kernel.input_specs, kernel.output_specs))
+    ranges = list(zip([0, *cuts], [*cuts, problem.sizes["T"]], strict=True))
 
     def part(tensors, specs, prefix, low, high):
         return {
@@ -113,49 +119,74 @@ def split(library: Library, problem: Problem, cut: int | None = None) -> dict[st
             for n, t in tensors.items()
         }
 
-    first_in = part(problem.inputs, inputs, "", 0, cut)
-    first = {n: t.cpu() for n, t in library.forward(first_in).items()}
-    second_in = part(problem.inputs, inputs, "", cut, None) | {s: first[last] for s, last in pairs.items()}
-    second = {n: t.cpu() for n, t in library.forward(second_in).items()}
-    d_second = {
-        n: t.cpu()
-        for n, t in library.backward({**second_in, **second}, part(problem.gradients, outputs, "d_", cut, None)).items()
-    }
-    upstream = part(problem.gradients, outputs, "d_", 0, cut)
-    upstream |= {f"d_{last}": d_second[f"d_{s}"] for s, last in pairs.items()}
-    d_first = {n: t.cpu() for n, t in library.backward({**first_in, **first}, upstream).items()}
-    joined = {
-        n: torch.cat([first[n], second[n]], s.dims.index("T")) if "T" in s.dims else second[n]
-        for n, s in outputs.items()
-        if n in first
-    }
-    for name, s in inputs.items():
-        if (key := f"d_{name}") in d_first:
-            if "T" in s.dims:
-                joined[key] = torch.cat([d_first[key], d_second[key]], s.dims.index("T"))
-            else:
-                joined[key] = d_first[key] if name in pairs else d_first[key] + d_second[key]
+    given, results, carried = [], [], {}
+    for low, high in ranges:
+        given.append(part(problem.inputs, inputs, "", low, high) | carried)
+        results.append({n: t.cpu() for n, t in library.forward(given[-1]).items()})
+        carried = {first: results[-1][last] for first, last in pairs.items()}
+    gradients, carried = [], {}
+    for (low, high), tensors, known in zip(reversed(ranges), reversed(given), reversed(results), strict=True):
+        upstream = part(problem.gradients, outputs, "d_", low, high) | carried
+        gradients.insert(0, {n: t.cpu() for n, t in library.backward({**tensors, **known}, upstream).items()})
+        carried = {f"d_{last}": gradients[0][f"d_{first}"] for first, last in pairs.items()}
+    joined = {}
+    for n, s in outputs.items():
+        if n in results[0]:
+            joined[n] = torch.cat([r[n] for r in results], s.dims.index("T")) if "T" in s.dims else results[-1][n]
+    for n, s in inputs.items():
+        if (key := f"d_{n}") in gradients[0]:
+            every = [g[key] for g in gradients]
+            joined[key] = (
+                torch.cat(every, s.dims.index("T")) if "T" in s.dims else every[0] if n in pairs else sum(every)
+            )
     return joined
 
 
-BITWISE: dict[str, Callable] = {"repeat": repeat, "causality": causality, "rows": rows}
+def opcheck(library: Compiled, problem: Problem) -> str:
+    """The registered op keeps what torch.library promises: schema, autograd, fake tensors, ahead-of-time autograd."""
+    kernel, constants, device = problem.kernel, problem.constants, library.device
+    named = {s.name: problem.inputs[s.name].to(device) for s in kernel.input_specs if s.present(constants)}
+    call, given = ops.register(kernel, constants), list(named.values())
+    leaves = [t.clone().requires_grad_() if t.is_floating_point() else t for t in given]
+    upstream = [problem.gradients[f"d_{s.name}"].to(device) for s in kernel.output_specs if s.present(constants)]
+    recurrence, backward = torch.ops.elmanctl.recurrence.default, torch.ops.elmanctl.recurrence_backward.default
+    found = torch.library.opcheck(recurrence, (call, leaves), raise_exception=False)
+    kept = (call, given + recurrence(call, given), upstream)
+    found |= {
+        f"{name} of the backward op": result
+        for name, result in torch.library.opcheck(
+            backward, kept, test_utils=("test_schema", "test_faketensor"), raise_exception=False
+        ).items()
+    }
+    bad = [f"{name}: {' '.join(str(result).split())[:300]}" for name, result in found.items() if result != "SUCCESS"]
+    return "; ".join(bad)
+
+
+BITWISE: dict[str, Callable] = {
+    "repeat": repeat,
+    "causality": causality,
+    "rows": rows,
+    "fiber-order": fiber_order,
+    "opcheck": opcheck,
+}
+CUTS: dict[str, Callable] = {"split": lambda T: [T // 2], "tokens": lambda T: range(1, T)}
 
 
 def check_property(name: str, library: Library, problem: Problem) -> Check:
-    """Run one property by name: `repeat`, `causality`, `rows`, `fiber-order` or `split`."""
+    """Run one property by name: one of BITWISE or CUTS."""
     started, id = time.monotonic(), f"{problem.dtype} {name}"
-    if name == "split":
-        return judged(id, "property", establish(problem).judge(split(library, problem)), started)
-    text = fiber_order(library, problem) if name == "fiber-order" else BITWISE[name](library, problem)
+    if name in CUTS:
+        found = pieces(library, problem, CUTS[name](problem.sizes["T"]))
+        return judged(id, "property", establish(problem).judge(found), started)
+    text = BITWISE[name](library, problem)
     return Check(id, "property", not text, message=text, seconds=time.monotonic() - started)
 
 
 def names(kernel: Kernel, dtype: str, target: str) -> list[str]:
-    """Return the properties that apply: `split` where first and last states pair up and the carry is not rounded between."""
-    carried = [s.kind for s in kernel.input_specs if s.name in states(kernel)]
+    """Return the properties that apply: pieces where first and last states pair up and the carry is not rounded between."""
     found = ["repeat", "causality", "rows"]
     if target == HOST:
         found.append("fiber-order")
-    if carried and dtype == "float32":
-        found.append("split")
+    if dtype == "float32":
+        found += [*(CUTS if states(kernel) else ()), "opcheck"]
     return found

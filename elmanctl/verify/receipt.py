@@ -2,21 +2,26 @@
 
 * One JSON object per variant and target, keyed by canonical model name: `<variant folder>/receipts/<target>.json`, or below
   ELMANCTL_HOME (default ~/.local/share/elmanctl) where the folder cannot be written.
-* A receipt is bound to a hash over the folder's code and every shared header that its kernel reaches.
+* A receipt is bound to hashes over the folder's code, every shared header that its kernel reaches, flags and the rule of verify.
+* `green`: verify passed with these sources. `stale`: something changed since. `red`: verify failed with these sources, or the receipt
+  was changed by hand. `none`: never verified.
 """
 
 import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from elmanctl.errors import UserError
 from elmanctl.files import write_json
-from elmanctl.records import Proof, Receipt
-from elmanctl.toolchain import csrc_folder, sources
+from elmanctl.flavours import is_host
+from elmanctl.toolchain import DEVICE_FLAGS, HOST_FLAGS, csrc_folder, runtime_sources, sources
 from elmanctl.variant import Spec, Variant
+from elmanctl.verify import policy
+from elmanctl.verify.record import SCHEMA, Proof, Receipt
 
 SUFFIXES = (".cu.cc", ".cuh", ".py")
 
@@ -35,6 +40,39 @@ def source_hash(variant: Variant) -> str:
         content = path.read_bytes()
         total.update(f"{name}\0{len(content)}\0".encode() + content)
     return total.hexdigest()
+
+
+def parts(variant: Variant, target: str) -> dict[str, str]:
+    """Return the hash of each thing that a receipt for a target vouches for."""
+    folder, shared = variant.folder.resolve(), csrc_folder().resolve()
+    groups: dict[str, list[Path]] = {"kernel": [], "reference": [], "layer": []}
+    for path in code_files(folder):
+        name = {"reference.py": "reference"}.get(path.name, "layer" if path.suffix == ".py" else "kernel")
+        groups[name].append(path)
+    texts = {}
+    if variant.has_kernel:
+        groups["headers"] = [p for p in sources(folder) if p.resolve().is_relative_to(shared)]
+        flags = HOST_FLAGS if is_host(target) else DEVICE_FLAGS
+        texts["flags"] = digest((), " ".join(flags))
+        if is_host(target):
+            groups["runtime"] = runtime_sources(target)
+    found = {name: digest(sorted(paths)) for name, paths in groups.items() if paths}
+    return dict(sorted((found | texts | {"policy": policy.digest()}).items()))
+
+
+def digest(paths: Iterable[Path], text: str = "") -> str:
+    """Return a short hash over names and contents of files, and a text."""
+    total = hashlib.sha256(text.encode())
+    for path in paths:
+        content = path.read_bytes()
+        total.update(f"{path.name}\0{len(content)}\0".encode() + content)
+    return total.hexdigest()[:32]
+
+
+def family(variant: Variant) -> str:
+    """Return the names of the family headers that a kernel reaches, its own name where it reaches none."""
+    families = csrc_folder().resolve() / "elman" / "families"
+    return ", ".join(sorted(p.name for p in sources(variant.folder) if p.resolve().parent == families)) or variant.name
 
 
 def code_files(folder: Path) -> list[Path]:
@@ -68,36 +106,59 @@ def read(path: Path) -> dict[str, Receipt]:
         raise UserError(f"{path} is no file of receipts: {error}. Delete it and run elmanctl verify again.") from None
 
 
+class Held(NamedTuple):
+    """A receipt, and what it is worth: `green`, `stale` or `red`, with the reason in words."""
+
+    receipt: Receipt
+    state: str
+    why: str = ""
+
+
 def find(spec: Spec, target: str) -> Receipt | None:
-    """Return the receipt of a configuration for a target, if the sources are the ones it was given for."""
-    return held(spec, (target,)).get(target)
+    """Return the receipt of a configuration for a target, if it vouches for the sources as they are."""
+    found = held(spec, (target,)).get(target)
+    return found.receipt if found and found.state == "green" else None
 
 
-def held(spec: Spec, targets: Iterable[str] | None = None) -> dict[str, Receipt | None]:
-    """Return a configuration's receipts by target (all that have one, or those asked for); None for one whose sources changed."""
+def held(spec: Spec, targets: Iterable[str] | None = None) -> dict[str, Held]:
+    """Return a configuration's receipts by target, all that have one or those asked for; of two places the better."""
     if targets is None:
         files = {path for place in places(spec.variant, "any") for path in place.parent.glob("*.json")}
         targets = sorted({path.stem for path in files})
-    known = {
-        t: [r for p in places(spec.variant, t) if (r := read(p).get(spec.name)) and r.target == t] for t in targets
-    }
-    known = {target: found for target, found in known.items() if found}
-    current = source_hash(spec.variant) if known else ""
-    return {t: next((r for r in found if r.source_hash == current), None) for t, found in known.items()}
+    result = {}
+    for target in targets:
+        found = [r for p in places(spec.variant, target) if (r := read(p).get(spec.name)) and r.target == target]
+        if found:
+            current = parts(spec.variant, target)
+            judged = [_held(spec, r, current) for r in found]
+            result[target] = min(judged, key=lambda h: ("green", "red", "stale").index(h.state))
+    return result
+
+
+def _held(spec: Spec, receipt: Receipt, current: dict[str, str]) -> Held:
+    if receipt.schema != SCHEMA:
+        return Held(receipt, "stale", "an older elmanctl wrote it")
+    if not receipt.intact or receipt.model != spec.name:
+        return Held(receipt, "red", "it was changed by hand: its seal is broken")
+    if changed := [name for name in current if receipt.parts.get(name) != current[name]]:
+        return Held(receipt, "stale", f"changed since: {', '.join(changed)}")
+    if receipt.failed:
+        return Held(receipt, "red", f"failed: {', '.join(receipt.failed)}")
+    return Held(receipt, "green")
 
 
 def state(spec: Spec, target: str) -> str:
-    """Return `ok`, `stale` (the sources changed since) or `none`."""
-    found = held(spec, (target,))
-    return "none" if target not in found else "ok" if found[target] else "stale"
+    """Return `green`, `stale`, `red` or `none`."""
+    found = held(spec, (target,)).get(target)
+    return found.state if found else "none"
 
 
 def write(spec: Spec, receipt: Receipt) -> Path | None:
-    """Write a receipt atomically and return its file. A quick one does not replace a full one that is still valid (None)."""
+    """Seal a receipt, write it atomically and return its file. A quick one does not replace a full one that holds (None)."""
     old = find(spec, receipt.target)
-    if receipt.quick and old and not old.quick:
+    if receipt.quick and not receipt.failed and old and not old.quick:
         return None
-    if old and receipt.proof is None:  # the same sources: what was shown of them still holds
+    if old and receipt.proof is None and not receipt.failed:  # the same sources: what was shown of them still holds
         receipt = msgspec.structs.replace(receipt, proof=old.proof)
     return _change(spec, receipt.target, receipt)
 
@@ -108,15 +169,7 @@ def attach(spec: Spec, target: str, proof: Proof | None) -> None:
         _change(spec, target, msgspec.structs.replace(known, proof=proof))
 
 
-def drop(spec: Spec, target: str) -> bool:
-    """Remove the receipts of a configuration that failed; return whether there were any."""
-    present = any(spec.name in read(path) for path in places(spec.variant, target))
-    if present:
-        _change(spec, target, None)
-    return present
-
-
-def _change(spec: Spec, target: str, receipt: Receipt | None) -> Path:
+def _change(spec: Spec, target: str, receipt: Receipt) -> Path:
     from elmanctl.build import locked  # listing receipts needs no compiler
 
     mine, fallback = places(spec.variant, target)
@@ -124,8 +177,8 @@ def _change(spec: Spec, target: str, receipt: Receipt | None) -> Path:
     with locked("receipts"):
         for place in {path, *(p for p in (mine, fallback) if p.exists() and _writable(p.parent))}:
             kept = {name: r for name, r in read(place).items() if name != spec.name}
-            if place == path and receipt is not None:
-                kept[spec.name] = receipt
+            if place == path:
+                kept[spec.name] = receipt.sealed()
             write_json(place, dict(sorted(kept.items())))
     return path
 

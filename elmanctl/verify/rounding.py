@@ -14,13 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from elmanctl.kernel import ACCUMULATOR, Kernel
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import ACCUMULATOR
+from elmanctl.verify.policy import UNITS
 
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}  # unit roundoff
+TINY = {"float32": 2.0**-126, "float64": 2.0**-1022}  # smallest normal number
 # Bits of an fp64 mantissa that a narrower format lacks. A store in fp64 itself is modelled with an error of up to one unit too.
 DROPPED = {"bfloat16": 45, "float32": 29, "float64": 1}
-# An elementwise fp32 function of CUDA's or the C library is within 2 ulp = 4 units; a kernel may spend two where torch spends one.
-UNITS = 4.0
+# UNITS: an elementwise fp32 function of CUDA's or the C library is within 2 ulp = 4 units; a kernel may spend two where torch spends one.
+POOL = 1 << 20
 DIRECTIONS = ("forward", "backward", "both", "saved")
 
 _MOVES = {
@@ -119,6 +122,7 @@ class Noise(TorchDispatchMode):
         super().__init__()
         self.size, self.generator, self.quiet = size, generator, False
         self.random = random.Random(generator.initial_seed())
+        self.pool = _pool()
 
     def paused(self) -> "_Pause":
         """Run operations without noise inside this context."""
@@ -139,10 +143,9 @@ class Noise(TorchDispatchMode):
         return out
 
     def _disturb(self, result: Tensor, scale: Tensor | None) -> None:
-        count, pool = result.numel(), _pool()
-        if count < len(pool) // 4:
-            start = self.random.randrange(len(pool) - count)
-            noise = pool[start : start + count].view(result.shape)
+        count = result.numel()
+        if count < POOL // 4:
+            noise = self.pool.narrow(0, self.random.randrange(POOL - count), count).view(result.shape)
         else:
             noise = torch.empty(result.shape, dtype=torch.float64).uniform_(-1, 1, generator=self.generator)
         result.addcmul_(noise, result if scale is None else scale, value=self.size)
@@ -151,7 +154,7 @@ class Noise(TorchDispatchMode):
 @functools.cache
 def _pool() -> Tensor:
     """Return uniform(-1, 1) numbers of which random stretches serve as noise: drawing anew takes most of the time."""
-    return torch.empty(1 << 20, dtype=torch.float64).uniform_(-1, 1, generator=torch.Generator().manual_seed(1))
+    return torch.empty(POOL, dtype=torch.float64).uniform_(-1, 1, generator=torch.Generator().manual_seed(1))
 
 
 class _Pause:

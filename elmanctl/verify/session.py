@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 
 import torch
 
-from elmanctl import provenance
-from elmanctl.records import Receipt
+from elmanctl import build, provenance, toolchain
 from elmanctl.verify import receipt
 from elmanctl.verify.plan import Plan, Request, Task
+from elmanctl.verify.record import Receipt
 from elmanctl.verify.run import Check
 
 DIED = "the process died while this ran (an invalid access, or out of memory)"
@@ -31,6 +31,7 @@ class Outcome:
     target: str
     checks: list[Check] = field(default_factory=list)
     seconds: float = 0.0
+    drawn: list[str] = field(default_factory=list)  # those among the checks whose shapes the seed drew
 
     @property
     def ok(self) -> bool:
@@ -87,7 +88,9 @@ def verify(request: Request, progress: Callable[[int, int], None] | None = None,
             progress(len(checks), len(tasks))
     else:
         checks = _in_pool(tasks, progress, jobs)
-    return Outcome(request, request.target, checks, time.monotonic() - started)
+    ran = {t.id for t in tasks}
+    drawn = [] if request.quick or request.case else [c.id for c in plan.drawn() if c.id in ran]
+    return Outcome(request, request.target, checks, time.monotonic() - started, drawn)
 
 
 def _in_pool(tasks: list[Task], progress, jobs: int) -> list[Check]:
@@ -132,12 +135,22 @@ def _on_device(plan: Plan, tasks: list[Task], progress, jobs: int) -> list[Check
     return checks
 
 
+def _figure(ratio: float) -> float:
+    """Return a ratio as a receipt keeps it: four decimals; JSON has no infinity."""
+    return round(min(ratio, 1e30), 4)
+
+
 def receipt_of(outcome: Outcome) -> Receipt:
-    """Return the receipt of a complete run that passed."""
+    """Return the receipt of a run: of a complete one that passed, or one that says what failed."""
     request, checks = outcome.request, outcome.checks
     spec = request.spec
-    ranked = [(row.ratio, row.tensor) for c in checks for row in c.rows]
-    worst, tensor = max(ranked, default=(0.0, ""))
+    results = {c.id: _figure(c.worst.ratio) for c in checks if c.rows}
+    tensors: dict[str, float] = {}
+    for row in (row for c in checks for row in c.rows):
+        tensors[row.tensor] = max(tensors.get(row.tensor, 0.0), _figure(row.ratio))
+    tensor = max(tensors, key=tensors.get, default="")
+    kernel, dtypes = spec.variant.kernel(), {t.case.dtype for t in Plan(request).kernel_tasks(request.quick) if t.case}
+    constants = spec.variant.module("binding").constants(spec.config) if kernel else {}
     return Receipt(
         variant=spec.variant.name,
         model=spec.name,
@@ -145,13 +158,20 @@ def receipt_of(outcome: Outcome) -> Receipt:
         source_hash=receipt.source_hash(spec.variant),
         dtypes=tuple(dict.fromkeys(c.id.split()[0] for c in checks if c.kind == "case")) or ("float32",),
         cases=sum(not c.not_run for c in checks),
-        worst=round(worst, 4),
+        worst=tensors.get(tensor, 0.0),
         worst_tensor=tensor,
         seconds=round(outcome.seconds, 1),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         device_name=torch.cuda.get_device_name() if request.device == "cuda" else "host",
         seed=request.seed,
         quick=request.quick,
+        thorough=request.thorough,
+        failed=tuple(c.id for c in checks if not c.ok),
+        parts=receipt.parts(spec.variant, outcome.target),
+        keys={d: build.key(kernel, constants, d, outcome.target) for d in sorted(dtypes)} if kernel else {},
+        compiler=toolchain.compiler(outcome.target)[1].splitlines()[0] if kernel else "",
+        results=results,
+        tensors=tensors,
         kind="kernel" if spec.variant.has_kernel else "library",
         versions=provenance.versions(spec.variant),
         sanitized=tuple(c.id.removeprefix("sanitize ") for c in checks if c.kind == "sanitize" and not c.not_run),

@@ -60,6 +60,12 @@ def show(outcome: Outcome, written: str) -> None:
     for check in checks:
         if check.kind == "sanitize" and check.ok:
             out().print(f"{check.id}: {check.message}", markup=False, soft_wrap=True)
+    for check in checks:
+        if check.kind == "layer" and check.id.startswith("layer ") and check.ok and check.message:
+            out().print(f"{check.id}: {check.message}", markup=False, soft_wrap=True)
+    if outcome.drawn:
+        text = "; ".join(outcome.drawn)
+        out().print(f"Shapes drawn from seed {request.seed}: {text}", markup=False, soft_wrap=True)
     failed = [c for c in checks if not c.ok]
     for check in failed[:LISTED]:
         out().print(f"FAILED {check.id}: {_why(check)}\n  {command(request, check)}", markup=False)
@@ -76,7 +82,7 @@ def _flip(check: Check) -> str:
 
 def _cells(row: Row, check: Check) -> list[str]:
     spark = row.spark if len(row.spark) <= MOST else row.spark[: MOST // 2 - 1] + "…" + row.spark[-MOST // 2 :]
-    start = "" if row.start is None else f"t {row.start}"
+    start = row.origin or ("" if row.start is None else f"t {row.start}")
     return [row.tensor, f"{row.ratio:.3g}", f"{row.error:.2g}", check.id, row.group, row.index, start, spark]
 
 
@@ -85,24 +91,10 @@ def _why(check: Check) -> str:
         return check.message
     row = check.worst
     place = f", first bad element at {row.index}" if row.index else ""
-    start = "" if row.start is None else f", from step {row.start} on {origin(row)}"
+    start = "" if row.start is None else f", in time: {row.origin or f'from t {row.start} on'}"
     over = [r.tensor for r in check.rows if not r.ok]
     also = f" (also {', '.join(t for t in over if t != row.tensor)})" if len(over) > 1 else ""
     return f"{row.tensor} is {row.ratio:.3g} times over its limit in {row.group}{place}{start}{also}".rstrip()
-
-
-def origin(row: Row) -> str:
-    """Return what the course of the error over time suggests."""
-    bad = [i for i, mark in enumerate(row.spark) if mark == "█"]
-    if not bad:
-        return ""
-    if len(bad) == len(row.spark):
-        return "(every step)"
-    if bad == list(range(bad[0], len(row.spark))):
-        return "(to the end: a tail, or growing with time)" if bad[0] else ""
-    if bad == list(range(bad[-1] + 1)):
-        return "(at the start: a gradient that grows backwards, or the first state)"
-    return "(some steps)"
 
 
 def summary(outcome: Outcome) -> str:
@@ -111,7 +103,7 @@ def summary(outcome: Outcome) -> str:
     failed, ran = sum(not c.ok for c in checks), [c for c in checks if not c.not_run]
     rows = [(row.ratio, row.tensor, c.id) for c in checks for row in c.rows]
     part = "" if request.complete else " (a part)"
-    quick = " quick" if request.quick else ""
+    quick = " quick" if request.quick else " thorough" if request.thorough else ""
     text = f"{request.spec.name} on {outcome.target}:{quick} {len(ran) - failed} of {len(ran)} checks passed{part}"
     if skipped := len(checks) - len(ran):
         text += f", {skipped} not run"
@@ -132,8 +124,10 @@ def as_json(outcome: Outcome, path: Path | None) -> dict:
         "target": outcome.target,
         "ok": outcome.ok,
         "quick": outcome.request.quick,
+        "thorough": outcome.request.thorough,
         "complete": outcome.request.complete,
         "seed": outcome.request.seed,
+        "drawn": outcome.drawn,
         "seconds": round(outcome.seconds, 2),
         "receipt": str(path) if path else None,
         "checks": checks,

@@ -11,19 +11,18 @@ Let e be the kernel's error against the truth, and r_1 ... r_M the errors of M s
 * Floor of a group: the largest of the M, and at least the root mean square of the M times 1 + 4/sqrt(2 n): what the largest of very
   many would be. n is how many independent elements carry the error: counted by their share (one dominating element counts as one), and
   not more than the scatter of the M between groups shows (errors that last over steps count once).
-  To it comes the accumulation term ACCUMULATION * unit roundoff of the accumulator * sqrt(terms) * max|truth|, per element.
+  To it comes the accumulation term ACCUMULATION * unit roundoff of the accumulator * sqrt(terms) * max|truth| of the group, per
+  element, and the accumulator's smallest normal number: below it no format promises a relative error (a gradient through many small
+  decays). The maximum is the group's own: one key of length 1e-6 makes gradients of 1e6, behind which all others could be zero.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-FACTOR = 2.0
-ACCUMULATION = 2.0
-WINDOW = 8
-SMALLEST = 4
-AMPLE = 48
-TAIL = 4.0
+from elmanctl.verify import origin
+from elmanctl.verify.policy import AMPLE, FACTOR, SMALLEST, TAIL, WINDOW
+
 SPARKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -37,7 +36,8 @@ class Row:
         group: where the worst ratio is, for example `t 8-15, H 2`.
         index: first bad element (by time, then position) by axis, for example `B 0, T 9, H 2, N 4`; empty where none is.
         start: first time step at which the limit is passed, or None.
-        spark: error over limit against time, one character a step or window; `█` is the limit or more.
+        spark: error over limit against time, one character a step; `█` is the limit or more.
+        origin: where a failing error is in time, in words: see origin.describe.
     """
 
     tensor: str
@@ -47,13 +47,16 @@ class Row:
     index: str = ""
     start: int | None = None
     spark: str = ""
+    origin: str = ""
 
     @property
     def ok(self) -> bool:
         return self.ratio <= 1.0
 
 
-def judge(name: str, axes: tuple[str, ...], got, truth, rounded, accumulation: float) -> Row:
+def judge(
+    name: str, axes: tuple[str, ...], got, truth, rounded, accumulation: float, tiny: float = 0.0, chunk: int = WINDOW
+) -> Row:
     """Apply the rule to one tensor.
 
     Args:
@@ -62,21 +65,23 @@ def judge(name: str, axes: tuple[str, ...], got, truth, rounded, accumulation: f
         got: what the kernel wrote, as fp64 array.
         truth: the truth, fp64, same shape.
         rounded: errors of M stochastic roundings, fp64 [M, *shape].
-        accumulation: ACCUMULATION * unit roundoff * sqrt(terms); times max|truth| it is the accumulation term.
+        accumulation: ACCUMULATION * unit roundoff * sqrt(terms); times a group's max|truth| it is the accumulation term.
+        tiny: the accumulator's smallest normal number.
+        chunk: the kernel's chunk length, for words on where an error starts.
     """
     time = axes.index("T") if "T" in axes else None
     if truth.size == 0:
         return Row(name, 0.0, 0.0)
     if not np.isfinite(got).all():
         bad = ~np.isfinite(got)
-        return Row(name, float("inf"), float("inf"), "not finite", first(bad, axes, time), *_start(bad, time))
+        return Row(name, float("inf"), float("inf"), "not finite", first(bad, axes, time), *_start(bad, time, chunk))
     error = got - truth
-    extra = accumulation * float(np.abs(truth).max())
     square, squares = error * error, rounded * rounded
-    worst, where, flagged = 0.0, "", None
+    size, worst, where, flagged = np.abs(truth), 0.0, "", None
     for axis in (None, *(a for a in range(truth.ndim) if a != time and truth.shape[a] > 1)):
         window = _window(truth, time, axis)
         parts = _floor_parts(squares, time, axis, window)
+        extra = accumulation * _fold(size, time, axis, window, np.maximum) + tiny
         ratios = _ratios(_fold(square, time, axis, window), *parts, extra)
         if axis is not None:
             ratios = np.where(parts[-1] < SMALLEST, 0.0, ratios)
@@ -87,6 +92,7 @@ def judge(name: str, axes: tuple[str, ...], got, truth, rounded, accumulation: f
     peak = _fold(np.abs(error), time, None, WINDOW, np.maximum)
     most = _fold(np.abs(rounded).max(0), time, None, WINDOW, np.maximum)
     usual = _fold(np.sqrt(squares.mean(0)), time, None, WINDOW, np.maximum)
+    extra = accumulation * _fold(size, time, None, WINDOW, np.maximum) + tiny
     ratios = _divide(peak, FACTOR * (np.maximum(most, 2.5 * usual) + extra))
     if ratios.max() > worst and truth.size > 1:
         at = np.unravel_index(ratios.argmax(), ratios.shape)
@@ -94,16 +100,18 @@ def judge(name: str, axes: tuple[str, ...], got, truth, rounded, accumulation: f
         where = _group(axes, time, None, at, truth, WINDOW) + " (largest)"
     scale = np.sqrt((truth * truth).sum())
     relative = float(np.sqrt(square.sum()) / scale) if scale else float(np.sqrt(square.sum()))
-    spark, start = _against_time(square, squares, time, extra)
+    spark, start, course = _against_time(square, squares, time, size, accumulation, tiny)
     index = ""
     if worst > 1:
         element = np.sqrt(squares.mean(0).mean()) if time is None else np.sqrt(squares.mean(0))
-        bad = np.abs(error) > FACTOR * (3.0 * element + extra)
         inside = _inside(flagged, time, truth)
+        bad = np.abs(error) > FACTOR * (3.0 * element + accumulation * size[inside].max() + tiny)
         if not (bad & inside).any():
             bad = inside & (np.abs(error) >= 0.5 * np.abs(error[inside]).max())
         index = first(bad & inside, axes, time)
-    return Row(name, worst, relative, where, index, start if worst > 1 else None, spark)
+    if worst <= 1:
+        return Row(name, worst, relative, where, spark=spark)
+    return Row(name, worst, relative, where, index, start, spark, origin.describe(course, chunk))
 
 
 def _window(truth, time, axis) -> int:
@@ -180,21 +188,23 @@ def first(bad, axes, time) -> str:
     return ", ".join(f"{axis} {i}" for axis, i in zip(axes, places[0], strict=True))
 
 
-def _start(bad, time):
+def _start(bad, time, chunk):
     if time is None:
-        return None, ""
+        return None, "", ""
     steps = bad.any(axis=tuple(a for a in range(bad.ndim) if a != time))
-    return int(steps.argmax()), "".join(SPARKS[-1] if b else SPARKS[1] for b in steps)
+    spark = "".join(SPARKS[-1] if b else SPARKS[1] for b in steps)
+    return int(steps.argmax()), spark, origin.describe([2.0 * b for b in steps], chunk)
 
 
-def _against_time(square, squares, time, extra):
-    """Return the sparkline of error over limit per step, and the first step above the limit."""
+def _against_time(square, squares, time, size, accumulation, tiny):
+    """Return the sparkline of error over limit per step, the first step above the limit, and the ratios."""
     if time is None:
-        return "", None
+        return "", None, ()
     rest = tuple(a for a in range(square.ndim) if a != time)
     count = square.size // square.shape[time]
+    extra = accumulation * size.max(axis=rest) + tiny
     limit = FACTOR * (np.sqrt(squares.sum(axis=tuple(a + 1 for a in rest)).max(0)) + extra * np.sqrt(count))
     ratios = _divide(np.sqrt(square.sum(axis=rest)), limit)
     over = np.flatnonzero(ratios > 1)
     marks = np.clip(np.nan_to_num(ratios, posinf=1.0) * (len(SPARKS) - 1), 0, len(SPARKS) - 1).astype(int)
-    return "".join(SPARKS[m] for m in marks), int(over[0]) if len(over) else None
+    return "".join(SPARKS[m] for m in marks), int(over[0]) if len(over) else None, ratios

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from elmanctl.kernel import ACCUMULATOR, Kernel, TensorSpec, evaluate
-from elmanctl.verify.rounding import UNIT, Rounding
-from elmanctl.verify.tolerance import ACCUMULATION, Row, judge
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import ACCUMULATOR, TensorSpec, evaluate
+from elmanctl.verify import cases, drawn
+from elmanctl.verify.policy import ACCUMULATION, ROUNDINGS
+from elmanctl.verify.rounding import TINY, UNIT, Rounding
+from elmanctl.verify.tolerance import Row, judge
 
-# (T up to, M): with more steps each group has more elements to estimate its floor from.
-ROUNDINGS = ((9, 12), (10**9, 8))
 INF = float("inf")
 
 
@@ -55,7 +56,8 @@ def draw(kernel: Kernel, reference, constants: Mapping[str, int], case, seed: in
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     specs = [s for s in kernel.input_specs if s.present(constants)]
-    raw = reference.draw(case.draw, {s.name: s.shape(sizes) for s in specs}, dict(constants), randn)
+    shapes = {s.name: s.shape(sizes) for s in specs}
+    raw = drawn.inputs(kernel, reference, case.draw, shapes, dict(constants), randn)
     inputs = {s.name: _to(raw[s.name], s, case.dtype) for s in specs}
     outputs = [s for s in kernel.output_specs if s.present(constants)]
     gradients = {f"d_{s.name}": _to(randn(*s.shape(sizes)), s, case.dtype) for s in outputs}
@@ -114,7 +116,8 @@ class Truth:
                 rows.append(Row(name, INF, INF, "missing"))
                 continue
             terms = kernel.terms.get(name) or kernel.terms.get(name.removeprefix("d_")) or kernel.terms.get("*", "T")
-            unit = UNIT[ACCUMULATOR[problem.dtype]] * float(evaluate(terms, problem.sizes)) ** 0.5
+            accumulator = ACCUMULATOR[problem.dtype]
+            unit = UNIT[accumulator] * float(evaluate(terms, problem.sizes)) ** 0.5
             wanted = specs[name].dtype(problem.dtype)
             if str(got[name].dtype) != f"torch.{wanted}":
                 rows.append(Row(name, INF, INF, f"dtype {got[name].dtype} instead of {wanted}"))
@@ -125,7 +128,9 @@ class Truth:
                 continue
             axes, shape = split_products(specs[name].dims, truth.shape, problem.sizes)
             errors = self.errors[name].reshape(-1, *shape)
-            rows.append(judge(name, axes, array.reshape(shape), truth.reshape(shape), errors, ACCUMULATION * unit))
+            tiny, chunk = TINY[accumulator], cases.chunk(problem.constants)
+            arrays = (array.reshape(shape), truth.reshape(shape), errors)
+            rows.append(judge(name, axes, *arrays, ACCUMULATION * unit, tiny, chunk))
         return rows
 
 

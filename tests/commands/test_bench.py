@@ -137,7 +137,33 @@ def test_data_that_cannot_be_trained_on_is_refused_before_anything_starts(mine, 
     assert mine.run("bench", "mine", "--dry-run").code == 0
 
 
-def test_trials_go_to_the_free_gpus_by_uuid(mine, box, trials):
+@pytest.fixture
+def vouched(monkeypatch):
+    """Let every kernel have a receipt for every target."""
+    monkeypatch.setattr(receipt, "find", lambda spec, target: SimpleNamespace(source_hash="0123456789abcdef"))
+
+
+@pytest.mark.parametrize("state", ["none", "stale", "red"])
+def test_a_kernel_without_a_device_receipt_is_refused_unless_its_row_is_marked_for_good(
+    mine, box, trials, monkeypatch, state
+):
+    monkeypatch.setattr(receipt, "find", lambda spec, target: None)
+    monkeypatch.setattr(receipt, "state", lambda spec, target: state)
+    ran = mine.run("bench", "big", "--run", "r")
+    target = device_target(9, 0)
+    assert ran.code == 2 and f"No receipt for {target} vouches for E42 ({state})" in ran.err and not trials.seen
+    assert "--unverified" in ran.err and not (mine.path / "runs").exists()
+    assert "Not ready: No receipt" in mine.run("bench", "big", "--dry-run").err
+    assert mine.run("bench", "big", "--run", "r", "--unverified").code == 0
+    monkeypatch.setattr(receipt, "state", lambda spec, target: "green")
+    report = json.loads(mine.run("report", "r", "--json").out)
+    assert {row["model"]: row["receipt"] for row in report["rows"]}["E42"] == "unverified"
+    assert any("No receipt vouched for the kernel of E42" in note for note in report["notes"])
+    assert [row["receipt"] for row in report["rows"] if row["model"] == "gru"] != ["unverified"]
+    assert "unverified" in (mine.path / "runs/r/report.md").read_text()
+
+
+def test_trials_go_to_the_free_gpus_by_uuid(mine, box, trials, vouched):
     ran = mine.run("bench", "big", "--run", "r")
     assert ran.code == 0
     assert {device.environment["CUDA_VISIBLE_DEVICES"] for _, device in trials.seen} == {"GPU-0", "GPU-2"}
@@ -240,3 +266,21 @@ def test_ctrl_c_ends_the_trial_keeps_its_records_and_leaves_130(mine):
     result = read_json(mine.path / "runs/r/gru/result.json", Result)
     assert result.status == "interrupted" and result.steps >= 1
     assert not (mine.path / "runs/r/E42").exists() or not (mine.path / "runs/r/E42/result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["bench"], "Name a suite"),
+        (["bench", "smoke", "--shape", "B=3"], "--shape belongs to --kernels"),
+        (["bench", "--kernels", "--minutes", "3"], "--minutes has no meaning"),
+        (["bench", "--kernels", "E42", "--shape", "Q=3"], "'Q=3' is none of"),
+        (["bench", "--kernels", "E42", "--sweep", "H"], "--sweep H"),
+        (["bench", "--kernels", "gru"], "no kernel of its own"),
+        (["bench", "--kernels", "E42", "--gpus", "0,2"], "names 2 GPUs"),
+        (["bench", "--kernels", "E42", "--gpus", "1"], "her"),
+    ],
+)
+def test_timing_kernels_refuses_what_it_cannot_do(project, box, arguments, says):
+    ended = project.run(*arguments)
+    assert ended.code == 2 and says in ended.err

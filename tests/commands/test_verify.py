@@ -11,6 +11,7 @@ import pytest
 
 from elmanctl.cli import run
 from elmanctl.plugins.registry import registry
+from elmanctl.verify import receipt
 
 _path = Path(__file__).parent.parent / "verify" / "conftest.py"
 _fixtures = importlib.util.spec_from_file_location("verify_fixtures", _path)
@@ -40,10 +41,8 @@ def test_a_right_kernel_passes_and_leaves_a_receipt(folder, capsys):
         assert re.search(rf"^{tensor} +0\.\d+", out, re.MULTILINE), tensor
     stored = json.loads((folder / "receipts" / "host.json").read_text())["Integrator"]
     assert stored["dtypes"] == ["float32", "bfloat16", "float64"] and not stored["quick"] and stored["worst"] < 1
-    from elmanctl.verify import receipt
-
     spec = registry().resolve("Integrator")
-    assert receipt.state(spec, "host") == "ok" and receipt.find(spec, "host").cases == stored["cases"]
+    assert receipt.state(spec, "host") == "green" and receipt.find(spec, "host").cases == stored["cases"]
     edit(folder, "kernel", "a_part = 0;", "a_part = 0.0f;")
     assert receipt.state(spec, "host") == "stale" and receipt.find(spec, "host") is None
 
@@ -71,8 +70,9 @@ def test_a_wrong_kernel_fails_and_names_the_tensor_and_the_command(folder, capsy
     first = next(c for c in bad if c["kind"] == "case")
     assert f'--case "{first["id"]}"' in first["command"]
     code, out, _ = call(capsys, "--case", first["id"])
-    assert code == 1 and f"FAILED {first['id']}: " in out and "first bad element at" in out
-    assert not (folder / "receipts").exists()
+    assert code == 1 and f"FAILED {first['id']}: " in out and "first bad element at" in out and "receipt is red" in out
+    red = receipt.held(registry().resolve("Integrator"))["host"]
+    assert red.state == "red" and red.why == f"failed: {first['id']}" and red.receipt.failed == (first["id"],)
 
 
 def test_a_write_outside_fails_the_guard_bands(folder, capsys):
@@ -127,7 +127,9 @@ def test_parts_and_quick_runs_never_pass_for_a_full_one(folder, capsys):
         (["Integrator", "--dtype", "float16"], "is checked in float32, bfloat16, float64"),
         (["Integrator", "--device", "tpu"], "--device tpu is not one of cpu, cuda"),
         (["Integrator", "-o", "bound=true"], "has no option bound"),
-        ([], "Give model names, or --all"),
+        ([], "Give model names, --all or --changed"),
+        (["Integrator", "--changed"], "Give model names, --all or --changed"),
+        (["Integrator", "--quick", "--thorough"], "--quick and --case fewer"),
     ],
 )
 def test_a_mistaken_request_is_explained(folder, capsys, arguments, said):
@@ -161,3 +163,21 @@ def test_watch_runs_again_when_a_source_changes(folder, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         verify.follow([spec], ["verify", "Integrator"])
     assert len(calls) == 2 and calls[0][-2:] == ["verify", "Integrator"]
+
+
+def test_changed_verifies_what_is_not_green_and_one_of_each_family(spec, monkeypatch):
+    from elmanctl.commands.verify import changed_specs
+
+    shipped = [registry().resolve(v.name) for v in registry().variants().values()]
+    kernels = {s.variant.name: s for s in shipped if s.variant.has_kernel and s.variant.name != "Integrator"}
+    families = {name: receipt.family(s.variant) for name, s in kernels.items()}
+    assert 1 < len(set(families.values())) < len(kernels), families
+    states = dict.fromkeys(kernels, "green")
+    monkeypatch.setattr(receipt, "state", lambda s, target: states[s.variant.name])
+    listed = list(kernels.values())
+    chosen = [s.variant.name for s in changed_specs(listed, "host")]
+    assert len(chosen) == len(set(families.values())) and {families[n] for n in chosen} == set(families.values())
+    left = next(n for n in kernels if n not in chosen)
+    for other in ("stale", "red", "none"):
+        states[left] = other
+        assert left in [s.variant.name for s in changed_specs(listed, "host")]

@@ -101,7 +101,7 @@ ELMAN_FORWARD(a) {
   const int which = (int)a.WHICH;
   unsigned* counter = (unsigned*)a.counter;
   const size_t bytes = Layout().c.bytes;
-  ELMAN_TRY(zero_async(counter, sizeof(unsigned), a.stream));
+  ELMAN_TRY(fill_async(counter, 0, sizeof(unsigned), a.stream));
   switch (which) {
     case missing_sync_warp:
     case shuffle_as_fence: return launch(neighbours, "neighbours", 1, 32, bytes, a.stream, a.x, a.y, which);

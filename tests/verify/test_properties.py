@@ -3,7 +3,9 @@
 import torch
 from toys import Delta
 
+from elmanctl import ops
 from elmanctl.verify import cases, properties, truth
+from elmanctl.verify.plan import Plan, Request
 from elmanctl.verify.run import run, run_case
 
 
@@ -41,9 +43,11 @@ def check(name, spoil=None):
 
 def test_a_right_library_has_every_property():
     assert properties.states(Delta.kernel) == {"S0": "S_last"}
-    assert properties.names(Delta.kernel, "float32", "host") == ["repeat", "causality", "rows", "fiber-order", "split"]
+    assert properties.names(Delta.kernel, "float32", "host") == [
+        "repeat", "causality", "rows", "fiber-order", "split", "tokens", "opcheck",
+    ]  # fmt: skip
     assert "fiber-order" not in properties.names(Delta.kernel, "bfloat16", "device")
-    for name in ("repeat", "causality", "rows", "split"):
+    for name in ("repeat", "causality", "rows", "split", "tokens"):
         assert check(name).ok, name
     case = cases.Case("float32", (("B", 3), ("T", 9), ("H", 2)), "typical")
     assert run_case(Fake(), Delta.kernel, Delta, {"N": 8}, case, 0).ok
@@ -116,3 +120,32 @@ def test_a_missing_result_a_wrong_shape_and_a_wrong_dtype_fail():
         changed = {n: t for n, t in {**got, name: value}.items() if t is not None}
         row = {r.tensor: r for r in known.judge(changed)}[name]
         assert not row.ok and row.group == said
+
+
+def test_a_carry_that_is_lost_between_single_steps_alone_is_found_token_by_token():
+    class Forgetful(Fake):
+        """Drops the last state's gradient in a sequence of one step, where its loop over chunks does not run."""
+
+        def backward(self, tensors, gradients):
+            alone = tensors["q"].shape[1] == 1
+            return super().backward(tensors, {**gradients, "d_S_last": gradients["d_S_last"] * (0 if alone else 1)})
+
+    found = properties.check_property("tokens", Forgetful(), problem())
+    assert not found.ok and "d_S0" in {row.tensor for row in found.rows if not row.ok}
+    assert properties.check_property("split", Forgetful(), problem()).ok
+
+
+def test_pieces_join_at_any_cuts():
+    p = problem()
+    known = truth.establish(p)
+    for cuts in ([], [1], [8], [2, 3, 7]):
+        assert all(row.ok for row in known.judge(properties.pieces(Fake(), p, cuts))), cuts
+
+
+def test_an_op_whose_fake_gives_another_shape_fails_opcheck(spec, monkeypatch):
+    plan = Plan(Request(spec, "cpu"))
+    task = plan.named("float32 opcheck")
+    assert plan.run(task).ok
+    monkeypatch.setattr(ops, "_written_forward", lambda kernel, constants: kernel.output_specs[::-1])
+    found = plan.run(task)
+    assert not found.ok and "test_" in found.message

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from elmanctl.cli import run
-from elmanctl.verify import cases
+from elmanctl.verify import cases, truth
 from elmanctl.verify.plan import Plan, Request
-from elmanctl.verify.prove import extents, operators, trial
-from elmanctl.verify.prove.truth_mutants import verdicts
+from elmanctl.verify.prove import extents, kernel_mutants, operators, proof, trial
+from elmanctl.verify.prove.edits import Edit
+from elmanctl.verify.prove.truth_mutants import Verdict, verdicts
 from elmanctl.verify.run import Compiled
 
 HISTORIC = {
@@ -127,16 +128,63 @@ def test_a_child_that_hangs_or_dies_ends_and_what_it_said_is_kept():
 def test_a_proof_is_kept_in_the_receipt_and_a_later_plain_run_keeps_it(folder, spec, capsys):
     call = ["verify", "Integrator", "--device", "cpu", "--prove", "--mutants", "12", "--json"]
     code = run(call)
-    proof = json.loads(capsys.readouterr().out)[0]["proof"]
-    assert code == 0 and proof["ok"] and proof["mutants"] == 12 and proof["score"] >= 0.95
-    assert proof["truth_killed"] == proof["truth_mutants"] > 60 and len(proof["killed_by"]) == proof["killed"]
+    found = json.loads(capsys.readouterr().out)[0]["proof"]
+    assert code == 0 and found["ok"] and found["mutants"] == 12 and found["score"] >= 0.95
+    assert found["truth_killed"] == found["truth_mutants"] > 60 and len(found["killed_by"]) == found["killed"]
+    shapes = {s["case"]: s for s in found["shapes"]}
+    assert len(shapes) > 8 and all(s["truth_seen"] > 40 and s["killed"] <= s["seen"] <= 12 for s in shapes.values())
     stored = folder / "receipts" / "host.json"
-    assert json.loads(stored.read_text())["Integrator"]["proof"]["killed"] == proof["killed"]
+    assert json.loads(stored.read_text())["Integrator"]["proof"]["shapes"] == found["shapes"]
     assert run(["verify", "Integrator", "--device", "cpu"]) == 0
-    assert json.loads(stored.read_text())["Integrator"]["proof"]["killed"] == proof["killed"]
+    assert json.loads(stored.read_text())["Integrator"]["proof"]["killed"] == found["killed"]
 
 
 @pytest.mark.parametrize("more", [["--mutants", "3"], ["--prove", "--quick"], ["--prove", "--case", "T2"]])
 def test_a_proof_of_a_part_is_refused(spec, capsys, more):
     assert run(["verify", "Integrator", "--device", "cpu", *more]) == 2
     assert "--prove" in capsys.readouterr().err
+
+
+def fate_of(spec, old, new):
+    """Return what becomes of one edit of the toy's kernel, in fp32."""
+    plan = Plan(Request(spec, "cpu"))
+    quick, rest = proof._cases(plan, "float32")
+    parts = (plan.kernel, plan.reference, plan.constants)
+    known = {c.id: truth.establish(truth.draw(*parts, c, 0)) for c in (*quick, *rest)}
+    bench = proof._bench(plan, "float32", quick, rest, known)
+    file = next(spec.variant.folder.glob("*.cu.cc"))
+    lines = file.read_text().splitlines()
+    number = next(i for i, line in enumerate(lines) if old in line)
+    edit = Edit(file.resolve(), number + 1, "by hand", lines[number], lines[number].replace(old, new))
+    return kernel_mutants.fate([bench], kernel_mutants.original([bench]), edit)
+
+
+@pytest.mark.parametrize(("steps", "outcome"), [(200, "survived"), (100_000, "equivalent")])
+def test_an_edit_that_only_shows_over_many_steps_is_a_survivor_and_not_equivalent(spec, steps, outcome):
+    found = fate_of(spec, "acc h = p.h0[i];", f"acc h = p.T > {steps} ? acc(0) : p.h0[i];")
+    assert found.outcome == outcome and ("T259" in found.different) == (outcome == "survived")
+
+
+def test_a_case_that_a_killed_mutant_passes_is_held_against_that_case_alone(spec):
+    """Its error grows with the steps, from a few units in the last place."""
+    found = fate_of(
+        spec,
+        "h = p.a[d] * h + load(p.x + at);",
+        "h = p.a[d] * h * (acc(1) + acc(t > 2 ? 1e-2 : 1e-7)) + load(p.x + at);",
+    )
+    assert found.outcome == "killed" and not found.everywhere
+    assert any("T2 " in case for case in found.missed) and any("T9 " in case for case in found.by)
+    findings = proof.Findings({case: [] for case in (*found.by, *found.missed)}, [found])
+    scores = {s.case: s for s in findings.shapes()}
+    assert all(scores[c].killed == 1 for c in found.by) and all(scores[c].missed for c in found.missed)
+
+
+def test_a_truth_mutant_that_some_shape_sees_and_passes_in_full_is_no_proof():
+    seen = [Verdict("late", "full", 9.0), Verdict("late", "2 %", 2.0)]
+    blind = [Verdict("late", "full", 0.5), Verdict("late", "2 %", 0.1)]
+    unseen = [Verdict("late", "full", 0.0, tensor="no result changes")]
+    assert proof.Findings({"a": seen, "b": unseen}).surviving_truths() == []
+    assert proof.Findings({"a": seen, "b": blind}).surviving_truths() == ["late (full) on b"]
+    scores = proof.Findings({"a": seen, "b": blind, "c": unseen}).shapes()
+    assert [(s.truth_killed, s.truth_seen) for s in scores] == [(2, 2), (0, 2), (0, 0)]
+    assert scores[1].missed == ("late (full)", "late (2 %)")

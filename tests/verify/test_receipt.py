@@ -1,7 +1,9 @@
 """Receipts hold for the sources they were given for, and for nothing else."""
 
 import dataclasses
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,16 +11,20 @@ import time
 import msgspec
 import pytest
 
+from elmanctl import toolchain
 from elmanctl.errors import UserError
-from elmanctl.records import Receipt
+from elmanctl.plugins.registry import registry
+from elmanctl.toolchain import csrc_folder
 from elmanctl.variant import Spec
-from elmanctl.verify import receipt
+from elmanctl.verify import policy, receipt
+from elmanctl.verify.record import Receipt
 
 
 def made(spec, **more):
     fields = {
         "variant": "Integrator", "model": spec.name, "target": "host", "source_hash": receipt.source_hash(spec.variant),
         "dtypes": ("float32",), "cases": 3, "worst": 0.5, "worst_tensor": "y", "seconds": 1.0, "created": "2000-01-01",
+        "parts": receipt.parts(spec.variant, "host"),
     }  # fmt: skip
     return Receipt(**fields | more)
 
@@ -31,8 +37,11 @@ def test_a_receipt_is_found_by_configuration_and_target(spec, folder):
     assert path == folder / "receipts" / "host.json"
     assert receipt.find(spec, "host").worst == 0.5 and receipt.find(other, "host").worst == 0.25
     assert receipt.state(spec, "sm_90a") == "none"
-    assert receipt.drop(spec, "host") and not receipt.drop(spec, "host")
-    assert receipt.state(spec, "host") == "none" and receipt.state(other, "host") == "ok"
+    receipt.write(spec, made(spec, failed=("float32 T2",)))
+    assert receipt.state(spec, "host") == "red" and receipt.state(other, "host") == "green"
+    assert receipt.find(spec, "host") is None and receipt.find(other, "host")
+    receipt.write(spec, made(spec, quick=True))
+    assert receipt.state(spec, "host") == "green"
 
 
 @pytest.mark.parametrize("name", ["reference.py", "layer.py", "binding.py", "__init__.py", "kernel"])
@@ -42,25 +51,85 @@ def test_any_change_of_the_sources_makes_it_stale(spec, folder, name):
     text = path.read_text()
     path.write_text(text + " \n")
     assert receipt.state(spec, "host") == "stale" and receipt.find(spec, "host") is None
+    part = {"reference.py": "reference", "kernel": "kernel"}.get(name, "layer")
+    assert receipt.held(spec)["host"].why == f"changed since: {part}"
     path.write_text(text)
-    assert receipt.state(spec, "host") == "ok"
+    assert receipt.state(spec, "host") == "green"
 
 
-def test_a_shared_header_counts_only_where_it_is_reached(spec, folder, tmp_path, monkeypatch):
-    shared = tmp_path / "csrc"
-    (shared / "elman").mkdir(parents=True)
-    (shared / "elman" / "elman.cuh").write_text("#include <elman/inner.cuh>\n")
-    (shared / "elman" / "inner.cuh").write_text("// inner\n")
-    (shared / "elman" / "unused.cuh").write_text("// unused\n")
-    monkeypatch.setattr(receipt, "csrc_folder", lambda: shared)
-    monkeypatch.setattr("elmanctl.toolchain.csrc_folder", lambda: shared)
-    before = receipt.source_hash(spec.variant)
-    (shared / "elman" / "unused.cuh").write_text("// changed\n")
-    (folder / "test_it.py").write_text("# a test\n")
-    (folder / "README.md").write_text("words\n")
-    assert receipt.source_hash(spec.variant) == before
-    (shared / "elman" / "inner.cuh").write_text("// changed\n")
-    assert receipt.source_hash(spec.variant) != before
+KERNELS = [v for v in registry().variants().values() if v.has_kernel]
+
+
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    """Return a copy of the shared headers that the registry's variants use in this test."""
+    copy = tmp_path / "csrc_common"
+    shutil.copytree(csrc_folder(), copy)
+    monkeypatch.setattr(receipt, "csrc_folder", lambda: copy)
+    monkeypatch.setattr(toolchain, "csrc_folder", lambda: copy)
+    return copy
+
+
+def test_changing_a_shared_header_makes_exactly_those_receipts_stale_that_reach_it(shared, tmp_path, monkeypatch):
+    monkeypatch.setattr(receipt, "places", lambda v, t: (tmp_path / v.name / f"{t}.json", tmp_path / "no" / "such"))
+    specs = {v.name: Spec(v, v.config()) for v in KERNELS}
+    for spec in specs.values():
+        receipt.write(spec, made(spec, variant=spec.variant.name))
+    reaches = {n: {p.resolve() for p in toolchain.sources(s.variant.folder)} for n, s in specs.items()}
+    assert {receipt.state(s, "host") for s in specs.values()} == {"green"}
+    split = 0
+    for header in sorted(p.resolve() for p in shared.rglob("*.cuh")):
+        text = header.read_text()
+        header.write_text(text + "// changed\n")
+        stale = {n for n, s in specs.items() if receipt.state(s, "host") == "stale"}
+        # What the host's runtime is made of is linked into every host build.
+        runtime = header in {p.resolve() for p in toolchain.runtime_sources()}
+        assert stale == (set(specs) if runtime else {n for n in specs if header in reaches[n]}), header.name
+        header.write_text(text)
+        split += 0 < len(stale) < len(specs)
+    assert split >= 2 and {receipt.state(s, "host") for s in specs.values()} == {"green"}
+
+
+def test_flags_and_the_rule_itself_are_vouched_for(spec, monkeypatch):
+    receipt.write(spec, made(spec))
+    for name, where, value in (("FACTOR", policy, 3.0), ("HOST_FLAGS", receipt, ("-O0",))):
+        with monkeypatch.context() as changed:
+            changed.setattr(where, name, value)
+            assert receipt.state(spec, "host") == "stale", name
+    assert receipt.state(spec, "host") == "green"
+
+
+@pytest.mark.parametrize("change", [{"worst": 0.1}, {"cases": 99}, {"failed": []}, {"source_hash": "0" * 64}])
+def test_a_receipt_that_was_changed_by_hand_is_red(spec, change):
+    path = receipt.write(spec, made(spec, failed=("x",) if "failed" in change else ()))
+    data = json.loads(path.read_text())
+    data["Integrator"] |= change
+    path.write_text(json.dumps(data))
+    held = receipt.held(spec)["host"]
+    assert held.state == "red" and "seal is broken" in held.why and receipt.find(spec, "host") is None
+
+
+def test_one_whose_figures_contradict_each_other_is_red_though_sealed(spec):
+    receipt.write(spec, made(spec, results={"a": 0.5, "b": 0.4}, tensors={"y": 0.5}))
+    assert receipt.state(spec, "host") == "green"
+    receipt.write(spec, made(spec, results={"a": 0.9, "b": 0.4}, tensors={"y": 0.5}))
+    assert receipt.state(spec, "host") == "red"
+
+
+def test_one_of_an_older_kind_is_stale(spec):
+    path = receipt.write(spec, made(spec))
+    data = json.loads(path.read_text())
+    for key in ("seal", "schema", "parts"):
+        del data["Integrator"][key]
+    path.write_text(json.dumps(data))
+    assert receipt.held(spec)["host"].why == "an older elmanctl wrote it"
+
+
+@pytest.mark.parametrize("variant", KERNELS, ids=lambda v: v.name)
+def test_every_shipped_kernel_has_a_host_receipt_with_a_proof_that_nobody_changed(variant):
+    held = receipt.held(Spec(variant, variant.config()))
+    assert held["host"].state in ("green", "stale"), held["host"].why
+    assert held["host"].receipt.proof.score >= policy.SCORE
 
 
 def test_a_quick_receipt_does_not_replace_a_full_one_that_holds(spec, folder):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from elmanctl.kernel import Kernel
-from elmanctl.verify.rounding import UNIT, UNITS, Rounding, stochastic
+from elmanctl.verify.policy import UNITS
+from elmanctl.verify.rounding import UNIT, Rounding, stochastic
 
 
 def kernel(**rounds):

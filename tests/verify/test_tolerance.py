@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from elmanctl.verify.tolerance import FACTOR, SPARKS, judge
+from elmanctl.verify.policy import FACTOR
+from elmanctl.verify.tolerance import SPARKS, judge
 
 AXES = ("B", "T", "H", "N")
 SHAPE = (3, 35, 4, 8)
@@ -86,3 +87,23 @@ def test_a_tensor_of_one_element_is_judged():
     truth, rounded = np.array([1.0]), 1e-3 * np.random.default_rng(0).uniform(-1, 1, size=(12, 1))
     assert judge("t", ("H",), truth * 1.0005, truth, rounded, 0.0).ok
     assert not judge("t", ("H",), truth * 1.02, truth, rounded, 0.0).ok
+
+
+@pytest.mark.parametrize(("scale", "passes"), [(1e-51, True), (1e-39, True), (1e-36, False), (1.0, False)])
+def test_what_underflows_in_the_accumulator_may_be_lost_and_nothing_larger(setting, scale, passes):
+    """A gradient through nineteen decays of 1e-3 is 0 in fp32; truth and roundings in fp64 know nothing of that."""
+    _, _, random = setting
+    truth = scale * random.uniform(0.5, 1, size=SHAPE)
+    row = judge("t", AXES, 0 * truth, truth, 1e-7 * np.stack([truth, -truth]), 0.0, 2.0**-126)
+    assert row.ok is passes
+
+
+def test_one_huge_element_hides_nothing_in_other_groups(setting):
+    """A key without length makes a gradient of 1e6 in one head; the last steps of the others are zeros that must be found."""
+    truth, rounded, _ = setting
+    truth, rounded = truth.copy(), rounded.copy()
+    truth[0, 33, 1], rounded[:, 0, 33, 1] = 1e6, 1e-1
+    got = truth.copy()
+    got[:, 32:, 3] = 0
+    row = judge("t", AXES, got, truth, rounded, 1e-5)
+    assert row.ratio > 50 and row.group.endswith("H 3")

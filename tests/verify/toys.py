@@ -105,6 +105,7 @@ class Delta:
         outputs={"y": "B T H N", "S_last": "B H N N @acc"},
         constants={"N": "width"},
     )
+    DRAWS = ("typical", "saturated", "extreme")
     head_axis: ClassVar = {"q": 2, "k": 2, "v": 2, "decay": 2, "S0": 1, "y": 2, "S_last": 1}
     FAULTS = (
         "dropped term", "late gradient", "no last-state gradient", "no first-state gradient", "transposed", "scaled",

@@ -1,21 +1,28 @@
 """Tensors of the E1 kernel: the tanh recurrence h[t] = tanh(wx[t] + W h[t-1]) and its readout gated by z."""
 
 from elmanctl.kernel import Kernel
+from elmanctl.tiles import DENSE
 
 kernel = Kernel(
     package=__package__,
     inputs={"wx": "B T D", "z": "B T D", "W": "D D", "h0": "B D @acc"},
     outputs={"y": "B T D", "h_last": "B D @acc"},
     saved={"h": "B T D @acc"},
+    scratch={"exchange": "RING*8*cdiv(B,8)*D"},
+    backward_scratch={"exchange": "RING*8*cdiv(B,8)*D"},
+    backward_outputs={"former": "B T D"},
     torch_gradients=("W",),
     after_backward="weight_gradients",
     rounds={"h_operand": "forward", "d_pre": "backward"},
     # A state is T sums over D; the gradient of W sums B T products of such.
     terms={"*": "T*D", "W": "B*T*D"},
     budgets={"spill_bytes": 0},
+    work={"forward": "2*B*T*D*D", "backward": "4*B*T*D*D"},
+    rivals=("cudnn_rnn", "cublas_loop", "flashrnn"),
+    tiling=DENSE,
 )
 
 
 def constants(config) -> dict[str, int]:
-    """Return the compile-time constants: none, all sizes are run-time."""
+    """Return the compile-time constants that depend on options: none."""
     return {}

@@ -17,11 +17,12 @@ struct Step {
 }  // namespace e1
 
 ELMAN_FORWARD(a) {
-  const elman::dense::Forward<args::scalar> p{a.wx, a.W, a.h0, a.z, a.y, a.h_last, a.h, a.B, a.T, a.D};
-  return elman::dense::forward<e1::Step>("e1_forward", p, a.stream);
+  const elman::dense::Forward<args::scalar> p{a.wx, a.W, a.h0, a.z, a.y, a.h_last, a.h, a.exchange, a.B, a.T, a.D};
+  return elman::dense::forward<e1::Step, args::Constant>("e1_forward", p, a.stream);
 }
 
 ELMAN_BACKWARD(a) {
-  const elman::dense::Backward<args::scalar> p{a.W, a.z, a.h, a.d_y, a.d_h_last, a.d_wx, a.d_z, a.d_h0, a.B, a.T, a.D};
-  return elman::dense::backward<e1::Step>("e1_backward", p, a.stream);
+  const elman::dense::Backward<args::scalar> p{a.W,    a.z, a.h0,     a.h,        a.d_y, a.d_h_last, a.d_wx, a.d_z,
+                                               a.d_h0, a.former, a.exchange, a.B,   a.T,        a.D};
+  return elman::dense::backward<e1::Step, args::Constant>("e1_backward", p, a.stream);
 }

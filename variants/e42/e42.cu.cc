@@ -17,12 +17,12 @@ struct Step {
 }  // namespace e42
 
 ELMAN_FORWARD(a) {
-  const elman::dense::Forward<args::scalar> p{a.wx, a.W, a.h0, nullptr, a.y, a.h_last, a.h, a.B, a.T, a.D};
-  return elman::dense::forward<e42::Step>("e42_forward", p, a.stream);
+  const elman::dense::Forward<args::scalar> p{a.wx, a.W, a.h0, nullptr, a.y, a.h_last, a.h, a.exchange, a.B, a.T, a.D};
+  return elman::dense::forward<e42::Step, args::Constant>("e42_forward", p, a.stream);
 }
 
 ELMAN_BACKWARD(a) {
-  const elman::dense::Backward<args::scalar> p{a.W,    nullptr, a.h, a.d_y, a.d_h_last, a.d_wx, nullptr,
-                                               a.d_h0, a.B,     a.T, a.D};
-  return elman::dense::backward<e42::Step>("e42_backward", p, a.stream);
+  const elman::dense::Backward<args::scalar> p{a.W,    nullptr, a.h0,     a.h,        a.d_y, a.d_h_last, a.d_wx, nullptr,
+                                               a.d_h0, a.former, a.exchange, a.B,   a.T,        a.D};
+  return elman::dense::backward<e42::Step, args::Constant>("e42_backward", p, a.stream);
 }

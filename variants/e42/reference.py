@@ -38,10 +38,9 @@ def weight_gradients(t):
     """Return d_W = sum over b, t of d_pre[t] h[t-1]^T as one product over all B T rows.
 
     Args:
-        t: tensors of the call; d_wx is d_pre [B, T, D]; h [B, T, D] and h0 [B, D] in the accumulator's dtype.
+        t: tensors of the call; d_wx is d_pre [B, T, D], former is h[t-1] as operand of the product [B, T, D], both in the compute dtype.
     """
-    former = torch.cat([t["h0"][:, None], t["h"][:, :-1]], 1).to(t["d_wx"].dtype)
-    return {"d_W": t["d_wx"].flatten(0, 1).mT @ former.flatten(0, 1)}
+    return {"d_W": t["d_wx"].flatten(0, 1).mT @ t["former"].flatten(0, 1)}
 
 
 def draw(kind, shapes, constants, randn):

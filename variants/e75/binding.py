@@ -29,6 +29,8 @@ kernel = Kernel(
     terms={"y": "T*N", "s_last": "T*N", "*": "2*T*N", "beta_bias": "B*T*N"},
     # None up to n=96; at n=128 the 512 threads of a block have 128 registers each.
     budgets={"spill_bytes": 256},
+    work={"forward": "7*B*T*H*N*N", "backward": "21*B*T*H*N*N"},
+    rivals=("fla_gated_delta", "mamba_scan"),
 )
 
 

@@ -53,6 +53,8 @@ kernel = Kernel(
     # A state sums T writes of sums over N; a gradient also sums over M rows; a head's parameters over the batch and time besides.
     terms={"y": "T*N", "s_last": "T*N", "*": "T*(N+M)", **dict.fromkeys(("A_log", "dt_bias", "decay_bias"), "B*T*N*M")},
     budgets={"spill_bytes": 0},
+    work={"forward": "7*B*T*H*N*M", "backward": "21*B*T*H*N*M"},
+    rivals=("fla_gated_delta", "mamba_scan"),
 )
 
 

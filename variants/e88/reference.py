@@ -59,7 +59,9 @@ def forward(qkv, decay_logit, A_log, dt_bias, decay_bias, write_logit, gate, s0,
 def decays(logit, A_log, dt_bias, bias, shape, like):
     """Return lambda [B, T, H]: mamba, simple, constant or none, by which inputs exist."""
     if A_log is not None:
-        return torch.exp(-A_log.exp() * F.softplus(logit.to(like.dtype) + dt_bias))
+        # torch takes softplus(x) as x above the threshold, by default 20, where that is off by 2e-9: not exact in fp64.
+        softplus = F.softplus(logit.to(like.dtype) + dt_bias, threshold=40.0)
+        return torch.exp(-A_log.exp() * softplus)
     if logit is not None:
         return torch.sigmoid(logit.to(like.dtype))
     return like.new_ones(shape) if bias is None else torch.sigmoid(bias).expand(shape)

@@ -48,10 +48,11 @@ Status launch_cooperative(void (*kernel)(P...), const char* name, int64_t blocks
   return launch_converted<P...>(kernel, name, true, blocks, threads, shared_bytes, stream, static_cast<P>(a)...);
 }
 
-inline Status zero_async(void* pointer, size_t bytes, Stream stream) {
-  const cudaError_t error = cudaMemsetAsync(pointer, 0, bytes, stream);
+// Set every byte of global memory to `byte`, in the stream's order; may be captured into a CUDA graph.
+inline Status fill_async(void* pointer, unsigned char byte, size_t bytes, Stream stream) {
+  const cudaError_t error = cudaMemsetAsync(pointer, byte, bytes, stream);
   if (error == cudaSuccess) return 0;
   cudaGetLastError();
-  return refuse("zero_async of %zu bytes failed: %s", bytes, cudaGetErrorString(error));
+  return refuse("fill_async of %zu bytes failed: %s", bytes, cudaGetErrorString(error));
 }
 }  // namespace elman

@@ -36,6 +36,10 @@ void* shared_array(unsigned offset, size_t bytes, size_t alignment, const char* 
 void copy16_async(void* to, const void* from, const char* file, int line);
 void copy_commit();
 void copy_wait(int groups_in_flight);
+void load_words(void* into, const void* from, size_t bytes);
+void publish_word(void* to, const void* value, size_t bytes, const char* file, int line);
+void erase_word(void* word, size_t bytes);
+void await_words(const char* file, int line);
 [[noreturn]] void misaligned(const void* p, size_t bytes, const char* operation, const char* file, int line);
 
 inline void check_aligned(const void* p, size_t bytes, const char* operation, const char* file, int line) {

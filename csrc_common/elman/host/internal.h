@@ -36,6 +36,7 @@ struct Fiber : Here {
   bool done = false;
   char* stack = nullptr;
   void* fake_stack = nullptr;  // AddressSanitizer's
+  unsigned looked = 0;  // words of an exchange that were published when it last loaded some or waited
   int copy_groups = 0;
   std::vector<Copy> copies;
 };
@@ -85,6 +86,9 @@ struct Runtime {
     Fiber* fiber;
   };
   std::vector<Waiter> waiters;
+  List readers;  // fibers that found a word of an exchange absent
+  unsigned published = 0;  // words, in this launch
+  bool news = false;  // published since some reader looked
   void (*body)(void*) = nullptr;
   void* argument = nullptr;
   std::string error;
@@ -115,6 +119,10 @@ Fiber* running();
 void make_ready(List& list);
 // Let others run until somebody makes this fiber ready; it joins `list` unless that is null. Fails on a deadlock.
 void wait_in(List* list, const char* operation, const char* file, int line);
+// Return the next fiber to run, or null. Readers of an exchange look again when nobody else can go on.
+Fiber* next_ready();
+// In a random order, let the readers look now and then while others can go on.
+void maybe_wake_readers();
 // End the running launch with this text; `first` and `second` are code addresses that it completes with file and line.
 [[noreturn]] void fail(std::string text, const void* first = nullptr, const void* second = nullptr);
 

@@ -27,8 +27,8 @@ Status launch_cooperative(void (*kernel)(P...), const char* name, int64_t blocks
   return launch_any(true, kernel, name, blocks, threads, shared_bytes, a...);
 }
 
-inline Status zero_async(void* pointer, size_t bytes, Stream) {
-  __builtin_memset(pointer, 0, bytes);
+inline Status fill_async(void* pointer, unsigned char byte, size_t bytes, Stream) {
+  __builtin_memset(pointer, byte, bytes);
   return 0;
 }
 }  // namespace elman

@@ -119,7 +119,7 @@ void switch_to(void** save, Fiber* f, [[maybe_unused]] void** fake_stack, [[mayb
     fail("divergent warp collective: " + where(f) + " returned while its warp is in " + w.operation + " at " +
          place(w.file, w.line));
   if (--b.live && b.arrived == b.live) release_block(b);
-  Fiber* next = pop(rt.ready);
+  Fiber* next = next_ready();
   if (!next && rt.unfinished) rt.error = deadlock_report();
   switch_to(&f->stack_pointer, next, &f->fake_stack, true);
   __builtin_unreachable();
@@ -156,6 +156,7 @@ void start(Fiber& f, size_t i) {
   f.operation = nullptr;
   f.copies.clear();
   f.copy_groups = 0;
+  f.looked = 0;
 }
 
 // Run some blocks of the launch together until all have returned or one has failed.
@@ -174,6 +175,9 @@ void run_together(const std::vector<unsigned>& indices, size_t shared_bytes) {
   memset(memory.get(), 0xFF, padded * indices.size());
   List all;
   rt.ready = {};
+  rt.readers = {};
+  rt.published = 0;
+  rt.news = false;
   rt.waiters.clear();
   for (size_t n = 0; n < indices.size(); ++n) {
     Block& b = rt.live_blocks[n];
@@ -230,15 +234,27 @@ void make_ready(List& list) {
   list = {};
 }
 
+Fiber* next_ready() {
+  if (!rt.ready.head && rt.readers.head && rt.news) {
+    rt.news = false;
+    make_ready(rt.readers);
+  }
+  return pop(rt.ready);
+}
+
+void maybe_wake_readers() {
+  if (rt.order == random_order && rt.readers.head && random_below(16) == 0) make_ready(rt.readers);
+}
+
 void wait_in(List* list, const char* operation, const char* file, int line) {
   Fiber* f = rt.current;
   f->operation = operation;
   f->file = file;
   f->line = line;
   if (list) push(*list, f);
-  Fiber* next = pop(rt.ready);
+  Fiber* next = next_ready();
   if (!next) fail(deadlock_report());
-  switch_to(&f->stack_pointer, next, &f->fake_stack, false);
+  if (next != f) switch_to(&f->stack_pointer, next, &f->fake_stack, false);  // a reader of an exchange may be its own successor
   f->operation = nullptr;
 }
 

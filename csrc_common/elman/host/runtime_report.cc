@@ -23,7 +23,7 @@ std::string deadlock_report() {
     size_t j = i;
     for (; j < rt.fibers.size(); ++j) {
       const Fiber& g = rt.fibers[j];
-      if (g.home != f.home || g.done != f.done || g.operation != f.operation || g.line != f.line) break;
+      if (g.home != f.home || g.done != f.done || (!g.done && (g.operation != f.operation || g.line != f.line))) break;
     }
     text += " block " + std::to_string(f.block) + " threads " + std::to_string(f.thread) + "-" +
             std::to_string(rt.fibers[j - 1].thread);

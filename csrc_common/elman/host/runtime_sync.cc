@@ -108,4 +108,31 @@ void copy_wait(int groups_in_flight) {
   };
   f.copies.erase(std::remove_if(f.copies.begin(), f.copies.end(), carry_out), f.copies.end());
 }
+
+// Words of an exchange. This file is not instrumented, so the race check does not see them: the word is the synchronisation,
+// and orders nothing else. What it does see is every other access, as between blocks that never met.
+void load_words(void* into, const void* from, size_t bytes) {
+  rt.current->looked = rt.published;
+  memcpy(into, from, bytes);
+}
+
+void publish_word(void* to, const void* value, size_t bytes, const char* file, int line) {
+  static const uint64_t absent = ~0ull;
+  if (memcmp(to, &absent, bytes)) fail("a word of an exchange is published before it was erased, at " + place(file, line));
+  if (!memcmp(value, &absent, bytes)) fail("the mark of an absent word is published as a value, at " + place(file, line));
+  memcpy(to, value, bytes);
+  ++rt.published;
+  rt.news = true;
+  maybe_wake_readers();
+}
+
+void erase_word(void* word, size_t bytes) { memset(word, 0xFF, bytes); }
+
+void await_words(const char* file, int line) {
+  if (!rt.cooperative) fail("a wait for other blocks in a launch that is not cooperative, at " + place(file, line));
+  Fiber* f = rt.current;
+  rt.news |= f->looked != rt.published;  // others have published between its look and now
+  f->looked = rt.published;
+  wait_in(&rt.readers, "exchange", file, line);
+}
 }  // namespace elman::host

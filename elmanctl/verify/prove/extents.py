@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from elmanctl.kernel import Kernel, TensorSpec, evaluate
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import TensorSpec, evaluate
 
 SMALL = 0.02
 HEAD = 1  # the head that is damaged alone

@@ -11,7 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from elmanctl.kernel import Kernel, TensorSpec
+from elmanctl.kernel import Kernel
+from elmanctl.tensors import TensorSpec
 from elmanctl.verify.properties import states
 from elmanctl.verify.prove.stepwise import stepwise
 from elmanctl.verify.run import Library, run

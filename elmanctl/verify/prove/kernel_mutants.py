@@ -3,13 +3,14 @@
 import itertools
 import random
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from elmanctl.verify.prove.compiling import compiled
 from elmanctl.verify.prove.edits import Edit
-from elmanctl.verify.prove.trial import Bench, Report, trial
+from elmanctl.verify.prove.trial import Bench, Report, bits, trial
 
 SLACK, FLOOR = 10.0, 5.0  # a mutant may take this many times what the kernel takes, and at least so many seconds
 
@@ -19,18 +20,23 @@ class Fate:
     """What became of one edit.
 
     Args:
-        outcome: `killed`, `survived`, `equivalent` (results bit-equal over all cases), `same code` (the compiler gives the same object
+        outcome: `killed`, `survived`, `equivalent` (results bit-equal over all thorough cases), `same code` (the compiler gives the same object
             code: equivalent too), or `not compiled`.
         by: case -> what rejected it there.
-        passed: cases that it passed.
+        missed: cases that it passed although its results differ from the kernel's there.
         different: for a survivor, a case in which its results differ from the kernel's.
     """
 
     edit: Edit
     outcome: str
     by: dict[str, str]
-    passed: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
     different: str = ""
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether every case that sees it rejects it."""
+        return self.outcome == "killed" and not self.missed
 
 
 def ordered(candidates: list[Edit], seed: int) -> Iterator[Edit]:
@@ -48,10 +54,12 @@ def ordered(candidates: list[Edit], seed: int) -> Iterator[Edit]:
 
 @dataclass(frozen=True)
 class Original:
-    """The unedited kernel under the same flags: hash of its object code, and its report, by dtype."""
+    """The unedited kernel under the same flags, by dtype: hash of its object code, report, and hashes over the thorough cases."""
 
     code: dict[str, str]
     report: dict[str, Report]
+    bits: dict[str, dict[str, str]]
+    seconds: dict[str, float]  # that the thorough cases take
 
 
 def original(benches: list[Bench]) -> Original:
@@ -60,19 +68,25 @@ def original(benches: list[Bench]) -> Original:
     Raises:
         ValueError: where it does not pass its own cases.
     """
-    codes, reports = {}, {}
+    codes, reports, thorough, seconds = {}, {}, {}, {}
     for bench in benches:
         with tempfile.TemporaryDirectory(prefix="elmanctl-prove-") as folder:
             library, codes[bench.dtype] = compiled(bench.kernel, bench.constants, bench.dtype, None, Path(folder))
             report = reports[bench.dtype] = trial(bench, library, 600.0)
             if report.killed:
                 raise ValueError(f"the kernel itself fails: {report.rejected}")
-    return Original(codes, reports)
+            started = time.monotonic()
+            thorough[bench.dtype] = bits(bench, library, 600.0)
+            seconds[bench.dtype] = time.monotonic() - started
+    return Original(codes, reports, thorough, seconds)
 
 
 def fate(benches: list[Bench], known: Original, edit: Edit) -> Fate:
-    """Compile and run one edit: in the first dtype, and in the others where that does not reject it."""
-    passed, identical, different = [], True, ""
+    """Compile and run one edit: in the first dtype, and in the others where that does not reject it.
+
+    One that passes all and changes nothing must also give the same bits over the thorough cases, or it is a survivor.
+    """
+    missed, identical, different = [], True, ""
     for bench in benches:
         with tempfile.TemporaryDirectory(prefix="elmanctl-prove-") as folder:
             made = compiled(bench.kernel, bench.constants, bench.dtype, edit, Path(folder))
@@ -83,10 +97,13 @@ def fate(benches: list[Bench], known: Original, edit: Edit) -> Fate:
                 continue
             base, identical = known.report[bench.dtype], False
             report = trial(bench, library, max(FLOOR, SLACK * base.seconds))
-            passed += report.passed
+            missed += [i for i, d in report.results.items() if d != base.results[i]]
             if report.killed:
-                return Fate(edit, "killed", report.rejected, tuple(passed))
-            different = different or next((i for i, d in report.results.items() if d != base.results[i]), "")
-    if identical:
-        return Fate(edit, "same code", {}, tuple(passed))
-    return Fate(edit, "survived" if different else "equivalent", {}, tuple(passed), different)
+                return Fate(edit, "killed", report.rejected, tuple(missed))
+            if not missed:
+                same, limit = known.bits[bench.dtype], max(FLOOR, SLACK * known.seconds[bench.dtype])
+                found = bits(bench, library, limit)
+                different = different or next((i for i in same if found.get(i) != same[i]), "")
+    different = missed[0] if missed else different
+    outcome = "same code" if identical else "survived" if different else "equivalent"
+    return Fate(edit, outcome, {}, tuple(missed), different)

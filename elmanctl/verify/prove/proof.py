@@ -9,22 +9,23 @@ from dataclasses import dataclass, field
 
 from elmanctl import toolchain
 from elmanctl.errors import UserError
-from elmanctl.records import Proof
 from elmanctl.verify import cases
 from elmanctl.verify.cases import Case
 from elmanctl.verify.plan import QUICK_DTYPES, Plan
+from elmanctl.verify.policy import SCORE
 from elmanctl.verify.prove import kernel_mutants
 from elmanctl.verify.prove.compiling import candidates
 from elmanctl.verify.prove.edits import Edit
+from elmanctl.verify.prove.extents import EXTENTS
 from elmanctl.verify.prove.kernel_mutants import Fate, Original
 from elmanctl.verify.prove.trial import Bench
 from elmanctl.verify.prove.truth_mutants import Verdict, verdicts
+from elmanctl.verify.record import Proof, ShapeScore
 from elmanctl.verify.run import Compiled
 from elmanctl.verify.session import workers
 from elmanctl.verify.truth import Truth, draw, establish
 
 MUTANTS = 100
-SCORE = 0.95  # of kernel mutants that must die; of truth mutants all must
 COUNTED = ("killed", "survived")
 EQUIVALENT = ("equivalent", "same code")
 LONGEST = 40  # steps: what only shows over longer times is the business of the calibrating tests
@@ -58,8 +59,35 @@ class Findings:
         return {(v.fault, v.extent): v.reason for v in every if (v.fault, v.extent) not in applies}
 
     def surviving_truths(self) -> list[str]:
-        mutants = self.truth_mutants().items()
-        return [f"{f} ({extent})" for (f, extent), found in mutants if not any(v.killed for _, v in found)]
+        """Return the truth mutants that no case rejects, and those in full that some case sees and lets pass."""
+        survivors = []
+        for (fault, extent), found in self.truth_mutants().items():
+            passed = [case for case, v in found if v.seen and not v.killed]
+            if not any(v.killed for _, v in found):
+                survivors.append(f"{fault} ({extent})")
+            elif extent == EXTENTS[0] and passed:
+                survivors.append(f"{fault} ({extent}) on {', '.join(passed)}")
+        return survivors
+
+    def shapes(self) -> list[ShapeScore]:
+        """Return what each fp32 case alone showed."""
+        scores, counted = [], self.of(*COUNTED)
+        for case, listed in self.truth.items():
+            seen = [v for v in listed if v.seen]
+            missed = [f"{v.fault} ({v.extent})" for v in seen if not v.killed]
+            blind = [f.edit.text() for f in counted if case in f.missed]
+            killed = sum(case in f.by for f in counted)
+            scores.append(
+                ShapeScore(
+                    case=case,
+                    truth_seen=len(seen),
+                    truth_killed=sum(v.killed for v in seen),
+                    seen=killed + len(blind),
+                    killed=killed,
+                    missed=(*missed, *blind),
+                )
+            )
+        return scores
 
     def of(self, *outcomes: str) -> list[Fate]:
         return [f for f in self.fates if f.outcome in outcomes]
@@ -83,7 +111,9 @@ class Findings:
             not_applicable=len(self.not_applicable()),
             mutants=len(self.of(*COUNTED)),
             killed=len(self.of("killed")),
+            everywhere=sum(f.everywhere for f in self.fates),
             survivors=tuple(f.edit.text() for f in self.of("survived")),
+            shapes=tuple(self.shapes()),
             equivalent=len(equal),
             equivalents=tuple(f"{f.edit.text()} ({f.outcome})" for f in equal),
             score=round(self.score, 4),
@@ -176,7 +206,13 @@ def _cases(plan: Plan, dtype: str) -> tuple[list[Case], list[Case]]:
 
 def _bench(plan: Plan, dtype: str, quick: list[Case], rest: list[Case], known: dict[str, Truth]) -> Bench:
     truths = {c.id: known[c.id] for c in (*quick, *rest)}
-    return Bench(plan.kernel, plan.constants, dtype, truths, _ids(quick), _ids(rest), quick[min(1, len(quick) - 1)].id)
+    thorough = {
+        c.id: draw(plan.kernel, plan.reference, plan.constants, c, plan.request.seed)
+        for c in plan.cases([dtype], thorough=True)
+    }
+    at = quick[min(1, len(quick) - 1)].id
+    every = dtype == QUICK_DTYPES[0]
+    return Bench(plan.kernel, plan.constants, dtype, truths, _ids(quick), _ids(rest), at, every, thorough)
 
 
 def _ids(listed: list[Case]) -> tuple[str, ...]:

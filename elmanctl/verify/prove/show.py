@@ -1,35 +1,38 @@
 """What `--prove` prints: scores per shape, what survived, what is equivalent, and the verdict."""
 
 from elmanctl.console import out, print_table
-from elmanctl.verify.prove.proof import COUNTED, EQUIVALENT, SCORE, Findings
+from elmanctl.verify.policy import SCORE
+from elmanctl.verify.prove.proof import EQUIVALENT, Findings
+from elmanctl.verify.record import ShapeScore
 
 LISTED = 12
+COLUMNS = ("case", "truth mutants", "kernel mutants", "score")
 
 
-def shapes(found: Findings) -> list[list[str]]:
-    """Return, per fp32 case: truth mutants killed of those that apply, kernel mutants killed of those that came to it.
+def rows(found: Findings) -> list[list[str]]:
+    """Return, per fp32 case, the share of the mutants whose results differ there that it rejects."""
+    return [
+        [s.case, f"{s.truth_killed} of {s.truth_seen}", f"{s.killed} of {s.seen}", f"{_share(s):.1%}"]
+        for s in found.shapes()
+    ]
 
-    The quick cases, which are first, see every kernel mutant until it crashes or hangs; the others those that are left.
-    """
-    rows = []
-    for case, listed in found.truth.items():
-        applies = [v for v in listed if v.ratio is not None]
-        killed = sum(case in f.by for f in found.fates)
-        ran = killed + sum(case in f.passed for f in found.of(*COUNTED))
-        rows.append([case, f"{sum(v.killed for v in applies)} of {len(applies)}", f"{killed} of {ran}" if ran else ""])
-    return rows
+
+def _share(s: ShapeScore) -> float:
+    return (s.truth_killed + s.killed) / max(1, s.truth_seen + s.seen)
 
 
 def show(name: str, found: Findings) -> None:
     """Print the proof of one configuration."""
-    title = f"{name}: mutants that each shape rejects, of those that come to it"
-    print_table(["case", "truth mutants", "kernel mutants"], shapes(found), title, ("truth mutants", "kernel mutants"))
+    title = f"{name}: mutants that each shape rejects, of those that change a result there"
+    print_table(COLUMNS, rows(found), title, COLUMNS[1:])
     out().print()
+    passed = [f"{mutant} [{s.case}]" for s in found.shapes() for mutant in s.missed]
     for label, lines in (
         (
             "SURVIVED",
             [*found.surviving_truths(), *(f"{f.edit.text()} [differs in {f.different}]" for f in found.of("survived"))],
         ),
+        ("passed by one shape", passed),
         ("equivalent", [f"{f.edit.text()} [{f.outcome}]" for f in found.of(*EQUIVALENT)]),
         ("not applicable", sorted({f"{fault}: {why}" for (fault, _), why in whole(found).items()})),
     ):
@@ -52,7 +55,8 @@ def summary(name: str, found: Findings) -> str:
     verdict = "proven" if found.ok else f"NOT proven (all truth mutants and {SCORE:.0%} of kernel mutants must die)"
     return (
         f"{name}: {verdict}; truth mutants {record.truth_killed} of {record.truth_mutants} killed, "
-        f"kernel mutants {record.killed} of {record.mutants} ({record.score:.1%}), {record.equivalent} equivalent, "
+        f"kernel mutants {record.killed} of {record.mutants} ({record.score:.1%}), "
+        f"{record.everywhere} of them by every shape that sees them, {record.equivalent} equivalent, "
         f"{len(found.of('not compiled'))} did not compile, of {found.edits} edits; {found.seconds:.0f} s, seed {found.seed}."
     )
 
@@ -61,11 +65,9 @@ def as_json(found: Findings) -> dict:
     """Return plain data for `--json`."""
     import msgspec
 
-    keys = ("case", "truth mutants", "kernel mutants")
     return msgspec.to_builtins(found.record()) | {
         "ok": found.ok,
         "edits": found.edits,
-        "shapes": [dict(zip(keys, row, strict=True)) for row in shapes(found)],
         "not_applicable": [f"{fault} ({extent}): {why}" for (fault, extent), why in found.not_applicable().items()],
         "killed_by": {f.edit.text(): f.by for f in found.of("killed")},
     }

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from elmanctl import build
 from elmanctl.errors import CheckFailed
@@ -24,7 +25,7 @@ from elmanctl.kernel import Kernel
 from elmanctl.toolchain import HOST
 from elmanctl.verify import properties
 from elmanctl.verify.run import Compiled, run
-from elmanctl.verify.truth import Truth
+from elmanctl.verify.truth import Problem, Truth
 
 PROPERTIES = ("repeat", "fiber-order")
 MEMORY = 1 << 33  # bytes of address space beyond which a mutant's allocation fails
@@ -32,7 +33,11 @@ MEMORY = 1 << 33  # bytes of address space beyond which a mutant's allocation fa
 
 @dataclass(frozen=True)
 class Bench:
-    """What mutants of one kernel and dtype run on: cases with their truths, by name. `quick` run always, others until one rejects."""
+    """What mutants of one kernel and dtype run on: cases with their truths, by name.
+
+    `every`: all cases run, also where one has rejected already, so that each shape has a score of its own; else up to the first that
+    rejects. `thorough`: problems on which one that passes must give the same bits to count as equivalent.
+    """
 
     kernel: Kernel
     constants: Mapping[str, int]
@@ -41,6 +46,8 @@ class Bench:
     quick: tuple[str, ...]
     rest: tuple[str, ...]
     property_case: str = ""
+    every: bool = False
+    thorough: Mapping[str, Problem] = field(default_factory=dict)
 
 
 @dataclass
@@ -64,7 +71,7 @@ def trial(bench: Bench, library: Path, limit: float) -> Report:
         build.substitute(bench.kernel, bench.constants, bench.dtype, HOST, library)
         killed = False
         for id in (*bench.quick, *PROPERTIES, *bench.rest):
-            if killed and id not in bench.quick:
+            if killed and not bench.every and id not in bench.quick:
                 break
             say({"case": id})
             why, digest = _case(bench, id)
@@ -102,10 +109,29 @@ def _case(bench: Bench, id: str) -> tuple[str, str]:
     if bad := [row for row in truth.judge(got) if not row.ok]:
         row = max(bad, key=lambda r: r.ratio)
         return f"{row.tensor} {row.ratio:.3g} times its limit", ""
+    return "", digest_of(got)
+
+
+def digest_of(results: Mapping[str, Tensor]) -> str:
+    """Return a hash over the bits of results."""
     total = hashlib.sha256()
-    for name, t in sorted(got.items()):
+    for name, t in sorted(results.items()):
         total.update(name.encode() + t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return "", total.hexdigest()
+    return total.hexdigest()
+
+
+def bits(bench: Bench, library: Path, limit: float) -> dict[str, str]:
+    """Run a library on the thorough problems in a forked child; return a hash of the results of each that came to its end."""
+
+    def work(say: Callable[[dict], None]) -> None:
+        build.substitute(bench.kernel, bench.constants, bench.dtype, HOST, library)
+        for id, problem in bench.thorough.items():
+            try:
+                say({"case": id, "digest": digest_of(run(Compiled(bench.kernel, bench.constants), problem))})
+            except (CheckFailed, RuntimeError) as error:
+                say({"case": id, "digest": f"refused: {error}"})
+
+    return {m["case"]: m["digest"] for m in isolated(work, limit) if "case" in m}
 
 
 def isolated(work: Callable[[Callable[[dict], None]], None], limit: float) -> Iterable[dict]:

@@ -11,6 +11,7 @@ from elmanctl.verify.prove.faults import Scene, Wrong, every
 from elmanctl.verify.run import Library, same_bits
 from elmanctl.verify.truth import Truth, differentiate, draw, establish
 
+UNCHANGED = "no result changes"
 FORMER = 1  # added to the seed: the call before this one
 
 
@@ -30,6 +31,11 @@ class Verdict:
     ratio: float | None
     reason: str = ""
     tensor: str = ""
+
+    @property
+    def seen(self) -> bool:
+        """Whether it applies here and changes a result."""
+        return self.ratio is not None and self.tensor != UNCHANGED
 
     @property
     def killed(self) -> bool:
@@ -75,7 +81,7 @@ def every_fault(scene: Scene, reference) -> Iterator[tuple[str, Wrong]]:
 def _judged(truth: Truth, scene: Scene, fault: str, extent: str, damaged: dict) -> Verdict:
     changed = {n: t for n, t in damaged.items() if n in truth.values and not same_bits(t, scene.right[n])}
     if not changed:
-        return Verdict(fault, extent, 0.0, tensor="no result changes")
+        return Verdict(fault, extent, 0.0, tensor=UNCHANGED)
     part = dataclasses.replace(truth, values={n: truth.values[n] for n in changed})
     row = max(part.judge(changed), key=lambda r: r.ratio)
     return Verdict(fault, extent, row.ratio, tensor=row.tensor)

@@ -19,7 +19,10 @@ Result = tuple[bool, str, bool]  # passed, text, ran
 
 def address(plan, todo: Sequence[Case]) -> Result:
     """Run cases under AddressSanitizer and UBSan; the report of the first finding becomes the text."""
-    build.build(plan.kernel, plan.constants, todo[0].dtype, ASAN)  # here: a compiler must not run under the sanitizer
+    for case in todo:  # here: a compiler must not run under the sanitizer
+        build.build(
+            plan.kernel, plan.kernel.complete(plan.constants, dict(case.sizes), case.dtype, None), case.dtype, ASAN
+        )
     ids, request = [c.id for c in todo], plan.request
     asked = {"model": plan.spec.name, "device": "cpu", "target": ASAN, "cases": ids, "seed": request.seed}
     ended = process.start(asked, OPTIONS | {"LD_PRELOAD": ":".join(preload(ASAN))})
@@ -40,24 +43,30 @@ def race(plan, todo: Sequence[Case]) -> Result:
     """Run cases with the race check, all tensors watched, in forward and one random order; results must be bit-equal too."""
     from elmanctl.verify.sanitize.child import Bare, places, problem_of
 
-    library = Bare(plan.kernel, plan.constants)
-    loaded = build.load(plan.kernel, plan.constants, todo[0].dtype, RACE)
+    library, used = Bare(plan.kernel, plan.constants), set()
+
+    def prepare(order: int, seed: int):
+        def before(called, tensors):
+            used.add(called)
+            called.order(order, seed)
+            called.watch(places(tensors))
+
+        return before
+
     try:
-        with launch.on_host(RACE, lambda called, tensors: called.watch(places(tensors))):
-            for case in todo:
-                problem, results = problem_of(plan, case.id, plan.request.seed), []
-                for order, label in ((0, "forward"), (2, f"random, seed {problem.seed}")):
-                    loaded.order(order, problem.seed)
+        for case in todo:
+            problem, results = problem_of(plan, case.id, plan.request.seed), []
+            for order, label in ((0, "forward"), (2, f"random, seed {problem.seed}")):
+                with launch.on_host(RACE, prepare(order, problem.seed)):
                     try:
                         results.append(run(library, problem))
                     except RuntimeError as error:
                         return False, f"{error} (in {case.id}, threads in order: {label})", True
-                if differ := [name for name in results[0] if not same_bits(results[0][name], results[1][name])]:
-                    text = (
-                        f"{', '.join(differ)} differ with threads in random order, seed {problem.seed} (in {case.id})"
-                    )
-                    return False, text, True
+            if differ := [name for name in results[0] if not same_bits(results[0][name], results[1][name])]:
+                text = f"{', '.join(differ)} differ with threads in random order, seed {problem.seed} (in {case.id})"
+                return False, text, True
     finally:
-        loaded.order(0)
-        loaded.watch({})
+        for called in used:
+            called.order(0)
+            called.watch({})
     return True, f"{len(todo)} runs in two orders, a barrier between any two accesses", True

@@ -1,0 +1,111 @@
+"""`elmanctl bench --kernels`: recurrences timed alone, with table, JSON and pictures."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from elmanctl.console import note, print_json
+from elmanctl.errors import UserError
+from elmanctl.files import atomic, write_json
+from elmanctl.plugins.registry import registry
+from elmanctl.variant import Spec
+
+
+def time_kernels(
+    name: str | None, gpu: str | None, shape: str | None, sweep: str | None, run: str | None, json: bool
+) -> None:
+    """Time the kernels of a model, of a suite's models, or of every variant, and write the record.
+
+    Args:
+        name: model or suite; None for every variant with a kernel, in its default configuration.
+        gpu: one GPU, as --gpus takes it; None for the first free one.
+        shape, sweep: texts of the options.
+        run: name of the folder below runs/ for kernels.json, kernels.md and the pictures; None for `kernels`.
+    """
+    from elmanctl.kernelbench import shapes
+
+    base, axes = shapes.parse_shape(shape), shapes.parse_sweeps(sweep)
+    specs = models(name)
+    chosen = one_gpu(gpu)
+    os.environ["CUDA_VISIBLE_DEVICES"] = chosen.uuid  # before torch looks
+    import torch
+
+    from elmanctl.kernelbench import ceilings, show
+    from elmanctl.kernelbench import run as timing
+    from elmanctl.provenance import versions
+
+    device = torch.device("cuda")
+    vouching = timing.vouched(specs, chosen.target)
+    started, rows = datetime.now(UTC).isoformat(timespec="seconds"), []
+    measured = ceilings.measure(device)
+    for spec in specs:
+        for row in timing.rows(spec, timing.shapes_of(spec, base, axes, device), device, vouching[spec.name]):
+            rows.append(row)
+            note(show.progress(row))
+    record = show.Record(
+        device_name=chosen.name,
+        started=started,
+        base=base.text(),
+        ceilings=measured,
+        versions=versions(specs[0].variant),
+        rows=rows,
+    )
+    written = write(
+        record,
+        Path("runs") / (run or "kernels"),
+        [(s.name, a, timing.line(rows, s.name, base, a)) for s in specs for a in axes],
+    )
+    print_json(record) if json else show.print_record(record)
+    note(f"Record: {', '.join(map(str, written))}")
+
+
+def models(name: str | None) -> list[Spec]:
+    """Return what a name stands for: a suite's models that have a kernel, one model, or by default every variant with a kernel.
+
+    Raises:
+        UserError: for a name that is neither, or a model without a kernel.
+    """
+    known = registry()
+    if name is None:
+        return [Spec(v, v.config()) for v in known.variants().values() if v.has_kernel]
+    from elmanctl import suite as suites
+
+    if name in suites.available() or Path(name).suffix in (".yaml", ".yml"):
+        found = [row.spec for row in suites.load(name).rows if row.spec.variant.has_kernel]
+    else:
+        spec = known.resolve(name)
+        found = [spec] if spec.variant.has_kernel else []
+    if not found:
+        raise UserError(f"{name} has no kernel of its own to time. elmanctl list shows which variants have one.")
+    return list({spec.name: spec for spec in found}.values())
+
+
+def one_gpu(text: str | None):
+    """Return the GPU to time on: the one named, or the first that nobody uses.
+
+    Raises:
+        UserError: for none, a busy one, or several.
+    """
+    from elmanctl import gpus
+
+    found = gpus.select(text, gpus.gpus())
+    if text is not None and len(found) != 1:
+        raise UserError(
+            f"--gpus {text} names {len(found)} GPUs; kernels are timed on one. Name one, --gpus 0 for example."
+        )
+    return found[0]
+
+
+def write(record, folder: Path, lines: list[tuple[str, str, dict]]) -> list[Path]:
+    """Write kernels.json, kernels.md and one picture for each (model, axis, lines); return the files."""
+    from elmanctl.kernelbench import plot, show
+
+    write_json(folder / "kernels.json", record)
+    texts = {"kernels.md": show.markdown(record)}
+    for model, axis, points in lines:
+        if points:
+            texts[f"{model}_{axis}.svg".replace(":", "_")] = plot.svg(f"{model}, {record.device_name}", axis, points)
+    for name, text in texts.items():
+        with atomic(folder / name) as file:
+            file.write(text)
+    return [folder / name for name in ("kernels.json", *texts)]

@@ -1,0 +1,123 @@
+"""Recurrences of libraries at the sizes of a kernel, for comparison; binding.py names those that do comparable work.
+
+Each function takes the kernel's sizes (B, T, D or H, N, M) and a number of input sets, and returns `pass(i, both)`, which runs
+forward, or forward and backward with all gradients, on set i. It raises Absent where its package cannot be used here.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Pass = Callable[[int, bool], object]
+
+
+class Absent(Exception):
+    """Why a rival cannot run here."""
+
+
+def noise(*shape: int) -> Tensor:
+    """Return bf16 noise on the GPU that takes a gradient."""
+    return torch.randn(*shape, device="cuda", dtype=torch.bfloat16).requires_grad_()
+
+
+def differentiate(run: Callable[..., Tensor], inputs: list[list[Tensor]]) -> Pass:
+    """Make a pass of a function that autograd knows."""
+    upstream = [torch.randn_like(run(*tensors)) for tensors in inputs]
+
+    def one(number: int, both: bool):
+        y = run(*inputs[number])
+        return torch.autograd.grad(y, inputs[number], upstream[number]) if both else y
+
+    return one
+
+
+def cudnn_rnn(sizes: dict[str, int], sets: int) -> Pass:
+    """cuDNN's tanh RNN, its input projection (one product over all steps) included."""
+    B, T, D = sizes["B"], sizes["T"], sizes["D"]
+    cell = torch.nn.RNN(D, D, batch_first=True, device="cuda", dtype=torch.bfloat16)
+    weights = list(cell.parameters())
+    xs = [noise(B, T, D) for _ in range(sets)]
+    upstream = noise(B, T, D).detach()
+
+    def one(number: int, both: bool):
+        y, _ = cell(xs[number])
+        return torch.autograd.grad(y, [xs[number], *weights], upstream) if both else y
+
+    return one
+
+
+def cublas_loop(sizes: dict[str, int], sets: int) -> Pass:
+    """One cuBLAS product a step, h[t] = wx[t] + W h[t-1] and its gradients, and nothing else; time first, as suits the library."""
+    B, T, D = sizes["B"], sizes["T"], sizes["D"]
+    wx = [noise(T, B, D).detach() for _ in range(sets)]
+    dy = [noise(T, B, D).detach() for _ in range(sets)]
+    W = torch.randn(D, D, device="cuda", dtype=torch.bfloat16) / D**0.5
+    h, d = torch.empty_like(wx[0]), torch.empty_like(wx[0])
+
+    def one(number: int, both: bool):
+        h[0].copy_(wx[number][0])
+        for t in range(1, T):
+            torch.addmm(wx[number][t], h[t - 1], W.t(), out=h[t])
+        if both:
+            d[T - 1].copy_(dy[number][T - 1])
+            for t in range(T - 2, -1, -1):
+                torch.addmm(dy[number][t], d[t + 1], W, out=d[t])
+            return d[1:].flatten(0, 1).t() @ h[:-1].flatten(0, 1)
+
+    return one
+
+
+def flashrnn(sizes: dict[str, int], sets: int) -> Pass:
+    """FlashRNN's Elman network with one head, alternating kernel (`cuda`)."""
+    try:
+        from flashrnn import flashrnn as run
+    except Exception as error:  # it compiles itself when imported, and fails in its compiler's ways
+        raise Absent(f"flashrnn: {type(error).__name__}: {error}".splitlines()[0]) from error
+    B, T, D = sizes["B"], sizes["T"], sizes["D"]
+    R, b, start = noise(1, 1, D, D), noise(1, 1, D), noise(1, B, 1, 1, D)
+
+    def forward(wx, R, b, start):
+        return run(wx, R, b, states=start, function="elman", backend="cuda")[0]
+
+    return differentiate(forward, [[noise(B, T, 1, 1, D), R, b, start] for _ in range(sets)])
+
+
+def fla_gated_delta(sizes: dict[str, int], sets: int) -> Pass:
+    """flash-linear-attention's chunked gated delta rule: a linear state, parallel over time."""
+    try:
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+    except ImportError as error:
+        raise Absent(f"flash-linear-attention is not installed ({error})") from error
+    B, T, H, N, M = (sizes[n] for n in ("B", "T", "H", "N", "M"))
+
+    def forward(q, k, v, g, beta):
+        return chunk_gated_delta_rule(
+            q, k, v, -torch.nn.functional.softplus(g.float()), beta.sigmoid(), use_qk_l2norm_in_kernel=True
+        )[0]
+
+    inputs = [
+        [noise(B, T, H, N), noise(B, T, H, N), noise(B, T, H, M), noise(B, T, H), noise(B, T, H)] for _ in range(sets)
+    ]
+    return differentiate(forward, inputs)
+
+
+def mamba_scan(sizes: dict[str, int], sets: int) -> Pass:
+    """mamba-ssm's chunked scan (SSD): a linear state with a scalar decay, parallel over time."""
+    try:
+        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+    except ImportError as error:
+        raise Absent(f"mamba-ssm is not installed ({error})") from error
+    B, T, H, N, M = (sizes[n] for n in ("B", "T", "H", "N", "M"))
+    A = -torch.rand(H, device="cuda")
+
+    def forward(x, dt, b, c):
+        return mamba_chunk_scan_combined(x, dt, A, b, c, chunk_size=256, dt_softplus=True)
+
+    inputs = [[noise(B, T, H, M), noise(B, T, H), noise(B, T, H, N), noise(B, T, H, N)] for _ in range(sets)]
+    return differentiate(forward, inputs)
+
+
+RIVALS: dict[str, Callable[[dict[str, int], int], Pass]] = {
+    f.__name__: f for f in (cudnn_rnn, cublas_loop, flashrnn, fla_gated_delta, mamba_scan)
+}

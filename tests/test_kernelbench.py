@@ -1,0 +1,182 @@
+"""The parts of `bench --kernels` that need no GPU: what is timed, which shapes, refusals, tables and pictures."""
+
+import xml.etree.ElementTree as ElementTree
+
+import msgspec
+import pytest
+import torch
+
+from elmanctl.commands import bench_kernels
+from elmanctl.errors import UserError
+from elmanctl.kernelbench import inputs, plot, rivals, run, shapes, show
+from elmanctl.kernelbench.clock import Timing, summary
+from elmanctl.kernelbench.run import Row
+from elmanctl.plugins.registry import registry
+
+CPU = torch.device("cpu")
+
+
+def spec(name: str):
+    return registry().resolve(name)
+
+
+@pytest.fixture
+def call():
+    return inputs.capture(spec("E1"), 32, 3, 5, CPU, seed=0)
+
+
+def test_the_call_is_the_layers_own(call):
+    assert {k: call.sizes[k] for k in ("B", "T", "D")} == {"B": 3, "T": 5, "D": 32}
+    assert set(call.inputs) == {"wx", "z", "W", "h0"}
+    assert call.inputs["wx"].std() > 0.01, "noise has gone through the layer's projections"
+    reference = spec("E1").variant.module("reference").forward(**call.inputs, constants=call.constants)
+    torch.testing.assert_close(call.forward()["y"], reference[0])
+
+
+def test_both_gives_the_gradient_of_every_input(call):
+    upstream = call.upstream(call.forward(), seed=1)
+    assert set(upstream) == {"d_y", "d_h_last"}
+    gradients = call.both(upstream)
+    assert set(gradients) == {"d_wx", "d_z", "d_W", "d_h0"}
+    assert all(g.abs().sum() > 0 for g in gradients.values())
+
+
+def test_least_bytes_counts_each_declared_tensor_once(call):
+    position, weight, state = 4 * 3 * 5 * 32, 4 * 32 * 32, 4 * 3 * 32
+    forward = 2 * position + weight + state + position + state + position  # wx z W h0, y h_last, h
+    assert inputs.least_bytes(call, both=False) == forward
+    saved_and_inputs = 2 * position + weight + state + position
+    gradients = (
+        position + state + 2 * position + state + position
+    )  # d_y d_h_last, d_wx d_z d_h0, former; torch makes d_W
+    assert inputs.least_bytes(call, both=True) == forward + saved_and_inputs + gradients
+
+
+def test_width_matters_only_to_a_kernel_that_sees_it():
+    base = shapes.Shape(B=2, T=8, dim=64)
+    assert run.sees_width(spec("E1"), base, CPU) and not run.sees_width(spec("E88h2n16"), base, CPU)
+    assert [s.dim for s in run.shapes_of(spec("E1"), base, ["dim"], CPU)] == [64, 768, 1536, 2048]
+    assert run.shapes_of(spec("E88h2n16"), base, ["dim"], CPU) == [base]
+
+
+def test_shapes_are_read_and_refused():
+    assert shapes.parse_shape(None) == shapes.Shape(32, 512, 1536)
+    assert shapes.parse_shape("T=4K, b=4") == shapes.Shape(4, 4000, 1536)
+    with pytest.raises(UserError, match="'Q=3' is none of"):
+        shapes.parse_shape("Q=3")
+    with pytest.raises(UserError, match="--sweep H"):
+        shapes.parse_sweeps("T,H")
+    assert shapes.parse_sweeps("T,B,T") == ["T", "B"]
+
+
+def test_a_sweep_over_time_keeps_the_positions_bounded():
+    found = shapes.sweep(shapes.Shape(B=32, T=512, dim=64), "T")
+    assert [s.T for s in found] == [512, 2048, 8192, 32768]
+    assert [s.B for s in found] == [32, 8, 2, 1]
+    assert [s.B for s in shapes.sweep(shapes.Shape(B=16), "B")] == [8, 16, 32, 64, 128]
+
+
+def test_quantiles_of_samples():
+    timing = summary([float(n) for n in range(1, 12)])
+    assert timing == Timing(6.0, 2.0, 10.0)
+
+
+def test_only_verified_kernels_are_timed(monkeypatch):
+    monkeypatch.setattr(run.receipt, "find", lambda spec, target: None)
+    with pytest.raises(UserError, match=r"No receipt for sm_90a: E1 .*elmanctl verify NAME --device cuda"):
+        run.vouched([spec("E1")], "sm_90a")
+
+
+def test_a_rival_that_cannot_run_is_a_row_with_its_reason(monkeypatch, call):
+    def refuses(sizes, sets):
+        raise RuntimeError("D must be 64\nand so on")
+
+    def lacks(sizes, sets):
+        raise rivals.Absent("a package is not installed")
+
+    def works(sizes, sets):
+        return lambda number, both: torch.zeros(1)
+
+    monkeypatch.setattr(rivals, "RIVALS", {"refuses": refuses, "lacks": lacks, "works": works})
+    monkeypatch.setitem(call.kernel.__dict__, "rivals", ("refuses", "lacks", "works"))
+    passes, absent = run.contenders(spec("E1"), call, shapes.Shape(3, 5, 32), 2, 0, CPU)
+    assert list(passes) == [run.OWN, "works"]
+    assert absent == {"refuses": "RuntimeError: D must be 64", "lacks": "a package is not installed"}
+    assert set(passes[run.OWN](1, True)) == {"d_wx", "d_z", "d_W", "d_h0"}
+
+
+def test_every_rival_that_a_kernel_names_exists():
+    for variant in registry().variants().values():
+        if variant.has_kernel:
+            kernel = variant.kernel()
+            assert set(kernel.rivals) <= set(rivals.RIVALS), variant.name
+            assert kernel.rivals and set(kernel.work) == {"forward", "backward"}, variant.name
+
+
+def test_rates_are_of_declared_bytes_and_work(call):
+    rates = run.own_rates(call, Timing(10.0, 9.0, 11.0))
+    assert rates["gb_s"] == pytest.approx(inputs.least_bytes(call, both=True) / 10e-6 / 1e9)
+    assert rates["tflop_s"] == pytest.approx(6 * 3 * 5 * 32 * 32 / 10e-6 / 1e12)
+
+
+@pytest.fixture
+def record():
+    common = {"model": "X<1", "dim": 64, "B": 2}
+    rows = [
+        Row(
+            **common,
+            contender=run.OWN,
+            T=t,
+            forward=(t, t, t),
+            both=(3.0 * t, 2.0 * t, 4.0 * t),
+            gb_s=100,
+            receipt="abc",
+        )
+        for t in (8, 16)
+    ]
+    rows += [Row(**common, contender="other", T=t, forward=(2 * t, t, t), both=(6.0 * t, t, t)) for t in (8, 16)]
+    rows.append(Row(**common, contender="absent", T=8, note="not installed"))
+    return show.Record(
+        device_name="a GPU",
+        started="2026-01-01",
+        base="",
+        ceilings={"copy_gb_s": 400.0, "bf16_tflop_s": 800.0},
+        versions={"torch": "2"},
+        rows=rows,
+    )
+
+
+def test_the_table_has_times_ratios_shares_and_reasons(record):
+    own, _, other, _, absent = show.cells(record)
+    assert own[5:9] == ["8 (8-8)", "1.000", "24 (16-32)", "3.000"]
+    assert own[9] == "" and own[10] == "100 (25%)" and own[12] == "receipt abc"
+    assert other[9] == "2.00" and absent[5:] == [*[""] * 7, "not installed"]
+    page = show.markdown(record)
+    assert "| X<1 | other | 2 | 8 | 64 |" in page and "400 GB/s" in page
+    assert msgspec.json.decode(msgspec.json.encode(record), type=show.Record) == record
+
+
+def test_the_picture_has_a_line_for_each_contender_with_two_points(record, tmp_path):
+    lines = run.line(record.rows, "X<1", shapes.Shape(B=2, T=8, dim=64), "T")
+    assert lines == {}, "16 is not among the sizes of that sweep"
+    lines = {"kernel": [(8, 3.0), (16, 3.0)], "other": [(8, 6.0), (16, 7.0)]}
+    tree = ElementTree.fromstring(plot.svg("X<1", "T", lines))
+    drawn = [e for e in tree.iter() if e.tag.endswith("polyline")]
+    assert len(drawn) == 2 and any("X<1" in (e.text or "") for e in tree.iter())
+    (low, _), (high, _) = ([float(p.split(",")[1]) for p in e.get("points").split()] for e in drawn)
+    assert low > high, "slower is higher up"
+    files = bench_kernels.write(record, tmp_path, [("X:1", "T", lines), ("Y", "B", {})])
+    assert (
+        sorted(f.name for f in files)
+        == sorted(f.name for f in tmp_path.iterdir())
+        == ["X_1_T.svg", "kernels.json", "kernels.md"]
+    )
+
+
+def test_names_stand_for_models_suites_or_all():
+    assert [s.name for s in bench_kernels.models("E88h32n16")] == ["E88h32n16"]
+    assert "E88h8n32" in [s.name for s in bench_kernels.models("e88_vs_baselines")]
+    everything = bench_kernels.models(None)
+    assert {"E1", "E42"} <= {s.variant.name for s in everything} and all(s.variant.has_kernel for s in everything)
+    with pytest.raises(UserError, match="no kernel of its own"):
+        bench_kernels.models("gru")
