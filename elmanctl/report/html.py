@@ -10,7 +10,7 @@ import numpy as np
 
 from elmanctl.report import render
 from elmanctl.report.collect import Collected, Entry
-from elmanctl.report.rows import Report, ReportRow
+from elmanctl.report.rows import UNVERIFIED, Report, ReportRow
 from elmanctl.sizes import short_bytes
 
 FOLDER = Path(__file__).with_name("page")
@@ -102,7 +102,7 @@ def _rows(report: Report, colours: dict[str, str]) -> str:
             html = escape(text := texts[column])
             if column == "model":
                 html = f'<span class="swatch" style="background:{colours[row.label]}"></span>{html}'
-            if column == "differs in" or (column == "status" and row.status != "ok") or html == "none":
+            if column == "differs in" or (column == "status" and row.status != "ok") or html in ("none", UNVERIFIED):
                 html = f'<span class="mark">{html}</span>' if html else ""
             value = getattr(row, VALUES[column]) if column in VALUES else text
             found.append((html, "" if value is None else value))
@@ -157,7 +157,7 @@ def _sources(collected: Collected) -> str:
             continue
         texts = [
             entry.row.label,
-            result.receipt[:12] or ("none" if result.execution == "kernel" else ""),
+            _vouched(entry),
             result.execution,
             result.device_name,
             result.norm,
@@ -172,6 +172,13 @@ def _sources(collected: Collected) -> str:
         cells[8:10] = [f'<div class="wrap">{cell}</div>' if cell else "" for cell in cells[8:10]]
         rows.append(cells)
     return table(columns, rows)
+
+
+def _vouched(entry: Entry) -> str:
+    trial, result = entry.outcome.trial, entry.outcome.result
+    if trial is not None and trial.unverified:
+        return UNVERIFIED
+    return result.receipt[:12] or ("none" if result.execution == "kernel" else "")
 
 
 def _data(report: Report, collected: Collected, colours: dict[str, str]) -> dict[str, Any]:
