@@ -38,6 +38,9 @@ document.querySelector("#late").click(); said.late = ticks();
 const svg = document.querySelector("#curves svg"), box = svg.getBoundingClientRect();
 svg.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + box.width * .6, clientY: box.top + 50}));
 said.tip = [...document.querySelectorAll("#curves .tip div")].map(d => d.textContent);
+const path = () => document.querySelector("#curves path[data-label]").getAttribute("d");
+const rough = path();
+document.querySelector("#smooth").click(); said.smoothed = path() !== rough && !path().includes("NaN");
 said.front = !!document.querySelector("#front");
 said.points = document.querySelectorAll("#scatter circle").length;
 said.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
@@ -126,6 +129,7 @@ def test_in_a_browser_tables_sort_curves_switch_and_hover_tells(page):
     assert said["by_name"] == ["bad (gru)", "fast (gru)", "good (gru)"]
     assert (said["curves"], said["after_hiding"], said["points"], said["front"]) == (3, 2, 3, True)
     assert "steps" in said["steps"] and "seconds of training" in said["seconds"] and "0" not in said["late"]
+    assert said["smoothed"]
     assert said["tip"][0].endswith("seconds of training") and said["tip"][1].startswith("bad: ")
     assert re.fullmatch(r"bad: \d\.\d{4}", said["tip"][1]) and said["overflow"] == 0
 
