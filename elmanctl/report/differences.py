@@ -123,7 +123,8 @@ def _measure(row: list[Entry], base: list[Entry], ground: Footing, question: str
 
 def _held_out(pairs: list[tuple[Entry, Entry]]) -> tuple[Estimate, bool, str] | None:
     """Compare final held-out losses, which are over the same fixed batches where batch, chunk and data are the same."""
-    known = [(x, y) for x, y in pairs if None not in (x.outcome.result.heldout_loss, y.outcome.result.heldout_loss)]
+    same = [(x, y) for x, y in pairs if len({e.outcome.trial.training.eval_batches for e in (x, y)}) == 1]
+    known = [(x, y) for x, y in same if None not in (x.outcome.result.heldout_loss, y.outcome.result.heldout_loss)]
     if len(known) > 1:
         values = [x.outcome.result.heldout_loss - y.outcome.result.heldout_loss for x, y in known]
         return statistics.independent(np.array(values)), True, "seeds"
@@ -168,8 +169,14 @@ def _difference(found: _Found, base: str, question: str, p: float, entries: list
         p_adjusted=p,
         verdict=verdict,
         more_seeds=more,
-        text=_words(found, base, question, verdict, more, reason, (low, high)),
+        text=_words(found, base, question, verdict, more, reason, (low, high)) + _lost(entries),
     )
+
+
+def _lost(entries: list[Entry]) -> str:
+    """Return which seeds came to nothing and so are in no mean: those that finished may be the lucky ones."""
+    lost = [f"{e.row.label} ({e.outcome.result.status})" for e in entries if e.outcome.result and not e.shown]
+    return f" Not counted: {', '.join(lost)}." if lost else ""
 
 
 def _no_verdict(entries: list[Entry], question: str) -> str:

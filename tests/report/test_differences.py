@@ -162,3 +162,17 @@ def test_a_row_that_is_far_slower_has_no_loss_at_equal_time_and_the_report_says_
     assert {row.label: row.at_equal_time is None for row in report.rows} == {"slow": True, "fast": False}
     assert any("200 steps, 1 with fewer than 100 steps, not shown" in note for note in report.notes)
     assert claims(report, "time") == {} and claims(report)
+
+
+def test_a_seed_that_came_to_nothing_is_named_where_the_others_are_compared(make_run):
+    folder = make_run({"a": {"offset": -0.02}, "b": {}}, seeds=(1, 2, 3), looks=(3,))
+    path = folder / "b_seed_3/result.json"
+    write_json(path, msgspec.structs.replace(read_json(path, Result), status="diverged"))
+    report = rows.build(folder)
+    assert claims(report)["b"].count == 2 and claims(report)["b"].text.endswith(" Not counted: b seed 3 (diverged).")
+    assert next(row for row in report.rows if row.label == "b").status == "2 ok, 1 diverged at step 201"
+
+
+def test_held_out_losses_over_other_batches_are_not_compared(make_run):
+    report = rows.build(make_run({"a": {}, "b": {"training": {"eval_batches": 8}}}))
+    assert claims(report, "held-out") == {} and claims(report)
