@@ -58,7 +58,10 @@ kernel = Kernel(
 
 
 STEPS = 8  # between two saved states: more would keep fewer heads on a multiprocessor in the backward pass, which costs more
-SHARED_STATE, SHARED_WIDTH = 1600, 64  # elements and side up to which a chunk's states fit in shared memory, in fp64 too
+SHARED_STATE, SHARED_WIDTH = (
+    1600,
+    64,
+)  # elements and side up to which a chunk's states fit in shared memory, in fp64 too
 
 
 def constants(config) -> dict[str, int]:
