@@ -14,13 +14,16 @@ template <class Step> struct BackwardShared {
   static constexpr unsigned history_step = Tile::R * Tile::C * Plan::consumers;
   static constexpr unsigned items = Plan::items, steps = Step::K + Plan::ahead;
   static constexpr unsigned values = steps * value_step, records = steps * record_step;
-  static constexpr unsigned places = Step::K + !Plan::joint;  // states: before each step, and after the last one unless it stays in registers
+  // States: before each step, and after the last one unless it stays in registers.
+  static constexpr unsigned places = Step::K + !Plan::joint;
   static constexpr unsigned histories = Step::global_history ? 0 : places * history_step;
   static constexpr unsigned partials = Step::global_history ? 0 : items * Tile::warps * 2 * Tile::N;
-  static constexpr unsigned fold = Tile::lanes > 256 ? 8 : 2, lines = Tile::lanes / fold, line = lines + 4;  // of scalar gradients
+  // Scalar gradients: one for so many lanes.
+  static constexpr unsigned fold = Tile::lanes > 256 ? 8 : 2, lines = Tile::lanes / fold, line = lines + 4;
   static constexpr unsigned rows = items * Step::M * Step::rows, scalars = items * Step::grad_scalars * line;
   Carve carve;
-  unsigned record = carve.take<A>(4 * records + record_step), d_readout = carve.take<A>(3 * values), kept = carve.take<A>(2 * values);
+  unsigned record = carve.take<A>(4 * records + record_step), d_readout = carve.take<A>(3 * values);
+  unsigned kept = carve.take<A>(2 * values);
   unsigned history = carve.take<A>(histories), partial = carve.take<A>(2 * partials), row = carve.take<A>(2 * rows);
   unsigned scalar = carve.take<A>(2 * scalars), sum = carve.take<A>(Plan::producers);
 };
@@ -162,9 +165,10 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   int first = 0;
   bool owner = true;
   scattered_sums<Tile::KG, 2 * C>(first, owner);
-  const int partial0 = mine.head * partial_item + thread % Tile::lanes / 32 * 2 * N + mine.col0 + (first < C ? first : N - C + first);
-  // The state while a chunk is replayed; the state after the step that is walked back; and the gradient of the latter, or of the state
-  // before that step once it is walked back.
+  const int warp_of_head = thread % Tile::lanes / 32, column = mine.col0 + (first < C ? first : N - C + first);
+  const int partial0 = mine.head * partial_item + warp_of_head * 2 * N + column;
+  // The state while a chunk is replayed; the state after the step that is walked back; and the gradient of the latter, or of
+  // the state before that step once it is walked back.
   A s[R][C] = {}, after[R][C] = {}, g[R][C];
   const A* slot = a.slots + ((int64_t)bh * chunks + chunks - 1) * state + mine.row0 * N + mine.col0;  // of the chunk to replay
   auto load_slot = [&] {
@@ -172,9 +176,9 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     for (int r = 0; r < R; ++r) read(s[r], slot + r * N);
   };
 
-  // In stage n a consumer replays chunk n - 1, counted from the last, and walks chunk n - 2 back; in the first and last such stage one of
-  // the two works on nothing, and its results are never used. A chunk that the sequence's end cuts short is replayed beyond, and walked
-  // back from there with a gradient that is replaced at the last step.
+  // In stage n a consumer replays chunk n - 1, counted from the last, and walks chunk n - 2 back; in the first and last such
+  // stage one of the two works on nothing, and its results are never used. A chunk that the sequence's end cuts short is
+  // replayed beyond, and walked back from there with a gradient that is replaced at the last step.
   auto consume = [&](int stage) {
     const int replayed = stage - 1, walked = stage - 2;
     const unsigned half = stage & 1, turn3 = (unsigned)(stage + 1) % 3;
@@ -184,8 +188,8 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
 #pragma unroll
       for (int r = 0; r < R; ++r) prefetch(slot - state + r * N);
 
-    // Replay: the state before each step, and what the step keeps for its derivative. The pointers move along. A joint stage stores
-    // states where the walk has just read one, so that their order turns around from chunk to chunk.
+    // Replay: the state before each step, and what the step keeps for its derivative. The pointers move along. A joint stage
+    // stores states where the walk has just read one, so that their order turns around from chunk to chunk.
     const A* record = records + (replayed & 3) * at.records + mine.head * stride;
     A* kept_row = kept_rows + (1 - half) * at.values + head_row;
     const bool up = !Plan::joint || !half;
@@ -333,7 +337,8 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     }
   }
 
-  // Sum one number of each producer over `count` of them, `step` apart from `from` on, in that order. All threads call it together.
+  // Sum one number of each producer over `count` of them, `step` apart from `from` on, in that order. All threads call it
+  // together.
   A* summands = shared<A>(at.sum, Plan::producers);
   const bool producing = !Plan::split || thread >= Plan::consumers;
   auto sum_over = [&](A x, int from, int step, int count) {
