@@ -1,8 +1,11 @@
 #pragma once
-// Elementary functions in fp32 and fp64, accurate to a few ulp and free of overflow for every finite argument, and their derivatives.
+// Elementary functions in fp32 and fp64, accurate to a few ulp and free of overflow for every finite argument, and their
+// derivatives.
 // * A derivative takes what the backward pass has at hand: `tanh_slope` and `sigmoid_slope` the function's value,
 //   `silu_slope` and `softplus_slope` its argument.
-// * No fast-math variants: device and host then differ by ulps only.
+// * `..._for<T>`, `tanh_each<T>`: for kernels that store T. Where T is bf16 they are built from the base-2 exponential and
+//   the reciprocal of the hardware, with absolute errors below 6e-7 (tanh, sigmoid): far below a bf16 spacing, near an fp32
+//   one. Otherwise as above.
 #include <elman/types.cuh>
 
 // The host uses the compiler's built-ins, since <cmath> costs more to compile than all these headers.
@@ -27,6 +30,30 @@ ELMAN_FN float rsqrt_of(float x) { return ::rsqrtf(x); }
 ELMAN_FN double rsqrt_of(double x) { return ::rsqrt(x); }
 #else
 template <class A> inline A rsqrt_of(A x) { return 1 / sqrt_of(x); }
+#endif
+// 2^x, 1/x and x^(-1/2) within 2 ulp, tiny values as zero; a b + c, rounded once on the device.
+#ifdef ELMAN_DEVICE
+ELMAN_FN float exp2_near(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+ELMAN_FN float reciprocal_near(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+ELMAN_FN float rsqrt_near(float x) {
+  float y;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+ELMAN_FN float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+#else
+inline float exp2_near(float x) { return __builtin_exp2f(x); }
+inline float reciprocal_near(float x) { return 1 / x; }
+inline float rsqrt_near(float x) { return 1 / __builtin_sqrtf(x); }
+inline float fused(float a, float b, float c) { return a * b + c; }
 #endif
 ELMAN_FN float abs_of(float x) { return ELMAN_LIBM(fabsf)(x); }
 ELMAN_FN double abs_of(double x) { return ELMAN_LIBM(fabs)(x); }
@@ -66,6 +93,9 @@ ELMAN_FN float tanh_of(float x) {
 }
 
 // d tanh / dx = 1 - y^2, written so that nothing cancels near |y| = 1.
+#ifdef ELMAN_DEVICE
+ELMAN_FN float tanh_slope(float y) { return fused(-y, y, 1.0f); }  // exact before its one rounding
+#endif
 template <class A> ELMAN_FN A tanh_slope(A y) { return (1 - y) * (1 + y); }
 
 // The exponential's argument is never positive, so it cannot overflow.
@@ -83,4 +113,50 @@ template <class A> ELMAN_FN A silu_slope(A x) { return sigmoid_of(x) * (1 + x * 
 // log(1 + e^x) = max(x, 0) + log1p(e^-|x|).
 template <class A> ELMAN_FN A softplus_of(A x) { return max_of(x, A(0)) + log1p_of(exp_of(-abs_of(x))); }
 template <class A> ELMAN_FN A softplus_slope(A x) { return sigmoid_of(x); }
+
+template <class T> ELMAN_FN Acc<T> sigmoid_for(Acc<T> x) {
+  if constexpr (is_bf16<T>) return reciprocal_near(1 + exp2_near(-1.44269504f * x));
+  else return sigmoid_of(x);
+}
+template <class T> ELMAN_FN Acc<T> rsqrt_for(Acc<T> x) {
+  if constexpr (is_bf16<T>) return rsqrt_near(x);
+  else return rsqrt_of(x);
+}
+template <class T> ELMAN_FN Acc<T> silu_for(Acc<T> x) { return x * sigmoid_for<T>(x); }
+template <class T> ELMAN_FN Acc<T> silu_slope_for(Acc<T> x) {
+  if constexpr (is_bf16<T>) {
+    const float s = sigmoid_for<T>(x);
+    return s * (1 + x * (1 - s));
+  } else {
+    return silu_slope(x);
+  }
+}
+
+// x[i] -> 1 - 2 / x[i], where SHARE = 1 or 2 share one reciprocal, which is dearer than the products around it; with 2 for
+// x[i] between 1 and 2^60.
+template <int SHARE, int COUNT> ELMAN_FN void one_less_two_over(float* x) {
+  if constexpr (COUNT >= 2 && SHARE == 2) {
+    const float r = -2.0f * reciprocal_near(x[0] * x[1]), x0 = x[0];
+    x[0] = fused(r, x[1], 1.0f);
+    x[1] = fused(r, x0, 1.0f);
+    one_less_two_over<SHARE, COUNT - 2>(x + 2);
+  } else if constexpr (COUNT >= 1) {
+    x[0] = fused(-2.0f, reciprocal_near(x[0]), 1.0f);
+    one_less_two_over<SHARE, COUNT - 1>(x + 1);
+  }
+}
+
+// tanh of many at once, each given as tanh_scale<T> x: a caller folds that factor into one of x's own. Where T is bf16 it makes
+// tanh x = 1 - 2 / (1 + 2^(scale x)).
+template <class T> inline constexpr Acc<T> tanh_scale = is_bf16<T> ? 2.88539008 : 1;
+template <class T, int SHARE, int COUNT> ELMAN_FN void tanh_each(Acc<T> (&x)[COUNT]) {
+  if constexpr (is_bf16<T>) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) x[i] = 1 + exp2_near(SHARE > 1 ? min_of(x[i], 60.0f) : x[i]);
+    one_less_two_over<SHARE, COUNT>(x);
+  } else {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) x[i] = tanh_of(x[i]);
+  }
+}
 }  // namespace elman

@@ -13,119 +13,152 @@ using Constant = args::Constant;
 
 struct Step {
   using Scalar = scalar;
-  using Tile = matrix_state::Tile<Constant::N, Constant::N>;
-  static constexpr int N = Tile::N, K = Constant::K;
+  static constexpr int N = Constant::N, M = N, K = Constant::K;
+  using Team = matrix_state::Team<N, N>;
+  static constexpr int E = N / Team::width, EM = E;
 
+  // A record's key is this many times k, so that the state's tanh needs no product of its own.
+  static constexpr acc scale = tanh_scale<scalar>;
   // Record: value and forget gate by row; the factor of the key's norm.
   enum { VALUE, BETA };
   enum { K_FACTOR };
-  static constexpr int rows = 2, scalars = 1, grad_rows = 2, grad_scalars = 0;
+  static constexpr int rows = 2, scalars = 1, grad_scalars = 0;
   static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY;
-  static constexpr int EN = Tile::team_keys;
   using Record = matrix_state::Record<Step>;
-  using Lane = matrix_state::Lane<Step>;
-  using Team = matrix_state::Team<Step>;
   using Place = matrix_state::Place;
-  using Inputs = matrix_state::Inputs<Step>;
-  static constexpr int R = Tile::R, C = Tile::C;
 
   // S' = tanh(diag(beta) S + delta k^T),  delta = v - S k
-  ELMAN_FN static void forward(const Lane& lane, acc (&s)[R][C], const Inputs& in, acc (&delta)[R]) {
+  template <class Lane, int R, int C>
+  ELMAN_FN static void forward(const Lane& lane, acc (&s)[R][C], const typename Lane::Inputs& in, acc (&delta)[R]) {
+    lane.product(delta, s, in.k);
 #pragma unroll
-    for (int r = 0; r < R; ++r) delta[r] = in.row[VALUE][r] - lane.dot(s[r], in.k);
+    for (int r = 0; r < R; ++r) {
+      delta[r] = in.row[VALUE][r] - (1 / scale) * delta[r];
+      const acc beta = scale * in.row[BETA][r];
 #pragma unroll
-    for (int r = 0; r < R; ++r)
-#pragma unroll
-      for (int c = 0; c < C; ++c) s[r][c] = tanh_of(in.row[BETA][r] * s[r][c] + delta[r] * in.k[c]);
+      for (int c = 0; c < C; ++c) s[r][c] = beta * s[r][c] + delta[r] * in.k[c];
+    }
+    tanh_each<scalar, Lane::share>(reinterpret_cast<acc(&)[R * C]>(s));
   }
 
   // With g = dL/dS' on entry and A = g (1 - S'^2):  dv = A k,  dbeta_i = sum_j A_ij S_ij,  dk = A^T delta - S^T dv;
   // on return g = dL/dS = diag(beta) A - dv k^T.
-  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&after)[R][C], const Inputs& in,
-                                const acc (&delta)[R], acc (&g)[R][C], Inputs& d) {
+  template <class Lane, int R, int C>
+  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&after)[R][C],
+                                const typename Lane::Inputs& in, const acc (&delta)[R], acc (&g)[R][C],
+                                typename Lane::Inputs& d) {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-#pragma unroll
-      for (int c = 0; c < C; ++c) g[r][c] *= tanh_slope(after[r][c]);
-      const acc dv = lane.dot(g[r], in.k);
-      d.row[VALUE][r] = dv;
-      d.row[BETA][r] = lane.dot(g[r], before[r]);
+      d.row[BETA][r] = 0;
 #pragma unroll
       for (int c = 0; c < C; ++c) {
-        d.k[c] += g[r][c] * delta[r] - before[r][c] * dv;
-        g[r][c] = in.row[BETA][r] * g[r][c] - dv * in.k[c];
+        g[r][c] *= tanh_slope(after[r][c]);
+        d.row[BETA][r] += g[r][c] * before[r][c];
+      }
+    }
+    lane.product(d.row[VALUE], g, in.k);
+    lane.row_sums(d.row[BETA]);
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      const acc dv = d.row[VALUE][r] *= 1 / scale, dv_scaled = dv * (1 / scale);
+#pragma unroll
+      for (int c = 0; c < C; ++c) {
+        d.k[c] += g[r][c] * delta[r];
+        d.k[c] -= before[r][c] * dv;
+        g[r][c] = in.row[BETA][r] * g[r][c] - dv_scaled * in.k[c];
       }
     }
   }
 
   // y = r^2 sigmoid(r),  dr = dy r sigmoid(r) (2 + r (1 - sigmoid(r)))
-  ELMAN_FN static acc output(const acc*, int, acc r) { return r * silu_of(r); }
-  template <class Args> ELMAN_FN static acc output_backward(const Args&, const Place&, const acc*, int, acc r, acc d) {
-    return d * silu_of(r) * (2 + r * sigmoid_of(-r));
+  template <class Args> ELMAN_FN static void output(const Args&, const Place&, const Team&, acc (&r)[E]) {
+#pragma unroll
+    for (int j = 0; j < E; ++j) r[j] *= silu_for<scalar>(r[j]);
+  }
+  template <class Args>
+  ELMAN_FN static void output_backward(const Args&, const Place&, const Team&, const acc (&r)[E], acc (&d)[E]) {
+#pragma unroll
+    for (int j = 0; j < E; ++j) d[j] *= silu_for<scalar>(r[j]) * (2 + r[j] * sigmoid_for<scalar>(-r[j]));
   }
 
   // Raw vectors: q, k, v and the logit of beta, each [B, T, 4, H, N]. No raw numbers.
-  enum { Q, KEY, V, LOGIT, vectors };
-  ELMAN_BOTH static int length(int) { return N; }
-  ELMAN_FN static int64_t offset(const Place& at, int v) { return ((at.step() * 4 + v) * at.H + at.h) * N; }
-  template <class Args> ELMAN_FN static const scalar* source(const Args& a, const Place& at, int v) {
-    return a.qkvb + offset(at, v);
+  enum { Q, KEY, V, LOGIT };
+  struct Raw {
+    matrix_state::Slice<scalar, E> q, k, v, logit;
+  };
+  template <class T> ELMAN_FN static T* part(T* qkvb, const Place& at, const Team& team, int v) {
+    return team.part<E>(at, qkvb, 4 * at.H * N, v * at.H * N);
+  }
+  template <class Args> ELMAN_FN static Raw load(const Args& a, const Place& at, const Team& team) {
+    const auto read = [&](int v) { return matrix_state::read_slice<E>(part(a.qkvb, at, team, v)); };
+    return {read(Q), read(KEY), read(V), read(LOGIT)};
   }
   struct RawScalars {};
   template <class Args> ELMAN_FN static RawScalars load_scalars(const Args&, const Place&) { return {}; }
   template <class Args> ELMAN_FN static void prepare_scalars(const Args&, const Place&, const RawScalars&, acc*) {}
 
   template <class Args>
-  ELMAN_FN static void prepare(const Args& a, const Place& at, const Team& team, const scalar* raw, acc* record) {
-    acc k[EN];
+  ELMAN_FN static void prepare(const Args& a, const Place& at, const Team& team, const Raw& raw, acc* record) {
+    acc q[E], k[E], v[E], beta[E];
+    team.get(beta, a.beta_bias + at.h * N);
 #pragma unroll
-    for (int j = 0; j < EN; ++j) k[j] = team.element(j) < N ? load(raw + KEY * N + team.element(j)) : acc(0);
-    const acc factor = matrix_state::unit_factor(team, k);
+    for (int j = 0; j < E; ++j) {
+      q[j] = raw.q[j], k[j] = raw.k[j], v[j] = raw.v[j];
+      beta[j] = sigmoid_for<scalar>(raw.logit[j] + beta[j]);
+    }
+    const acc factor = team.unit_factor<scalar>(k);
 #pragma unroll
-    for (int j = 0; j < EN; ++j)
-      if (const int i = team.element(j); i < N) {
-        record[Record::q(i)] = load(raw + Q * N + i);
-        record[Record::k(i)] = k[j] * factor;
-        record[Record::row(VALUE, i)] = load(raw + V * N + i);
-        record[Record::row(BETA, i)] = sigmoid_of(load(raw + LOGIT * N + i) + a.beta_bias[at.h * N + i]);
-      }
+    for (int j = 0; j < E; ++j) k[j] *= factor * scale;
+    team.put(record + Record::q(), q);
+    team.put(record + Record::k(), k);
+    team.put(record + Record::row(VALUE), v);
+    team.put(record + Record::row(BETA), beta);
     if (team.first()) record[Record::scalar(K_FACTOR)] = factor;
   }
 
   struct Sums {
-    acc beta_bias[EN];
+    acc beta_bias[E];
   };
 
   template <class Args>
-  ELMAN_FN static void finish(const Args& a, const Place& at, const Team& team, const scalar*, const acc* record,
+  ELMAN_FN static void finish(const Args& a, const Place& at, const Team& team, const Raw&, const acc* record,
                               const matrix_state::RecordGradient<Step>& gradient, Sums& sums) {
-    acc dk[EN], k[EN];
+    // One vector after the other, since wide ones fill the registers.
+    acc d[E];
+    gradient.q(team, d);
+    if (at.valid) matrix_state::write_slice(part(a.d_qkvb, at, team, Q), d);
+    gradient.row(team, VALUE, d);
+    if (at.valid) matrix_state::write_slice(part(a.d_qkvb, at, team, V), d);
+    {
+      acc k[E];
+      gradient.k(team, d);
+      team.get(k, record + Record::k());
 #pragma unroll
-    for (int j = 0; j < EN; ++j) {
-      const int i = team.element(j);
-      dk[j] = i < N ? gradient.k(i) : acc(0);
-      k[j] = i < N ? record[Record::k(i)] : acc(0);
+      for (int j = 0; j < E; ++j) k[j] *= 1 / scale;
+      team.unit_backward(d, k, record[Record::scalar(K_FACTOR)]);
     }
-    matrix_state::unit_backward(team, dk, k, record[Record::scalar(K_FACTOR)]);
-    if (!at.valid) return;
+    if (at.valid) matrix_state::write_slice(part(a.d_qkvb, at, team, KEY), d);
+    acc beta[E];
+    gradient.row(team, BETA, d);
+    team.get(beta, record + Record::row(BETA));
 #pragma unroll
-    for (int j = 0; j < EN; ++j)
-      if (const int i = team.element(j); i < N) {
-        const acc d_logit = gradient.row(BETA, i) * sigmoid_slope(record[Record::row(BETA, i)]);
-        store(a.d_qkvb + offset(at, Q) + i, gradient.q(i));
-        store(a.d_qkvb + offset(at, KEY) + i, dk[j]);
-        store(a.d_qkvb + offset(at, V) + i, gradient.row(VALUE, i));
-        store(a.d_qkvb + offset(at, LOGIT) + i, d_logit);
-        sums.beta_bias[j] += d_logit;
-      }
+    for (int j = 0; j < E; ++j) {
+      d[j] *= sigmoid_slope(beta[j]);
+      sums.beta_bias[j] += at.valid ? d[j] : acc(0);
+    }
+    if (at.valid) matrix_state::write_slice(part(a.d_qkvb, at, team, LOGIT), d);
   }
+  template <class Args>
+  ELMAN_FN static void finish_scalars(const Args&, const Place&, const RawScalars&, const acc*, const acc*, Sums&) {}
 
-  template <class Args, class SumOver>
-  ELMAN_FN static void store_sums(const Args& a, const Place& at, const Team& team, const Sums& sums, const SumOver& sum_over) {
+  // Team i of a block has summed every so many steps of head i % heads, a part of the bias in each of its lanes.
+  template <class Plan, class Args, class SumOver>
+  ELMAN_FN static void store_sums(const Args& a, int producer, int bh0, const Sums& sums, const SumOver& sum_over) {
+    const bool speaks = producer >= 0 && producer < Team::width * Plan::heads && bh0 + producer / Team::width < (int)(a.B * a.H);
 #pragma unroll
-    for (int j = 0; j < EN; ++j) {
-      const acc total = sum_over(sums.beta_bias[j], team.lane_, team.width, team.count);
-      if (const int i = team.element(j); i < N && team.index == 0) a.beta_bias_part[(at.b * at.H + at.h) * N + i] = total;
+    for (int j = 0; j < E; ++j) {
+      const acc total = sum_over(sums.beta_bias[j], producer, Team::width * Plan::heads, speaks ? Plan::teams / Plan::heads : 0);
+      if (speaks) a.beta_bias_part[(bh0 + producer / Team::width) * N + producer % Team::width * E + j] = total;
     }
   }
 };

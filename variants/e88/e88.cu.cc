@@ -13,95 +13,112 @@ using Constant = args::Constant;
 
 struct Step {
   using Scalar = scalar;
-  using Tile = matrix_state::Tile<Constant::N, Constant::M>;
-  static constexpr int N = Tile::N, M = Tile::M, K = Constant::K;
+  static constexpr int N = Constant::N, M = Constant::M, K = Constant::K;
+  using Team = matrix_state::Team<N, M>;
+  static constexpr int EN = N / Team::width, EM = M / Team::width;
   static constexpr bool tied = Constant::TIED, silu = Constant::SILU, unit = Constant::UNIT, linear = Constant::LINEAR;
   static constexpr bool write_gate = Constant::WRITE_GATE, projected_decay = Constant::DECAY_LOGIT, mamba = Constant::MAMBA;
   static constexpr bool constant_decay = Constant::CONSTANT;
   static constexpr bool gate = Constant::GATE, sigmoid_gate = Constant::GATE == 2;
   static_assert(!tied || M == N, "tied keys and values have one width");
 
-  // Record: the value (and the raw gate) by row; decay, write gate, and the factors of q's and k's norms.
-  enum { VALUE, GATE };
+  // A record's key is this many times k, so that the state's tanh needs no product of its own.
+  static constexpr acc scale = linear ? acc(1) : tanh_scale<scalar>;
+  // Record: the value by row; decay, write gate, and the factors of q's and k's norms.
+  enum { VALUE };
   enum { LAMBDA, WRITE, Q_FACTOR = 1 + write_gate, K_FACTOR };
-  static constexpr int rows = gate ? 2 : 1, scalars = K_FACTOR + 1, grad_rows = 1, grad_scalars = 1 + write_gate;
+  static constexpr int rows = 1, scalars = K_FACTOR + 1, grad_scalars = 1 + write_gate;
   static constexpr bool needs_readout = gate, global_history = Constant::GLOBAL_HISTORY;
-  static constexpr int EN = Tile::team_keys;
   using Record = matrix_state::Record<Step>;
-  using Lane = matrix_state::Lane<Step>;
-  using Team = matrix_state::Team<Step>;
   using Place = matrix_state::Place;
-  using Inputs = matrix_state::Inputs<Step>;
-  static constexpr int R = Tile::R, C = Tile::C;
 
-  ELMAN_FN static acc write(const Inputs& in) {
+  template <class Inputs> ELMAN_FN static acc write(const Inputs& in) {
     if constexpr (write_gate) return in.scalar[WRITE];
     return 1;
   }
 
   // S' = phi(lambda S + b delta k^T),  delta = v - S k
-  ELMAN_FN static void forward(const Lane& lane, acc (&s)[R][C], const Inputs& in, acc (&delta)[R]) {
-    const acc lambda = in.scalar[LAMBDA], b = write(in);
+  template <class Lane, int R, int C>
+  ELMAN_FN static void forward(const Lane& lane, acc (&s)[R][C], const typename Lane::Inputs& in, acc (&delta)[R]) {
+    const acc lambda = scale * in.scalar[LAMBDA], b = write(in);
+    lane.product(delta, s, in.k);
 #pragma unroll
-    for (int r = 0; r < R; ++r) delta[r] = in.row[VALUE][r] - lane.dot(s[r], in.k);
+    for (int r = 0; r < R; ++r) {
+      delta[r] = in.row[VALUE][r] - (1 / scale) * delta[r];
+      const acc u = b * delta[r];
 #pragma unroll
-    for (int r = 0; r < R; ++r)
-#pragma unroll
-      for (int c = 0; c < C; ++c) {
-        const acc p = lambda * s[r][c] + b * delta[r] * in.k[c];
-        s[r][c] = linear ? p : tanh_of(p);
-      }
+      for (int c = 0; c < C; ++c) s[r][c] = lambda * s[r][c] + u * in.k[c];
+    }
+    if (!linear) tanh_each<scalar, Lane::share>(reinterpret_cast<acc(&)[R * C]>(s));
   }
 
   // With g = dL/dS' on entry and A = g (1 - S'^2):  du = A k,  db = <du, delta>,  dv = b du,  dk = A^T (b delta) - S^T dv,
   // dlambda = <A, S>;  on return g = dL/dS = lambda A - dv k^T.
-  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&after)[R][C], const Inputs& in,
-                                const acc (&delta)[R], acc (&g)[R][C], Inputs& d) {
+  template <class Lane, int R, int C>
+  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&after)[R][C],
+                                const typename Lane::Inputs& in, const acc (&delta)[R], acc (&g)[R][C],
+                                typename Lane::Inputs& d) {
     const acc lambda = in.scalar[LAMBDA], b = write(in);
+    acc du[R];
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int c = 0; c < C; ++c)
+        if (!linear) g[r][c] *= tanh_slope(after[r][c]);
+    lane.product(du, g, in.k);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-#pragma unroll
-      for (int c = 0; c < C; ++c) {
-        if (!linear) g[r][c] *= tanh_slope(after[r][c]);
-        d.scalar[LAMBDA] += g[r][c] * before[r][c];
-      }
-      const acc du = lane.dot(g[r], in.k), dv = b * du, u = b * delta[r];
+      du[r] *= 1 / scale;
+      const acc dv = b * du[r], u = b * delta[r], dv_scaled = dv * (1 / scale);
       d.row[VALUE][r] = dv;
-      if constexpr (write_gate) d.scalar[WRITE] += lane.first() ? du * delta[r] : acc(0);
+      if constexpr (write_gate) d.scalar[WRITE] += lane.first() ? du[r] * delta[r] : acc(0);
 #pragma unroll
       for (int c = 0; c < C; ++c) {
-        d.k[c] += g[r][c] * u - before[r][c] * dv;
-        g[r][c] = lambda * g[r][c] - dv * in.k[c];
+        d.scalar[LAMBDA] += g[r][c] * before[r][c];
+        d.k[c] += g[r][c] * u;
+        d.k[c] -= before[r][c] * dv;
+        g[r][c] = lambda * g[r][c] - dv_scaled * in.k[c];
       }
     }
   }
 
   // o = silu(g) y or sigmoid(g) y
-  ELMAN_FN static acc output(const acc* record, int i, acc y) {
-    if (!gate) return y;
-    const acc g = record[Record::row(GATE, i)];
-    return y * (sigmoid_gate ? sigmoid_of(g) : silu_of(g));
+  template <class Args> ELMAN_FN static void output(const Args& a, const Place& at, const Team& team, acc (&y)[EM]) {
+    if constexpr (gate) {
+      const auto g = matrix_state::read_slice<EM>(team.part<EM>(at, a.gate));
+#pragma unroll
+      for (int j = 0; j < EM; ++j) y[j] *= sigmoid_gate ? sigmoid_for<scalar>(g[j]) : silu_for<scalar>(g[j]);
+    }
   }
   template <class Args>
-  ELMAN_FN static acc output_backward(const Args& a, const Place& at, const acc* record, int i, acc y, acc d) {
-    const acc g = record[Record::row(GATE, i)];
-    store(a.d_gate + at.head() * M + i, d * y * (sigmoid_gate ? sigmoid_slope(sigmoid_of(g)) : silu_slope(g)));
-    return d * (sigmoid_gate ? sigmoid_of(g) : silu_of(g));
+  ELMAN_FN static void output_backward(const Args& a, const Place& at, const Team& team, const acc (&y)[EM], acc (&d)[EM]) {
+    const auto gates = matrix_state::read_slice<EM>(team.part<EM>(at, a.gate));
+    acc d_gate[EM];
+#pragma unroll
+    for (int j = 0; j < EM; ++j) {
+      const acc g = gates[j];
+      d_gate[j] = d[j] * y[j] * (sigmoid_gate ? sigmoid_slope(sigmoid_for<scalar>(g)) : silu_slope_for<scalar>(g));
+      d[j] *= sigmoid_gate ? sigmoid_for<scalar>(g) : silu_for<scalar>(g);
+    }
+    matrix_state::write_slice(team.part<EM>(at, a.d_gate), d_gate);
   }
 
-  // Raw vectors: q, k, v unless tied, gate if there is one. Raw numbers: the logits of decay and write gate.
+  // Raw vectors: q, k, v unless tied. Raw numbers: the logits of decay and write gate.
   enum { Q, KEY, V };
-  static constexpr int G = tied ? 2 : 3, vectors = G + gate;
-  ELMAN_BOTH static int length(int v) { return v < V ? N : M; }
-  template <class Args> ELMAN_FN static const scalar* source(const Args& a, const Place& at, int v) {
-    return gate && v == G ? a.gate + at.head() * M : a.qkv + offset(at, v);
+  struct Raw {
+    matrix_state::Slice<scalar, EN> q, k;
+    matrix_state::Slice<scalar, EM> v;
+  };
+  // A team's part of q, k or v in the fused projection: q of all heads, k of all heads, v of all heads.
+  template <int E, class T> ELMAN_FN static T* part(T* qkv, const Place& at, const Team& team, int v) {
+    return team.part<E>(at, qkv, at.H * (2 * N + (tied ? 0 : M)), v * at.H * N);
   }
-  // Where a vector begins in the fused projection: q of all heads, k of all heads, v of all heads.
-  ELMAN_FN static int64_t offset(const Place& at, int v) {
-    return at.step() * at.H * (2 * N + (tied ? 0 : M)) + v * at.H * N + at.h * (v < V ? N : M);
+  template <class Args> ELMAN_FN static Raw load(const Args& a, const Place& at, const Team& team) {
+    using matrix_state::read_slice;
+    Raw raw{read_slice<EN>(part<EN>(a.qkv, at, team, Q)), read_slice<EN>(part<EN>(a.qkv, at, team, KEY)), {}};
+    if constexpr (!tied) raw.v = read_slice<EM>(part<EM>(a.qkv, at, team, V));
+    return raw;
   }
-  static constexpr int q_raw = 0, k_raw = N, v_raw = 2 * N, g_raw = tied ? 2 * N : 2 * N + M;
-
   struct RawScalars {
     scalar decay, write;
   };
@@ -112,8 +129,8 @@ struct Step {
     return raw;
   }
 
-  ELMAN_FN static acc activation(acc x) { return silu ? silu_of(x) : x; }
-  ELMAN_FN static acc activation_slope(acc x) { return silu ? silu_slope(x) : acc(1); }
+  ELMAN_FN static acc activation(acc x) { return silu ? silu_for<scalar>(x) : x; }
+  ELMAN_FN static acc activation_slope(acc x) { return silu ? silu_slope_for<scalar>(x) : acc(1); }
 
   // l = log lambda = -exp(A_log) softplus(alpha + dt_bias)
   template <class Args> ELMAN_FN static acc log_decay(const Args& a, const Place& at, acc alpha) {
@@ -126,25 +143,20 @@ struct Step {
   }
 
   template <class Args>
-  ELMAN_FN static void prepare(const Args&, const Place&, const Team& team, const scalar* raw, acc* record) {
-    acc q[EN], k[EN], q_factor = 1, k_factor = 1;
+  ELMAN_FN static void prepare(const Args&, const Place&, const Team& team, const Raw& raw, acc* record) {
+    acc q[EN], k[EN], v[EM], q_factor = 1, k_factor = 1;
 #pragma unroll
-    for (int j = 0; j < EN; ++j) {
-      const int i = team.element(j);
-      q[j] = i < N ? activation(load(raw + q_raw + i)) : acc(0);
-      k[j] = i < N ? activation(load(raw + k_raw + i)) : acc(0);
-    }
-    if (unit) q_factor = matrix_state::unit_factor(team, q), k_factor = matrix_state::unit_factor(team, k);
+    for (int j = 0; j < EN; ++j) q[j] = activation(raw.q[j]), k[j] = activation(raw.k[j]);
+    if constexpr (tied) team.put(record + Record::row(VALUE), k);
+    if (unit) q_factor = team.unit_factor<scalar>(q), k_factor = team.unit_factor<scalar>(k);
 #pragma unroll
-    for (int j = 0; j < EN; ++j)
-      if (const int i = team.element(j); i < N) {
-        record[Record::q(i)] = q[j] * q_factor;
-        record[Record::k(i)] = k[j] * k_factor;
-        if (tied) record[Record::row(VALUE, i)] = k[j];
-      }
-    for (int i = team.element(0); i < M; i += team.width) {
-      if (!tied) record[Record::row(VALUE, i)] = activation(load(raw + v_raw + i));
-      if (gate) record[Record::row(GATE, i)] = load(raw + g_raw + i);
+    for (int j = 0; j < EN; ++j) q[j] *= q_factor, k[j] *= k_factor * scale;
+    team.put(record + Record::q(), q);
+    team.put(record + Record::k(), k);
+    if constexpr (!tied) {
+#pragma unroll
+      for (int j = 0; j < EM; ++j) v[j] = activation(raw.v[j]);
+      team.put(record + Record::row(VALUE), v);
     }
     if (team.first()) {
       record[Record::scalar(Q_FACTOR)] = q_factor;
@@ -153,8 +165,8 @@ struct Step {
   }
   template <class Args>
   ELMAN_FN static void prepare_scalars(const Args& a, const Place& at, const RawScalars& raw, acc* record) {
-    record[Record::scalar(LAMBDA)] = decay(a, at, load(&raw.decay));
-    if constexpr (write_gate) record[Record::scalar(WRITE)] = sigmoid_of(load(&raw.write));
+    record[Record::scalar(LAMBDA)] = decay(a, at, elman::load(&raw.decay));
+    if constexpr (write_gate) record[Record::scalar(WRITE)] = sigmoid_of(elman::load(&raw.write));
   }
 
   struct Sums {
@@ -162,43 +174,43 @@ struct Step {
   };
 
   template <class Args>
-  ELMAN_FN static void finish(const Args& a, const Place& at, const Team& team, const scalar* raw, const acc* record,
+  ELMAN_FN static void finish(const Args& a, const Place& at, const Team& team, const Raw& raw, const acc* record,
                               const matrix_state::RecordGradient<Step>& gradient, Sums&) {
-    acc dq[EN], dk[EN];
+    // One vector after the other, since wide ones fill the registers.
+    const auto key_or_query = [&](acc (&d)[EN], int factor, int unit_at, acc unit_scale) {
+      if (!unit) return;
+      acc x[EN];
+      team.get(x, record + unit_at);
+#pragma unroll
+      for (int j = 0; j < EN; ++j) x[j] *= unit_scale;
+      team.unit_backward(d, x, record[Record::scalar(factor)]);
+    };
+    acc dq[EN], dk[EN], dv[EM];
+    gradient.q(team, dq);
+    key_or_query(dq, Q_FACTOR, Record::q(), 1);
+#pragma unroll
+    for (int j = 0; j < EN; ++j) dq[j] *= activation_slope(raw.q[j]);
+    if (at.valid) matrix_state::write_slice(part<EN>(a.d_qkv, at, team, Q), dq);
+    gradient.row(team, VALUE, dv);
+    if constexpr (!tied) {
+#pragma unroll
+      for (int j = 0; j < EM; ++j) dv[j] *= activation_slope(raw.v[j]);
+      if (at.valid) matrix_state::write_slice(part<EM>(a.d_qkv, at, team, V), dv);
+    }
+    gradient.k(team, dk);
+    key_or_query(dk, K_FACTOR, Record::k(), 1 / scale);
 #pragma unroll
     for (int j = 0; j < EN; ++j) {
-      const int i = team.element(j);
-      dq[j] = i < N ? gradient.q(i) : acc(0);
-      dk[j] = i < N ? gradient.k(i) : acc(0);
+      if constexpr (tied) dk[j] += dv[j];
+      dk[j] *= activation_slope(raw.k[j]);
     }
-    if (unit) {
-      acc q[EN], k[EN];
-#pragma unroll
-      for (int j = 0; j < EN; ++j) {
-        const int i = team.element(j);
-        q[j] = i < N ? record[Record::q(i)] : acc(0);
-        k[j] = i < N ? record[Record::k(i)] : acc(0);
-      }
-      matrix_state::unit_backward(team, dq, q, record[Record::scalar(Q_FACTOR)]);
-      matrix_state::unit_backward(team, dk, k, record[Record::scalar(K_FACTOR)]);
-    }
-    if (!at.valid) return;
-#pragma unroll
-    for (int j = 0; j < EN; ++j)
-      if (const int i = team.element(j); i < N) {
-        const acc d = dk[j] + (tied ? gradient.row(VALUE, i) : acc(0));
-        store(a.d_qkv + offset(at, Q) + i, dq[j] * activation_slope(load(raw + q_raw + i)));
-        store(a.d_qkv + offset(at, KEY) + i, d * activation_slope(load(raw + k_raw + i)));
-      }
-    if (!tied)
-      for (int i = team.element(0); i < M; i += team.width)
-        store(a.d_qkv + offset(at, V) + i, gradient.row(VALUE, i) * activation_slope(load(raw + v_raw + i)));
+    if (at.valid) matrix_state::write_slice(part<EN>(a.d_qkv, at, team, KEY), dk);
   }
 
   template <class Args>
-  ELMAN_FN static void finish_scalars(const Args& a, const Place& at, const RawScalars& raw, const acc* record, const acc* gradient,
-                                      Sums& sums) {
-    const acc lambda = record[Record::scalar(LAMBDA)], alpha = load(&raw.decay);
+  ELMAN_FN static void finish_scalars(const Args& a, const Place& at, const RawScalars& raw, const acc* record,
+                                      const acc* gradient, Sums& sums) {
+    const acc lambda = record[Record::scalar(LAMBDA)], alpha = elman::load(&raw.decay);
     acc d_logit = gradient[LAMBDA] * sigmoid_slope(lambda);
     if (mamba) {
       // dl = lambda dlambda,  dalpha = -dl exp(A_log) sigmoid(alpha + dt_bias),  dA_log = dl l
@@ -212,17 +224,18 @@ struct Step {
     if (write_gate) store(a.d_write_logit + at.head(), gradient[WRITE] * sigmoid_slope(record[Record::scalar(WRITE)]));
   }
 
-  // The thread number t of a block has summed the steps t, t + K, ... of its head.
-  template <class Args, class SumOver>
-  ELMAN_FN static void store_sums(const Args& a, const Place& at, const Team&, const Sums& sums, const SumOver& sum_over) {
-    const int64_t head = at.b * at.H + at.h;
+  // Producer i of a block has summed the steps i / heads, i / heads + K, ... of head i % heads.
+  template <class Plan, class Args, class SumOver>
+  ELMAN_FN static void store_sums(const Args& a, int producer, int bh0, const Sums& sums, const SumOver& sum_over) {
+    const bool speaks = producer >= 0 && producer < Plan::heads && bh0 + producer < (int)(a.B * a.H);
+    const auto total = [&](acc x) { return sum_over(x, producer, Plan::heads, speaks ? K : 0); };
     if (mamba) {
-      const acc A_log = sum_over(sums.A_log, 0, 1, K), dt_bias = sum_over(sums.dt_bias, 0, 1, K);
-      if (thread_x() == 0) a.A_log_part[head] = A_log, a.dt_bias_part[head] = dt_bias;
+      const acc A_log = total(sums.A_log), dt_bias = total(sums.dt_bias);
+      if (speaks) a.A_log_part[bh0 + producer] = A_log, a.dt_bias_part[bh0 + producer] = dt_bias;
     }
     if (constant_decay) {
-      const acc decay_bias = sum_over(sums.decay_bias, 0, 1, K);
-      if (thread_x() == 0) a.decay_bias_part[head] = decay_bias;
+      const acc decay_bias = total(sums.decay_bias);
+      if (speaks) a.decay_bias_part[bh0 + producer] = decay_bias;
     }
   }
 };

@@ -12,7 +12,7 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,12 +35,14 @@ MEMORY = 1 << 33  # bytes of address space beyond which a mutant's allocation fa
 class Bench:
     """What mutants of one kernel and dtype run on: cases with their truths, by name.
 
+    `builds` are the compile-time constants of every library that the cases need: a tiling may ask for several.
     `every`: all cases run, also where one has rejected already, so that each shape has a score of its own; else up to the first that
     rejects. `thorough`: problems on which one that passes must give the same bits to count as equivalent.
     """
 
     kernel: Kernel
     constants: Mapping[str, int]
+    builds: tuple[Mapping[str, int], ...]
     dtype: str
     truths: Mapping[str, Truth]
     quick: tuple[str, ...]
@@ -52,10 +54,11 @@ class Bench:
 
 @dataclass
 class Report:
-    """What one mutant did: cases that passed it, what rejected it (by case, with why), hashes of its results, seconds."""
+    """What one mutant did: cases that passed it, what rejected it (by case, with why and in which tensors), hashes, seconds."""
 
     passed: list[str] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
+    tensors: dict[str, list[str]] = field(default_factory=dict)
     results: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -64,19 +67,19 @@ class Report:
         return bool(self.rejected)
 
 
-def trial(bench: Bench, library: Path, limit: float) -> Report:
-    """Run a library on the cases in a forked child, for at most `limit` seconds."""
+def trial(bench: Bench, libraries: Sequence[Path], limit: float) -> Report:
+    """Run libraries, one for each of the bench's builds, on the cases in a forked child, for at most `limit` seconds."""
 
     def work(say: Callable[[dict], None]) -> None:
-        build.substitute(bench.kernel, bench.constants, bench.dtype, HOST, library)
+        _install(bench, libraries)
         killed = False
         for id in (*bench.quick, *PROPERTIES, *bench.rest):
             if killed and not bench.every and id not in bench.quick:
                 break
             say({"case": id})
-            why, digest = _case(bench, id)
+            why, digest, tensors = _case(bench, id)
             killed = killed or bool(why)
-            say({"case": id, "why": why, "digest": digest})
+            say({"case": id, "why": why, "digest": digest, "tensors": tensors})
 
     started, report, at, complete = time.monotonic(), Report(), "", False
     for message in isolated(work, limit):
@@ -85,7 +88,7 @@ def trial(bench: Bench, library: Path, limit: float) -> Report:
             complete = True
         elif "why" in message:
             if message["why"]:
-                report.rejected[at] = message["why"]
+                report.rejected[at], report.tensors[at] = message["why"], message["tensors"]
             else:
                 report.passed.append(at)
                 report.results[at] = message["digest"]
@@ -95,21 +98,21 @@ def trial(bench: Bench, library: Path, limit: float) -> Report:
     return report
 
 
-def _case(bench: Bench, id: str) -> tuple[str, str]:
-    """Return why a case or property rejects the library (empty: it does not), and a hash of the results."""
+def _case(bench: Bench, id: str) -> tuple[str, str, list[str]]:
+    """Return why a case or property rejects the library (empty: it does not), a hash of the results, and the wrong tensors."""
     library = Compiled(bench.kernel, bench.constants)
     try:
         if id in PROPERTIES:
             check = properties.check_property(id, library, bench.truths[bench.property_case].problem)
-            return ("" if check.ok else check.message), ""
+            return ("" if check.ok else check.message), "", []
         truth = bench.truths[id]
         got = run(library, truth.problem)
     except (CheckFailed, RuntimeError) as error:
-        return str(error) or type(error).__name__, ""
+        return str(error) or type(error).__name__, "", []
     if bad := [row for row in truth.judge(got) if not row.ok]:
         row = max(bad, key=lambda r: r.ratio)
-        return f"{row.tensor} {row.ratio:.3g} times its limit", ""
-    return "", digest_of(got)
+        return f"{row.tensor} {row.ratio:.3g} times its limit", "", [row.tensor for row in bad]
+    return "", digest_of(got), []
 
 
 def digest_of(results: Mapping[str, Tensor]) -> str:
@@ -120,11 +123,16 @@ def digest_of(results: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def bits(bench: Bench, library: Path, limit: float) -> dict[str, str]:
-    """Run a library on the thorough problems in a forked child; return a hash of the results of each that came to its end."""
+def _install(bench: Bench, libraries: Sequence[Path]) -> None:
+    for constants, library in zip(bench.builds, libraries, strict=True):
+        build.substitute(bench.kernel, constants, bench.dtype, HOST, library)
+
+
+def bits(bench: Bench, libraries: Sequence[Path], limit: float) -> dict[str, str]:
+    """Run libraries, one for each build, on the thorough problems in a forked child; return a hash of the results of each that came to its end."""
 
     def work(say: Callable[[dict], None]) -> None:
-        build.substitute(bench.kernel, bench.constants, bench.dtype, HOST, library)
+        _install(bench, libraries)
         for id, problem in bench.thorough.items():
             try:
                 say({"case": id, "digest": digest_of(run(Compiled(bench.kernel, bench.constants), problem))})
