@@ -35,6 +35,14 @@ VARIABLES = {
     "NVCC": "compiler of the device backend; default nvcc",
 }
 
+# Set by the tool for processes that it starts, not read from the user.
+TOLD = {
+    "ELMANCTL_RUN": "for --on-end: the run's folder",
+    "ELMANCTL_OK": "for --on-end: 1 if every row is ok, else 0",
+    "ELMANCTL_NOT_OK": "for --on-end: the rows that are not, with their status",
+    "ELMANCTL_ATTEMPT": "in every process of a trial: run, row and attempt, so that all of them can be ended",
+}
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -33,8 +33,8 @@ def execute(plan, name: str | None, again: bool, limits, checks: Checks, json: b
     preflight.check_disk(runs.RUNS, preflight.disk(trials, len(plan.devices), limits.checkpoint_seconds))
     findings = []
     if trials and checks.preflight and plan.kind != runs.BATCHES:
-        devices = [CPU] if plan.pool is None else list(plan.pool.uuids[: len(plan.devices)])
-        findings = preflight.steps(trials, devices, snapshot.environment(kept), runs.RUNS)
+        devices = [CPU] if plan.pool is None else preflight.free_now(plan.pool)[: len(plan.devices)]
+        findings = preflight.steps(trials, devices, snapshot.environment(kept), runs.RUNS) if devices else []
     if checks.only:
         show_preflight(findings, json)
         return

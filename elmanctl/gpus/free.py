@@ -102,6 +102,8 @@ class Sampler:
             if number:
                 time.sleep(SAMPLE_SECONDS)
             self.sample()
+            if not self.box:
+                break
         return self
 
     @property

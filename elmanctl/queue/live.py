@@ -127,6 +127,8 @@ class Watch:
         for job in now.queue.jobs.values():
             text = _state(job, now, names, counting=False)
             if job.state == ENDED:
+                if self._told.get(job.label, "").startswith(f"{job.status} after"):
+                    continue
                 follower = self._followers.setdefault(
                     Path(job.label), Follower(now.queue.run / job.spec.folder / STEPS)
                 )

@@ -21,6 +21,8 @@ from elmanctl.console import note
 from elmanctl.errors import CheckFailed, UserError
 from elmanctl.files import read_json, write_json
 from elmanctl.gpus import locks
+from elmanctl.gpus.choice import Pool
+from elmanctl.gpus.free import Sampler
 from elmanctl.gpus.witness import CPU
 from elmanctl.queue.settle import LARGEST_SPLIT
 from elmanctl.queue.supervisor import confinement
@@ -74,6 +76,15 @@ def check_disk(runs: Path, need: int) -> None:
             f"The run may need {short_bytes(need)} below {runs}, mostly for checkpoints, and the disk has {short_bytes(free)} free. "
             "Free some space, run fewer rows at once, or leave checkpoints out with --checkpoint-minutes 0."
         )
+
+
+def free_now(pool: Pool) -> list[str]:
+    """Return the GPUs of a pool that are free now; where none is, say that the rows are first tried in their turn."""
+    sampler = Sampler().settle()
+    found = [uuid for uuid in pool.uuids if not sampler.reasons(uuid)]
+    if not found:
+        note("No GPU is free now, so no step of a row is tried before it is queued.")
+    return found
 
 
 def steps(trials: list[Trial], devices: list[str], environment: dict[str, str], where: Path) -> list[Finding]:

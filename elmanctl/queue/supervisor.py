@@ -117,6 +117,8 @@ class Supervisor:
 
     def watch(self) -> None:
         """Wait for the end of the trial, or bring it about: on request, at a limit, or where the GPU has another user."""
+        if self.lock is not None:  # from now on this process answers for it
+            locks.note(self.lock, f"{self.queue.run.name}, {self.label}")
         dog = Watchdog(self.folder / STEPS, self.job.spec.wall_seconds)
         eye = witness.Witness(self.folder, self.job.device, lambda: process.members(self.identity, self.mark))
         look = touch = time.monotonic()

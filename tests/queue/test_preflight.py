@@ -10,6 +10,7 @@ import pytest
 from elmanctl.errors import CheckFailed, UserError
 from elmanctl.files import read_json
 from elmanctl.gpus import locks
+from elmanctl.gpus.choice import Pool
 from elmanctl.queue import preflight
 from elmanctl.queue.log import Queue
 from elmanctl.records import Budget, Result, Training, Trial
@@ -137,3 +138,9 @@ def trainee_variants():
     from pathlib import Path
 
     return Path(__file__).parent.parent / "trainees"
+
+
+def test_a_gpu_in_use_is_not_stepped_on_by_preflight_either(box, capsys):
+    assert preflight.free_now(Pool(("GPU-1", "GPU-2", "GPU-3"))) == ["GPU-2"]
+    assert preflight.free_now(Pool(("GPU-1", "GPU-3"))) == []
+    assert "No GPU is free now" in capsys.readouterr().err
