@@ -28,10 +28,12 @@ LIMIT_SECONDS = {"edit": 3.0, "hit": 0.05}
 CHILD = """
 import resource, sys, time
 from pathlib import Path
-from elmanctl import build
+from elmanctl import build, tiles
 from elmanctl.plugins.discovery import load_variant
 variant = load_variant(Path(sys.argv[1]))
 kernel, constants = variant.kernel(), variant.module("binding").constants(variant.config())
+if kernel.tiling:
+    constants = kernel.complete(constants, kernel.tiling.typical, sys.argv[2], tiles.of_target(sys.argv[3]))
 start = time.perf_counter()
 build.load(kernel, constants, sys.argv[2], sys.argv[3])
 wall = time.perf_counter() - start

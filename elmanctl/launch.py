@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from elmanctl import stepwise
 from elmanctl.build import Library, load
 from elmanctl.errors import CheckFailed
 from elmanctl.flavours import HOST, is_host
@@ -82,7 +83,7 @@ def _capability(index: int) -> str:
 
 
 @functools.cache
-def _device(target: str, index: int) -> Device | None:
+def device(target: str, index: int = 0) -> Device | None:
     """Return what tilings need to know of a device; None for the host."""
     if is_host(target):
         return None
@@ -93,7 +94,7 @@ def _device(target: str, index: int) -> Device | None:
 
 def build_constants(kernel: Kernel, constants: Mapping[str, int], sizes, dtype: str, like: Tensor) -> dict[str, int]:
     """Return what a build for these sizes takes, on the device of the tensor `like`."""
-    full = kernel.complete(constants, sizes, dtype, _device(target_of(like), like.device.index or 0))
+    full = kernel.complete(constants, sizes, dtype, device(target_of(like), like.device.index or 0))
     return full | {name: value for name, value in (_division.get() or {}).items() if name in full}
 
 
@@ -167,6 +168,9 @@ def run_forward(kernel: Kernel, constants: Mapping[str, int], inputs: Mapping[st
         outputs and saved tensors by name.
     """
     inputs = {name: t.contiguous() for name, t in inputs.items() if t is not None}
+    if stepwise.asked(constants):
+        kernel.sizes(inputs, constants)
+        return stepwise.forward(kernel, inputs)
     scalar, first = compute_dtype(kernel, inputs), next(iter(inputs.values()))
     sizes = kernel.sizes(inputs, constants)
     full = build_constants(kernel, constants, sizes, scalar, first)
@@ -190,12 +194,15 @@ def run_backward(
     """
     given = {name: t.contiguous() for name, t in (*tensors.items(), *output_gradients.items()) if t is not None}
     inputs = {name: given[name] for name in kernel.inputs if name in given}
-    scalar, first = compute_dtype(kernel, inputs), next(iter(inputs.values()))
-    sizes = kernel.sizes(inputs, constants)
-    full = build_constants(kernel, constants, sizes, scalar, first)
-    written = [s for s, writable in kernel.backward_arguments if writable]
-    new = _allocate(written, sizes | full, constants, scalar, first.device)
-    _call(kernel, full, given | new, sizes, kernel.backward_arguments, "elman_backward")
+    if stepwise.asked(constants):
+        new = stepwise.backward(kernel, given, given)
+    else:
+        scalar, first = compute_dtype(kernel, inputs), next(iter(inputs.values()))
+        sizes = kernel.sizes(inputs, constants)
+        full = build_constants(kernel, constants, sizes, scalar, first)
+        written = [s for s, writable in kernel.backward_arguments if writable]
+        new = _allocate(written, sizes | full, constants, scalar, first.device)
+        _call(kernel, full, given | new, sizes, kernel.backward_arguments, "elman_backward")
     if kernel.after_backward:
         reference = importlib.import_module(f"{kernel.package}.reference")
         new |= getattr(reference, kernel.after_backward)(given | new)

@@ -14,9 +14,12 @@ def tagged(tag: str, default: int, help: str = "") -> Any:
     return dataclasses.field(default=default, metadata={"tag": tag, "help": help})
 
 
-def option(default: bool | int | float | str, help: str = "", choices: tuple[str, ...] = ()) -> Any:
-    """Declare a Config field that is given as `name=value` and checked against `choices` where there are any."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+def option(default: bool | int | float | str, help: str = "", choices: tuple[str, ...] = (), same: bool = False) -> Any:
+    """Declare a Config field that is given as `name=value` and checked against `choices` where there are any.
+
+    `same`: it chooses between ways to compute the same thing; verify then demands that nothing changes.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "same": same})
 
 
 def convert(label: str, config_field: dataclasses.Field, value: Any) -> Any:

@@ -22,15 +22,16 @@ CONSTANTS = {
     "DELAY": "cycles after a block's barrier before it first looks for the others' values",
 }
 TILE, ROWS, CHUNK = 16, 8, 32  # rows of the matrix, batch rows and terms of the kernel's smallest product
-RING, DELAY = 32, 500
+RING, DELAY = 32, 400
 WARPS = (12, 8, 16, 4)  # in order of preference
 BYTES = {"float32": 4, "bfloat16": 2, "float64": 8}
 REGISTERS = 65536  # of a multiprocessor
 OTHER_REGISTERS = 44  # of a thread, besides the matrix, the operand and the sums
-# Cycles: a step's fixed chain (barrier, store, trip through the cache, load), what each further pair of warps hides of it, and a turn of
-# several, whose chain the other turns hide.
-CHAIN, HIDDEN, TURN = 1536, 70, 900
-MMA, SHARED_BYTES, EXCHANGE_BYTES = 8, 128 / 0.65, 64  # cycles of one mma a scheduler; bytes a cycle
+# Cycles: a step's fixed chain (barrier, store, trip through the cache, load) with 12 warps, what two warps fewer add to it, and a turn of
+# several, which hides a part of the chain.
+CHAIN, EXPOSED, TURN = 1240, 55, 900
+MMA, PLAIN, SUM = 5, 200, 8  # of an mma, of the same without tensor cores, and of adding a warp's tile
+SHARED_BYTES, EXCHANGE_BYTES = 128 / 0.65, 64  # a cycle
 
 
 class DoesNotFit(ArgumentError):
@@ -60,6 +61,19 @@ DEVICES = {
     "sm_103a": Device(148, 232_448),
     "sm_120a": Device(188, 101_376),
 }
+
+
+def of_target(target: str) -> Device | None:
+    """Return the device that builds for a target are divided for where no such device is present; None for the host.
+
+    Raises:
+        ArgumentError: for an architecture that DEVICES does not have.
+    """
+    if target.startswith("sm_") and target not in DEVICES:
+        raise ArgumentError(
+            f"tiles.py has no {target}. It has: {', '.join(DEVICES)}. Add its multiprocessors and shared memory."
+        )
+    return DEVICES.get(target)
 
 
 @dataclass(frozen=True)
@@ -115,7 +129,8 @@ def dense(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[s
         widest = next((w for w in range(D // TILE * TILE, 0, -TILE) if any(divisions(B, w, dtype, device))), 0)
         raise DoesNotFit(
             f"D={D} in {dtype}: {D * D * BYTES[dtype] / 2**20:.0f} MiB of recurrent matrix do not fit the registers and shared memory of "
-            f"{device.multiprocessors} multiprocessors, where the persistent kernel keeps it. The widest that fits is D={widest}."
+            f"{device.multiprocessors} multiprocessors, where the persistent kernel keeps it. The widest that fits is D={widest}. "
+            "The option recurrence=cublas takes one library product a step instead, at any width."
         )
     return found.constants
 
@@ -127,6 +142,8 @@ def divisions(B: int, D: int, dtype: str, device: Device) -> Iterator[Division]:
     words = 8 * BYTES[dtype] // 4  # 32-bit words of the 8 elements that a lane holds of a row
     for warps in WARPS:
         chunks = cdiv(D, CHUNK * warps)
+        if warps > max(4, cdiv(D, CHUNK)):
+            continue  # some would have nothing to multiply
         limit = min(255, REGISTERS // (32 * warps) // 8 * 8)
         for tiles in range(1, warps // 2 + 1):
             blocks = cdiv(row_tiles, tiles)
@@ -144,9 +161,10 @@ def divisions(B: int, D: int, dtype: str, device: Device) -> Iterator[Division]:
                 continue
             groups = device.multiprocessors // blocks
             turns = cdiv(batch_tiles, groups)
-            work = tiles * chunks * 2 * cdiv(warps, 4) * MMA + kept / SHARED_BYTES
-            chain = CHAIN - HIDDEN * (min(warps, 12) - 8) / 2 + work + D * ROWS * BYTES[dtype] / EXCHANGE_BYTES
-            cycles = chain if turns == 1 else max(chain, turns * (TURN + work))
+            work = tiles * chunks * 2 * cdiv(warps, 4) * (MMA if tensor_cores else PLAIN) + tiles * warps * SUM
+            work += kept / SHARED_BYTES + D * ROWS * BYTES[dtype] / EXCHANGE_BYTES
+            work += EXPOSED * max(0, 12 - warps) / 2
+            cycles = CHAIN + work if turns == 1 else turns * (TURN + work)
             names = {"WARPS": warps, "CHUNKS": chunks, "TILES": tiles, "SHARED": shared, "TURNS": turns}
             names |= {"WHOLE": whole(B, D, warps, chunks, turns), "RING": RING, "DELAY": DELAY}
             yield Division(names, cycles)

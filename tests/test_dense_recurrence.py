@@ -5,7 +5,7 @@ import importlib
 import pytest
 import torch
 
-from elmanctl import ops
+from elmanctl import launch, ops
 
 PACKAGES = ["elmanctl_variants.e1", "elmanctl_variants.e42"]
 # Relative to the largest element. fp64 and fp32: a few hundred ulp of the accumulator over sums of at most B T D = 1000 terms.
@@ -26,24 +26,25 @@ def case(package, T, B=3, D=48, dtype=torch.float64, kind="typical", seed=0):
     return kernel, reference, {name: t.to(kinds[name]).double() for name, t in inputs.items()}, kinds
 
 
-def run(kernel, inputs, backend, seed=1):
+def run(kernel, inputs, backend, seed=1, cublas=0):
     """Return outputs and the gradient of every input, for random gradients of every output."""
     inputs = {name: t.detach().clone().requires_grad_() for name, t in inputs.items()}
     with ops.using(backend):
-        outputs = ops.recurrence(kernel, inputs, {})
+        outputs = ops.recurrence(kernel, inputs, {"CUBLAS": cublas})
     generator = torch.Generator().manual_seed(seed)
     upstream = [torch.randn(o.shape, generator=generator).to(torch.bfloat16).to(o.dtype) for o in outputs.values()]
     gradients = torch.autograd.grad(list(outputs.values()), list(inputs.values()), upstream)
     return outputs | {f"d_{name}": g for name, g in zip(inputs, gradients, strict=True)}
 
 
+@pytest.mark.parametrize("cublas", [0, 1], ids=["kernel", "cublas"])
 @pytest.mark.parametrize("T", [1, 2, 3, 7])
 @pytest.mark.parametrize("dtype", BOUND, ids=str)
 @pytest.mark.parametrize("package", PACKAGES)
-def test_outputs_and_all_gradients(package, dtype, T):
+def test_outputs_and_all_gradients(package, dtype, T, cublas):
     kernel, _, inputs, kinds = case(package, T, dtype=dtype)
     truth = run(kernel, inputs, "reference")
-    found = run(kernel, {name: t.to(kinds[name]) for name, t in inputs.items()}, "host")
+    found = run(kernel, {name: t.to(kinds[name]) for name, t in inputs.items()}, "host", cublas=cublas)
     assert set(found) == {"y", "h_last", *(f"d_{name}" for name in kernel.inputs)}
     for name, value in found.items():
         error = (value.double() - truth[name]).abs().max() / truth[name].abs().max()
@@ -77,4 +78,29 @@ def test_a_bf16_build_rounds_only_where_it_declares(package):
 def test_a_width_that_is_no_multiple_of_the_tile_is_refused(package):
     kernel, _, inputs, _ = case(package, 2, D=24)
     with pytest.raises(RuntimeError, match=r"D=24 is not a multiple of 16, the kernel's tile"):
+        run(kernel, inputs, "host")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_products_of_the_library_give_the_kernels_results_at_any_width(package):
+    """The second mode needs no tile, and where both run they differ by the order of fp32 sums only."""
+    kernel, _, inputs, _ = case(package, 3, D=24)
+    truth, found = run(kernel, inputs, "reference"), run(kernel, inputs, "host", cublas=1)
+    assert all((found[n] - truth[n]).abs().max() < 1e-13 * truth[n].abs().max() for n in found)
+    kernel, _, inputs, kinds = case(package, 7, dtype=torch.bfloat16)
+    given = {name: t.to(kinds[name]) for name, t in inputs.items()}
+    ours, theirs = (run(kernel, given, "host", cublas=c) for c in (0, 1))
+    assert (ours["h_last"] - theirs["h_last"]).abs().max() < 1e-5 * theirs["h_last"].abs().max()
+
+
+def test_a_chosen_division_is_replaced_only_where_asked():
+    kernel, _, inputs, _ = case(PACKAGES[0], 3, B=9, D=128)
+    first = run(kernel, inputs, "host")
+    with launch.divided({"WARPS": 8, "CHUNKS": 2, "TILES": 4, "SHARED": 0, "TURNS": 1, "WHOLE": 0}):
+        other = run(kernel, inputs, "host")
+    assert all((first[n] - other[n]).abs().max() < 1e-13 * first[n].abs().max() for n in first)
+    with (
+        launch.divided({"WARPS": 2, "CHUNKS": 1, "TILES": 1, "SHARED": 1}),
+        pytest.raises(RuntimeError, match="D=128 in a build"),
+    ):
         run(kernel, inputs, "host")

@@ -43,8 +43,12 @@ MISTAKES = [
     "bad_blocks",
     "too_much_shared",
     "local_array",
+    "published_twice",
+    "mark_published",
+    "never_published",
+    "words_in_plain_launch",
 ]
-NEIGHBOURS, EXCHANGE, PRODUCT, ROUND = 100, 101, 102, 103
+NEIGHBOURS, EXCHANGE, PRODUCT, ROUND, WORDS = 100, 101, 102, 103, 104
 ORDERS = [(0, 0), (1, 0), (2, 1), (2, 2), (2, 3)]
 
 
@@ -80,10 +84,12 @@ def expected(which):
     x = torch.arange(1.0, 129.0)
     if which == "none":
         return x[:64].flip(0)
+    if which == WORDS:
+        return x.view(2, 64).flip(0).reshape(128)
     return x[:32].view(16, 2).flip(1).reshape(32) if which == NEIGHBOURS else 2 * x.view(2, 64).flip(0).reshape(128)
 
 
-@pytest.mark.parametrize("which", ["none", NEIGHBOURS, EXCHANGE])
+@pytest.mark.parametrize("which", ["none", NEIGHBOURS, EXCHANGE, WORDS])
 @pytest.mark.parametrize("library", ["plain", "race"])
 def test_right_kernels_pass_in_every_order(which, library, request):
     for order in ORDERS:
@@ -107,6 +113,11 @@ LOUD = {
                    "block 0 threads 0-0 wait in group barrier at planted.cu.cc:"],
     "bad_threads": ["turn_around: grid of 1 blocks of 48 threads", "launch refused: the number of threads must be a multiple of 32"],
     "bad_blocks": ["grid of 0 blocks", "launch refused: the number of blocks"],
+    "published_twice": ["a word of an exchange is published before it was erased, at planted.cu.cc:"],
+    "mark_published": ["the mark of an absent word is published as a value, at planted.cu.cc:"],
+    "never_published": ["pass_words: cooperative grid of 2 blocks", "deadlock: no thread can go on;",
+                        "block 0 threads 0-31 wait in exchange at planted.cu.cc:", "block 1 threads 0-31 have returned"],
+    "words_in_plain_launch": ["a wait for other blocks in a launch that is not cooperative, at planted.cu.cc:"],
     "too_much_shared": ["300000 bytes of shared memory", "launch refused: more shared memory than the 232448 bytes"],
 }  # fmt: skip
 

@@ -24,6 +24,7 @@ class Job:
     spec: Spec
     target: str
     dtype: str
+    sizes: dict[str, int]
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +46,13 @@ def register(app: typer.Typer) -> None:
         dtype: Annotated[
             list[str] | None, typer.Option(help="Compute dtype; repeatable. Default: all that the target has.")
         ] = None,
+        size: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--size",
+                help="Run-time size that a kernel's division over the device depends on, B=8 or D=2048; repeatable. Default: B=32 D=1536.",
+            ),
+        ] = None,
         jobs: Annotated[
             int | None, typer.Option("-j", min=1, help="Compilers at a time. Default: as processors and memory allow.")
         ] = None,
@@ -56,7 +64,10 @@ def register(app: typer.Typer) -> None:
         of binding.py. Exit 1 when one exceeds its budget, 2 when one does not compile.
         """
         specs = choose(registry(), names or [], every, parse_options(option or []))
-        todo = [Job(spec, t, d) for spec in specs for t in targets(arch or []) for d in dtypes(spec, t, dtype or [])]
+        sizes = read_sizes(size or [])
+        todo = [
+            Job(spec, t, d, sizes) for spec in specs for t in targets(arch or []) for d in dtypes(spec, t, dtype or [])
+        ]
         with ThreadPoolExecutor(jobs or at_a_time()) as pool:
             results = list(pool.map(attempt, todo))
         done = [r for r in results if isinstance(r, dict)]
@@ -120,6 +131,16 @@ def dtypes(spec: Spec, target: str, given: list[str]) -> list[str]:
     return given or [p[0] for p in parts if len(p) == 1 or (p[1] == HOST) == (target == HOST)]
 
 
+def read_sizes(given: list[str]) -> dict[str, int]:
+    """Return sizes by name from texts such as `D=2048`."""
+    found = [re.fullmatch(r"([A-Z])=([1-9][0-9]*)", text) for text in given]
+    if None in found:
+        raise UserError(
+            f"--size {given[found.index(None)]} is no size. Give a letter and a number, for example D=2048."
+        )
+    return {f[1]: int(f[2]) for f in found}
+
+
 def at_a_time() -> int:
     """Return how many compilers processors and free memory allow."""
     import psutil
@@ -129,19 +150,24 @@ def at_a_time() -> int:
 
 def attempt(job: Job) -> dict[str, Any] | UserError:
     """Build one library; return what it uses, or the error to report."""
-    from elmanctl import build, resources
+    from elmanctl import build, resources, tiles
     from elmanctl.files import read_json
+    from elmanctl.tensors import ArgumentError
     from elmanctl.toolchain import cache_folder
 
     kernel = job.spec.variant.kernel()
     constants = job.spec.variant.module("binding").constants(job.spec.config)
     start = time.perf_counter()
     try:
+        if kernel.tiling:
+            constants = kernel.complete(
+                constants, {**kernel.tiling.typical, **job.sizes}, job.dtype, tiles.of_target(job.target)
+            )
         key = build.key(kernel, constants, job.dtype, job.target)
         cached = (cache_folder() / "kernels" / key / "kernel.so").exists()
         folder = build.build(kernel, constants, job.dtype, job.target)
-    except UserError as error:
-        return error
+    except (UserError, ArgumentError) as error:
+        return UserError(f"{job.spec.name}: {error}") if isinstance(error, ArgumentError) else error
     report = read_json(folder / "report.json", list[dict[str, Any]])
     return {
         "model": job.spec.name,

@@ -1,4 +1,7 @@
-"""Option liveness: flipping an option changes the layer's output given common parameters, and the kernel follows."""
+"""Option liveness: flipping an option changes the layer's output given common parameters, and the kernel follows.
+
+An option declared with `same` must change nothing, and what it selects must be as right as the kernel.
+"""
 
 import copy
 import dataclasses
@@ -56,6 +59,11 @@ def check_option(spec: Spec, name: str, value: object, where: str, device: str, 
         beside = "".join(f" beside {n}={show(v)}" for n, v in context.items())
         effect = _effect(base, other, seed)
         tried.append(beside)
+        if spec.config.__dataclass_fields__[name].metadata.get("same"):
+            if effect:
+                text = f"the output changes, although the option is declared to keep it: {effect}"
+                return Check(id, "layer", False, message=text, seconds=time.monotonic() - started)
+            effect = "computes the same"
         if effect:
             # A second sub-layer is unaffected by an option of the first, so any one suffices.
             rows = []

@@ -6,6 +6,6 @@ kernel = Kernel(
     package=__package__,
     inputs={"x": "N", "choice": "WHICH @int32"},
     outputs={"y": "N"},
-    scratch={"counter": "1 @int32"},
+    scratch={"counter": "1 @int32", "words": "N @int32"},
     dtypes=("float32",),
 )

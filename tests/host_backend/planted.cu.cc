@@ -8,7 +8,8 @@ using namespace elman;
 enum Mistake : int {
   none, missing_sync_block, missing_sync_warp, shuffle_as_fence, divergent_collective, divergent_barrier, returned_lanes,
   past_the_end, into_the_next, past_the_launch, forgotten_wait, misaligned_pair, other_block_unordered, wait_in_plain_launch,
-  early_exit, skipped_group_barrier, bad_threads, bad_blocks, too_much_shared, local_array
+  early_exit, skipped_group_barrier, bad_threads, bad_blocks, too_much_shared, local_array,
+  published_twice, mark_published, never_published, words_in_plain_launch
 };
 
 struct Layout {
@@ -74,6 +75,25 @@ ELMAN_KERNEL(64) exchange_blocks(const float* x, float* y, unsigned* counter, in
   y[mine] = v;
 }
 
+// Two blocks hand each other 64 values, each its own ready flag: y[64 b + t] = x of the other block.
+ELMAN_KERNEL(32) pass_words(const float* x, float* y, uint32_t* words, int mistake) {
+  const unsigned mine = block_x() * 64 + lane() % 16 * 4, other = (1 - block_x()) * 64 + lane() % 16 * 4;
+  for (unsigned i = 0; i < 4 && lane() < 16; ++i) {
+    uint32_t v = present(__builtin_bit_cast(uint32_t, x[mine + i]));
+    if (mistake == mark_published && i == 2) v = ~0u;
+    if (mistake == never_published && block_x() == 1 && lane() == 5) continue;
+    publish_word(words + mine + i, v);
+    if (mistake == published_twice) publish_word(words + mine + i, v);
+  }
+  Words got = load_words(words + other);
+  const auto late = [&] { return got.w[0] == ~0u || got.w[1] == ~0u || got.w[2] == ~0u || got.w[3] == ~0u; };
+  for (unsigned tries = 0; ballot(late());) {
+    await_words(tries);
+    if (late()) got = load_words(words + other);
+  }
+  for (unsigned i = 0; i < 4 && lane() < 16; ++i) y[mine + i] = __builtin_bit_cast(float, got.w[i]);
+}
+
 // D = A B for A[i][k] = x[(i + k) % 8], B[k][j] = x[(k * j) % 8] by one warp; y [16, 8].
 ELMAN_KERNEL(32) product(const float* x, float* y) {
   const unsigned g = lane() >> 2, t = 2 * (lane() & 3);
@@ -99,7 +119,7 @@ ELMAN_KERNEL(32) round_all(const float* x, float* y) {
 
 ELMAN_FORWARD(a) {
   const int which = (int)a.WHICH;
-  unsigned* counter = (unsigned*)a.counter;
+  unsigned *counter = (unsigned*)a.counter, *words = (unsigned*)a.words;
   const size_t bytes = Layout().c.bytes;
   ELMAN_TRY(fill_async(counter, 0, sizeof(unsigned), a.stream));
   switch (which) {
@@ -115,6 +135,15 @@ ELMAN_FORWARD(a) {
     case too_much_shared: return launch(turn_around, "turn_around", 1, 64, 300000, a.stream, a.x, a.y, which);
     case 100: return launch(neighbours, "neighbours", 1, 32, bytes, a.stream, a.x, a.y, (int)none);
     case 101: return launch_cooperative(exchange_blocks, "exchange_blocks", 2, 64, 0, a.stream, a.x, a.y, counter, (int)none);
+    case published_twice:
+    case mark_published:
+    case never_published:
+    case 104:
+      ELMAN_TRY(fill_async(words, 0xFF, 128 * sizeof *words, a.stream));
+      return launch_cooperative(pass_words, "pass_words", 2, 32, 0, a.stream, a.x, a.y, words, which);
+    case words_in_plain_launch:
+      ELMAN_TRY(fill_async(words, 0xFF, 128 * sizeof *words, a.stream));
+      return launch(pass_words, "pass_words", 2, 32, 0, a.stream, a.x, a.y, words, which);
     case 102: return launch(product, "product", 1, 32, 0, a.stream, a.x, a.y);
     case 103: return launch(round_all, "round_all", 1, 32, 0, a.stream, a.x, a.y);
     default: return launch(turn_around, "turn_around", 1, 64, bytes, a.stream, a.x, a.y, which);

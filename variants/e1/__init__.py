@@ -11,6 +11,12 @@ class Config:
     """Options of E1."""
 
     expansion: float = option(1.0, "width of the cell over the model width")
+    recurrence: str = option(
+        "kernel",
+        "kernel, or one cuBLAS product a step: for widths that the kernel does not hold",
+        ("kernel", "cublas"),
+        same=True,
+    )
     spectral_norm: bool = option(True, "keep the largest singular value of the recurrent weight at 0.99")
 
 

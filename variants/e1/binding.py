@@ -11,6 +11,7 @@ kernel = Kernel(
     scratch={"exchange": "RING*8*cdiv(B,8)*D"},
     backward_scratch={"exchange": "RING*8*cdiv(B,8)*D"},
     backward_outputs={"former": "B T D"},
+    constants={"CUBLAS": "1 for one cuBLAS product a step in place of the kernel"},
     torch_gradients=("W",),
     after_backward="weight_gradients",
     rounds={"h_operand": "forward", "d_pre": "backward"},
@@ -24,5 +25,5 @@ kernel = Kernel(
 
 
 def constants(config) -> dict[str, int]:
-    """Return the compile-time constants that depend on options: none."""
-    return {}
+    """Return the compile-time constants that depend on options."""
+    return {"CUBLAS": int(config.recurrence == "cublas")}

@@ -11,6 +11,26 @@ def exact(name, x):
     return x
 
 
+def state(pre):
+    """Return h from its pre-activation."""
+    return torch.tanh(pre)
+
+
+def state_slope(h):
+    """Return d h / d pre from h, written so that nothing cancels near |h| = 1."""
+    return (1 - h) * (1 + h)
+
+
+def readout(h, z):
+    """Return y = h silu(z)."""
+    return h * F.silu(z)
+
+
+def readout_slopes(h, z):
+    """Return (dy / dh, dy / dz): silu(z) and h silu'(z), with silu'(z) = sigmoid(z) (1 + z sigmoid(-z))."""
+    return F.silu(z), h * torch.sigmoid(z) * (1 + z * torch.sigmoid(-z))
+
+
 def forward(wx, z, W, h0, *, constants=None, at=exact):
     """Run the tanh recurrence and its gated readout.
 
@@ -21,7 +41,7 @@ def forward(wx, z, W, h0, *, constants=None, at=exact):
         z: gate before its silu, [B, T, D].
         W: recurrent weight, [D, D].
         h0: state before the first step, [B, D]; the computation runs in its dtype.
-        constants: none.
+        constants: without effect; CUBLAS is another way to compute the same.
         at: rounding points `h_operand` and `d_pre`, see binding.py.
     Returns:
         y [B, T, D] in the dtype of wx, and the last state [B, D].
@@ -29,10 +49,10 @@ def forward(wx, z, W, h0, *, constants=None, at=exact):
     """
     h, states, matrix = h0, [], W.to(h0.dtype).mT
     for t in range(wx.shape[1]):
-        h = torch.tanh(at("d_pre", wx[:, t].to(h0.dtype) + at("h_operand", h) @ matrix))
+        h = state(at("d_pre", wx[:, t].to(h0.dtype) + at("h_operand", h) @ matrix))
         states.append(h)
     h = torch.stack(states, 1)
-    return (h * F.silu(z.to(h0.dtype))).to(wx.dtype), h[:, -1]
+    return readout(h, z.to(h0.dtype)).to(wx.dtype), h[:, -1]
 
 
 def weight_gradients(t):

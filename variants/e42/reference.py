@@ -11,6 +11,26 @@ def exact(name, x):
     return x
 
 
+def state(pre):
+    """Return h from its pre-activation: the recurrence is linear."""
+    return pre
+
+
+def state_slope(h):
+    """Return d h / d pre."""
+    return torch.ones_like(h)
+
+
+def readout(h):
+    """Return y = h silu(h)."""
+    return h * F.silu(h)
+
+
+def readout_slopes(h):
+    """Return (dy / dh,): silu(h) + h silu'(h), with silu'(h) = sigmoid(h) (1 + h sigmoid(-h))."""
+    return (F.silu(h) + h * torch.sigmoid(h) * (1 + h * torch.sigmoid(-h)),)
+
+
 def forward(wx, W, h0, *, constants=None, at=exact):
     """Run the linear recurrence and its self-gated readout.
 
@@ -20,7 +40,7 @@ def forward(wx, W, h0, *, constants=None, at=exact):
         wx: input part of the pre-activation, bias included, [B, T, D].
         W: recurrent weight, [D, D].
         h0: state before the first step, [B, D]; the computation runs in its dtype.
-        constants: none.
+        constants: without effect; CUBLAS is another way to compute the same.
         at: rounding points `h_operand` and `d_pre`, see binding.py.
     Returns:
         y [B, T, D] in the dtype of wx, and the last state [B, D].
@@ -28,10 +48,10 @@ def forward(wx, W, h0, *, constants=None, at=exact):
     """
     h, states, matrix = h0, [], W.to(h0.dtype).mT
     for t in range(wx.shape[1]):
-        h = at("d_pre", wx[:, t].to(h0.dtype) + at("h_operand", h) @ matrix)
+        h = state(at("d_pre", wx[:, t].to(h0.dtype) + at("h_operand", h) @ matrix))
         states.append(h)
     h = torch.stack(states, 1)
-    return (h * F.silu(h)).to(wx.dtype), h[:, -1]
+    return readout(h).to(wx.dtype), h[:, -1]
 
 
 def weight_gradients(t):

@@ -14,6 +14,8 @@
 //   share the terms of the sum, CHUNKS times 32 each, and add their parts in a fixed order: two runs are equal bit by bit.
 // * A step's order follows from what the other blocks wait for: after the barrier only the sums, the step's result and its publication;
 //   stores and erasures while the others' results are on the way, loads for the next step after they have come.
+//   Too early a look at the exchange costs a second one, so something is done before it: derivatives in the backward pass, the stores in the
+//   forward pass, where turns have not given the others their time.
 // * The blocks of a group exchange the operand of the product through a ring of slots in global memory, one slot a step, laid out as the
 //   fragments of the product. A word there is its own ready flag (exchange.cuh), so that there is no barrier between blocks.
 // * Use of a slot again: slot s - 1 is erased after the block's barrier of step s, when every block of the group has published slot s and
@@ -180,8 +182,14 @@ ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int T, int D, 
   for (int step = 0; step < steps; ++step)
     for (int turn = 0; turn < C::TURNS; ++turn) {
       const Work before = work;
+      const auto finish_former = [&] {
+        if (turn > 0) finish(step, turn - 1, before);
+        else if (step > 0) finish(step - 1, C::TURNS - 1, before);
+      };
+      constexpr bool stores_first = C::TURNS == 1 && !transposed;
       const Place at = place_of(step, turn);
       if (at.mine) work = pass.prepare(at, next);
+      if (stores_first) finish_former();
       A sum[C::TILES][4] = {};
       const int mine = row - b + turn * rows + g < B ? chunks : 0;  // this lane's chunks
       const S* const from = source + slot(step, turn);
@@ -192,8 +200,7 @@ ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int T, int D, 
         if (!C::WHOLE) v[c] = {};
         if (C::WHOLE || c < mine) v[c] = load_exchanged(from + c * chunk * rows);
       }
-      if (turn > 0) finish(step, turn - 1, before);
-      else if (step > 0) finish(step - 1, C::TURNS - 1, before);
+      if (!stores_first) finish_former();
       for (unsigned tries = 0;;) {
         bool late = false;
 #pragma unroll

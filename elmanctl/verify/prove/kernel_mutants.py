@@ -62,6 +62,22 @@ class Original:
     seconds: dict[str, float]  # that the thorough cases take
 
 
+def libraries_of(bench: Bench, edit: Edit | None, folder: Path) -> tuple[list[Path], str] | None:
+    """Compile a kernel with an edit (None: as it is) for all of a bench's builds; return the libraries and a hash of their object code.
+
+    None where one does not compile.
+    """
+    paths, codes = [], []
+    for n, constants in enumerate(bench.builds):
+        work = folder / str(n)
+        work.mkdir()
+        if (made := compiled(bench.kernel, constants, bench.dtype, edit, work)) is None:
+            return None
+        paths.append(made[0])
+        codes.append(made[1])
+    return paths, " ".join(codes)
+
+
 def original(benches: list[Bench]) -> Original:
     """Compile and run the kernel as it is.
 
@@ -71,12 +87,12 @@ def original(benches: list[Bench]) -> Original:
     codes, reports, thorough, seconds = {}, {}, {}, {}
     for bench in benches:
         with tempfile.TemporaryDirectory(prefix="elmanctl-prove-") as folder:
-            library, codes[bench.dtype] = compiled(bench.kernel, bench.constants, bench.dtype, None, Path(folder))
-            report = reports[bench.dtype] = trial(bench, library, 600.0)
+            libraries, codes[bench.dtype] = libraries_of(bench, None, Path(folder))
+            report = reports[bench.dtype] = trial(bench, libraries, 600.0)
             if report.killed:
                 raise ValueError(f"the kernel itself fails: {report.rejected}")
             started = time.monotonic()
-            thorough[bench.dtype] = bits(bench, library, 600.0)
+            thorough[bench.dtype] = bits(bench, libraries, 600.0)
             seconds[bench.dtype] = time.monotonic() - started
     return Original(codes, reports, thorough, seconds)
 
@@ -89,20 +105,20 @@ def fate(benches: list[Bench], known: Original, edit: Edit) -> Fate:
     missed, identical, different = [], True, ""
     for bench in benches:
         with tempfile.TemporaryDirectory(prefix="elmanctl-prove-") as folder:
-            made = compiled(bench.kernel, bench.constants, bench.dtype, edit, Path(folder))
+            made = libraries_of(bench, edit, Path(folder))
             if made is None:
                 return Fate(edit, "not compiled", {})
-            library, code = made
+            libraries, code = made
             if code == known.code[bench.dtype]:
                 continue
             base, identical = known.report[bench.dtype], False
-            report = trial(bench, library, max(FLOOR, SLACK * base.seconds))
+            report = trial(bench, libraries, max(FLOOR, SLACK * base.seconds))
             missed += [i for i, d in report.results.items() if d != base.results[i]]
             if report.killed:
                 return Fate(edit, "killed", report.rejected, tuple(missed))
             if not missed:
                 same, limit = known.bits[bench.dtype], max(FLOOR, SLACK * known.seconds[bench.dtype])
-                found = bits(bench, library, limit)
+                found = bits(bench, libraries, limit)
                 different = different or next((i for i in same if found.get(i) != same[i]), "")
     different = missed[0] if missed else different
     outcome = "same code" if identical else "survived" if different else "equivalent"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from elmanctl import toolchain
 from elmanctl.errors import UserError
+from elmanctl.stepwise import asked
 from elmanctl.verify import cases
 from elmanctl.verify.cases import Case
 from elmanctl.verify.plan import QUICK_DTYPES, Plan
@@ -160,7 +161,7 @@ def prove(plan: Plan, mutants: int = MUTANTS, progress: Progress | None = None, 
         UserError: for a variant without a kernel, or a kernel that is not right.
     """
     global _work
-    if not plan.kernel:
+    if not plan.kernel or asked(plan.constants):
         raise UserError(f"{plan.spec.name} has no kernel of its own: there is nothing to plant mistakes in.")
     started, progress = time.monotonic(), progress or (lambda what, done, count: None)
     jobs = jobs or min(8, len(os.sched_getaffinity(0)))
@@ -212,7 +213,13 @@ def _bench(plan: Plan, dtype: str, quick: list[Case], rest: list[Case], known: d
     }
     at = quick[min(1, len(quick) - 1)].id
     every = dtype == QUICK_DTYPES[0]
-    return Bench(plan.kernel, plan.constants, dtype, truths, _ids(quick), _ids(rest), at, every, thorough)
+    builds: list[dict[str, int]] = []
+    for sizes in (*(dict(c.sizes) for c in (*quick, *rest)), *(p.sizes for p in thorough.values())):
+        full = plan.kernel.complete(plan.constants, sizes, dtype, None)
+        builds += [full] if full not in builds else []
+    return Bench(
+        plan.kernel, plan.constants, tuple(builds), dtype, truths, _ids(quick), _ids(rest), at, every, thorough
+    )
 
 
 def _ids(listed: list[Case]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,12 +35,14 @@ MEMORY = 1 << 33  # bytes of address space beyond which a mutant's allocation fa
 class Bench:
     """What mutants of one kernel and dtype run on: cases with their truths, by name.
 
+    `builds` are the compile-time constants of every library that the cases need: a tiling may ask for several.
     `every`: all cases run, also where one has rejected already, so that each shape has a score of its own; else up to the first that
     rejects. `thorough`: problems on which one that passes must give the same bits to count as equivalent.
     """
 
     kernel: Kernel
     constants: Mapping[str, int]
+    builds: tuple[Mapping[str, int], ...]
     dtype: str
     truths: Mapping[str, Truth]
     quick: tuple[str, ...]
@@ -65,11 +67,11 @@ class Report:
         return bool(self.rejected)
 
 
-def trial(bench: Bench, library: Path, limit: float) -> Report:
-    """Run a library on the cases in a forked child, for at most `limit` seconds."""
+def trial(bench: Bench, libraries: Sequence[Path], limit: float) -> Report:
+    """Run libraries, one for each of the bench's builds, on the cases in a forked child, for at most `limit` seconds."""
 
     def work(say: Callable[[dict], None]) -> None:
-        build.substitute(bench.kernel, bench.constants, bench.dtype, HOST, library)
+        _install(bench, libraries)
         killed = False
         for id in (*bench.quick, *PROPERTIES, *bench.rest):
             if killed and not bench.every and id not in bench.quick:
@@ -121,11 +123,16 @@ def digest_of(results: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def bits(bench: Bench, library: Path, limit: float) -> dict[str, str]:
-    """Run a library on the thorough problems in a forked child; return a hash of the results of each that came to its end."""
+def _install(bench: Bench, libraries: Sequence[Path]) -> None:
+    for constants, library in zip(bench.builds, libraries, strict=True):
+        build.substitute(bench.kernel, constants, bench.dtype, HOST, library)
+
+
+def bits(bench: Bench, libraries: Sequence[Path], limit: float) -> dict[str, str]:
+    """Run libraries, one for each build, on the thorough problems in a forked child; return a hash of the results of each that came to its end."""
 
     def work(say: Callable[[dict], None]) -> None:
-        build.substitute(bench.kernel, bench.constants, bench.dtype, HOST, library)
+        _install(bench, libraries)
         for id, problem in bench.thorough.items():
             try:
                 say({"case": id, "digest": digest_of(run(Compiled(bench.kernel, bench.constants), problem))})

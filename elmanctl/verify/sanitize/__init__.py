@@ -7,6 +7,7 @@
 
 import time
 
+from elmanctl import stepwise
 from elmanctl.toolchain import preload
 from elmanctl.verify import cases
 from elmanctl.verify.cases import Case
@@ -30,12 +31,12 @@ def runs(plan, dtype: str) -> list[Case]:
 
 
 def listed(plan) -> list[tuple[str, Case | None]]:
-    """Return (tool, case that stands for its runs) of every check; a lone `("", None)` where there is no kernel of ours.
+    """Return (tool, case that stands for its runs) of every check; a lone `("", None)` where no kernel of ours runs.
 
     Raises:
         UserError: where a host build cannot run for want of the compiler's sanitizer libraries.
     """
-    if not plan.kernel:
+    if not plan.kernel or stepwise.asked(plan.constants):
         return [("", None)]
     request = plan.request
     wanted = [request.dtype] if request.dtype else [d for d in plan.dtypes if d in DTYPES]
@@ -60,7 +61,7 @@ def check(plan, id: str, tool: str, case: Case | None) -> Check:
 
     started = time.monotonic()
     if case is None:
-        text = f"not run: {plan.spec.variant.name} has no kernel of its own"
+        text = f"not run: {plan.spec.name if plan.kernel else plan.spec.variant.name} has no kernel of its own"
         return Check(id, "sanitize", True, message=text, not_run=True)
     todo = runs(plan, case.dtype)
     if tool == "race":

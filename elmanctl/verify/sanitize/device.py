@@ -104,10 +104,14 @@ def verdict(reading: Reading, ended: process.Ended, tool: str) -> tuple[bool, st
 
 def check(plan, tool: str, todo: Sequence[Case]) -> tuple[bool, str, bool]:
     """Run one tool of compute-sanitizer over cases on the device."""
+    from elmanctl import launch
+
     path, target, request = find(), plan.request.target, plan.request
     if path is None:
         return True, "not run: compute-sanitizer is not installed (it comes with the CUDA toolkit)", False
-    build.build(plan.kernel, plan.constants, todo[0].dtype, target)
+    for case in todo:
+        constants = plan.kernel.complete(plan.constants, dict(case.sizes), case.dtype, launch.device(target))
+        build.build(plan.kernel, constants, case.dtype, target)
     ids = [c.id for c in todo]
     asked = {"model": plan.spec.name, "device": "cuda", "target": target, "cases": ids, "seed": request.seed}
     with tempfile.TemporaryDirectory() as folder:

@@ -27,20 +27,21 @@ template <class S> ELMAN_FN void multiply_add(Acc<S> (&d)[4], const Eight<S> (&a
     mma_m16n8k16_bf16(d, {x[2], y[2], x[3], y[3]}, {z[2], z[3]});
   } else {
     const int q = lane() % 4;
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      Acc<S> sum[2] = {};
+#pragma unroll 1
+    for (int p = 0; p < 4; ++p) {  // columns 2 p and 2 p + 1; not unrolled, for the sake of the compiler's time
+      Acc<S> sum[4] = {};
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const Acc<S> z = shfl(element(b, i), 4 * n + q);
-        sum[0] += element(a[0], i) * z;
-        sum[1] += element(a[1], i) * z;
+        const Acc<S> x = shfl(element(b, i), 8 * p + q), y = shfl(element(b, i), 8 * p + 4 + q);
+        sum[0] += element(a[0], i) * x;
+        sum[1] += element(a[0], i) * y;
+        sum[2] += element(a[1], i) * x;
+        sum[3] += element(a[1], i) * y;
       }
-      sum[0] = warp_sum<4>(sum[0]);
-      sum[1] = warp_sum<4>(sum[1]);
-      if (q == n / 2) {
-        d[n % 2] += sum[0];
-        d[2 + n % 2] += sum[1];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        sum[i] = warp_sum<4>(sum[i]);
+        if (q == p) d[i] += sum[i];
       }
     }
   }

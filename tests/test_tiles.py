@@ -1,0 +1,79 @@
+"""The division of a dense recurrence over a device: what fits, what is chosen, and that it covers the whole of W and of the batch."""
+
+import itertools
+
+import pytest
+
+from elmanctl import tiles
+from elmanctl.tensors import ArgumentError, cdiv
+from elmanctl.tiles import CHUNK, DENSE, DEVICES, REGISTERS, ROWS, TILE, DoesNotFit, dense
+
+H200 = DEVICES["sm_90a"]
+WIDTHS = (16, 48, 80, 256, 768, 1024, 1536, 1552, 2048, 2432)
+BATCHES = (1, 3, 8, 17, 32, 64, 128, 1000)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("device", [*DEVICES.values(), None], ids=[*DEVICES, "host"])
+def test_a_division_covers_everything_and_fits(device, dtype):
+    for B, D in itertools.product(BATCHES, WIDTHS):
+        try:
+            c = dense({"B": B, "D": D}, dtype, device)
+        except DoesNotFit:
+            assert device and D * D * tiles.BYTES[dtype] > device.multiprocessors * device.shared_bytes / 4, (B, D)
+            continue
+        assert set(c) == set(tiles.CONSTANTS)
+        assert c["WARPS"] * c["CHUNKS"] * CHUNK >= D and c["WARPS"] >= 2 * c["TILES"] and 0 <= c["SHARED"] <= c["TILES"]
+        assert not c["WHOLE"] or (c["WARPS"] * c["CHUNKS"] * CHUNK == D and B % (ROWS * c["TURNS"]) == 0)
+        if device is None:
+            continue
+        groups = cdiv(cdiv(B, ROWS), c["TURNS"])
+        assert groups * cdiv(D, TILE * c["TILES"]) <= device.multiprocessors, "one block on each multiprocessor"
+        element = tiles.BYTES[dtype]
+        kept = c["WARPS"] * c["CHUNKS"] * c["SHARED"] * TILE * CHUNK * element
+        assert kept + 2 * c["WARPS"] * c["TILES"] * TILE * ROWS * 4 <= device.shared_bytes
+        held = c["CHUNKS"] * (c["TILES"] - c["SHARED"]) * TILE * CHUNK * element // 32 // 4  # 32-bit words of a lane
+        assert held < min(255, REGISTERS // (32 * c["WARPS"]))
+
+
+@pytest.mark.parametrize(
+    ("B", "D", "tiles_of_a_block", "turns"),
+    [(32, 768, 2, 1), (32, 1536, 3, 1), (32, 2048, 4, 1), (8, 1536, 1, 1), (64, 1536, 3, 2), (128, 1536, 3, 4)],
+)
+def test_the_measured_sizes_get_the_division_that_was_fastest(B, D, tiles_of_a_block, turns):
+    chosen = dense({"B": B, "D": D}, "bfloat16", H200)
+    assert (chosen["TILES"], chosen["TURNS"], chosen["WHOLE"]) == (tiles_of_a_block, turns, 1)
+
+
+def test_a_width_that_does_not_fit_says_which_would():
+    with pytest.raises(
+        DoesNotFit, match=r"D=8192 in bfloat16: 128 MiB .* of 132 multiprocessors.* The widest that fits is D=4096\."
+    ):
+        dense({"B": 32, "D": 8192}, "bfloat16", H200)
+    assert dense({"B": 32, "D": 4096}, "bfloat16", H200)
+    with pytest.raises(DoesNotFit):
+        dense({"B": 32, "D": 4112}, "bfloat16", H200)
+
+
+def test_fewer_multiprocessors_make_fewer_groups_or_refuse():
+    half = tiles.Device(66, H200.shared_bytes)
+    assert dense({"B": 32, "D": 1536}, "bfloat16", half)["TURNS"] > 1
+    with pytest.raises(DoesNotFit):
+        dense({"B": 32, "D": 1536}, "bfloat16", tiles.Device(8, 101_376))
+
+
+def test_the_host_division_shows_every_feature_of_the_kernel():
+    few, many, full, wide = (
+        dense({"B": B, "D": D}, "float32", None) for B, D in ((3, 48), (17, 80), (8, 128), (2, 144))
+    )
+    assert few["TILES"] > few["SHARED"] > 0 and few["TURNS"] == 1 and not few["WHOLE"]
+    assert many["TURNS"] == 2 and full["WHOLE"] and wide["CHUNKS"] == 2
+
+
+def test_an_unknown_architecture_is_refused():
+    assert (
+        tiles.of_target("host") is None and tiles.of_target("host-asan") is None and tiles.of_target("sm_90a") is H200
+    )
+    with pytest.raises(ArgumentError, match="tiles.py has no sm_75"):
+        tiles.of_target("sm_75")
+    assert DENSE.choose(DENSE.typical, "bfloat16", H200)
