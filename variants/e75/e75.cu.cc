@@ -44,8 +44,9 @@ struct Step {
   // With g = dL/dS' on entry and A = g (1 - S'^2):  dv = A k,  dbeta_i = sum_j A_ij S_ij,  dk = A^T delta - S^T dv;
   // on return g = dL/dS = diag(beta) A - dv k^T.
   template <class Lane, int R, int C>
-  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&after)[R][C], const typename Lane::Inputs& in,
-                                const acc (&delta)[R], acc (&g)[R][C], typename Lane::Inputs& d) {
+  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&after)[R][C],
+                                const typename Lane::Inputs& in, const acc (&delta)[R], acc (&g)[R][C],
+                                typename Lane::Inputs& d) {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       d.row[BETA][r] = 0;

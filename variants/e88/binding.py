@@ -60,10 +60,8 @@ kernel = Kernel(
 
 
 STEPS = 8  # between two saved states: more would keep fewer heads on a multiprocessor in the backward pass, which costs more
-SHARED_STATE, SHARED_WIDTH = (
-    1600,
-    64,
-)  # elements and width of a state of which a chunk's history fits in shared memory, in fp64 too
+# Elements and side up to which a chunk's states fit in shared memory, in fp64 too.
+SHARED_STATE, SHARED_WIDTH = 1600, 64
 
 
 def constants(config) -> dict[str, int]:

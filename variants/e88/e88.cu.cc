@@ -55,8 +55,9 @@ struct Step {
   // With g = dL/dS' on entry and A = g (1 - S'^2):  du = A k,  db = <du, delta>,  dv = b du,  dk = A^T (b delta) - S^T dv,
   // dlambda = <A, S>;  on return g = dL/dS = lambda A - dv k^T.
   template <class Lane, int R, int C>
-  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&after)[R][C], const typename Lane::Inputs& in,
-                                const acc (&delta)[R], acc (&g)[R][C], typename Lane::Inputs& d) {
+  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&after)[R][C],
+                                const typename Lane::Inputs& in, const acc (&delta)[R], acc (&g)[R][C],
+                                typename Lane::Inputs& d) {
     const acc lambda = in.scalar[LAMBDA], b = write(in);
     acc du[R];
 #pragma unroll
@@ -207,8 +208,8 @@ struct Step {
   }
 
   template <class Args>
-  ELMAN_FN static void finish_scalars(const Args& a, const Place& at, const RawScalars& raw, const acc* record, const acc* gradient,
-                                      Sums& sums) {
+  ELMAN_FN static void finish_scalars(const Args& a, const Place& at, const RawScalars& raw, const acc* record,
+                                      const acc* gradient, Sums& sums) {
     const acc lambda = record[Record::scalar(LAMBDA)], alpha = elman::load(&raw.decay);
     acc d_logit = gradient[LAMBDA] * sigmoid_slope(lambda);
     if (mamba) {

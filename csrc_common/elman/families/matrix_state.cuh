@@ -3,16 +3,18 @@
 //
 //   S[t] = step(S[t-1]; k[t], rows[t], scalars[t]),   y[t] = S[t] q[t],   o[t] = output(y[t])
 //
-// * A block holds a few states in the registers of its consumer threads: a lane holds R rows x C columns (Tile). Rows are independent
-//   given the key, so sums over keys are shuffles within a row's lanes; sums over rows occur in the backward pass only.
-// * Time runs in chunks, one stage each, with one barrier a stage. Producer threads, in teams of eight or sixteen, turn the raw inputs of the next
-//   chunk into records in shared memory (activation, norm, decay) while the consumers step the present one, and write the results of
-//   the one before. No thread waits for another but at that barrier.
-// * Forward keeps S before every K steps (`slots`), whatever the tile. Backward, from the last chunk to the first, replays a chunk
-//   once from its slot, keeps its K states, and walks them back. No float atomics, every sum in a fixed order.
+// * A block holds a few states in the registers of its consumer threads: a lane holds R rows x C columns (Tile). Rows are
+//   independent given the key, so sums over keys are shuffles within a row's lanes; sums over rows occur in the backward
+//   pass only.
+// * Time runs in chunks, one stage each, with one barrier a stage. Producer threads, in teams of eight or sixteen, turn the
+//   raw inputs of the next chunk into records in shared memory (activation, norm, decay) while the consumers step the
+//   present one, and write the results of the one before. No thread waits for another but at that barrier.
+// * Forward keeps S before every K steps (`slots`), whatever the tile. Backward, from the last chunk to the first, replays a
+//   chunk once from its slot, keeps its K states, and walks them back. No float atomics, every sum in a fixed order.
 //
-// A variant supplies `Step` (members below, all static) and args with: B, T, H, s0, y, s_last, slots, d_y, d_s_last, d_s0; `readout` [B, T, H M]
-// of accumulators where needs_readout; and in Backward history and partial, both null unless Step::global_history.
+// A variant supplies `Step` (members below, all static) and args with: B, T, H, s0, y, s_last, slots, d_y, d_s_last, d_s0;
+// `readout` [B, T, H M] of accumulators where needs_readout; and in Backward history and partial, both null unless
+// Step::global_history.
 //   Scalar, N, M, K      storage type; keys and values of a state; steps between two slots
 //   Team, EM             matrix_state::Team<N, M>; how many of M values each of its lanes has
 //   rows, scalars        vectors of length M and numbers in a record besides q and k; all rows and the first grad_scalars numbers
@@ -23,12 +25,14 @@
 //   prepare, prepare_scalars   the vectors of a record, by a team; its scalars, by one thread for each step
 //   forward, backward    one lane's part of the step, and its derivative
 //   output, output_backward   what follows the readout, for a team's part of it, and its derivative
-//   Sums, finish, finish_scalars, store_sums  gradients of the raw inputs from those of the record; sums over time, and their store
+//   Sums, finish, finish_scalars, store_sums  gradients of the raw inputs from those of the record; sums over time, and
+//                        their store
 #include <elman/families/matrix_state/backward.cuh>
 #include <elman/families/matrix_state/forward.cuh>
 
 namespace elman::matrix_state {
-template <class Plan, class Args> Status launch_pass(void (*kernel)(Args), const char* name, const Args& a, unsigned shared_bytes) {
+template <class Plan, class Args>
+Status launch_pass(void (*kernel)(Args), const char* name, const Args& a, unsigned shared_bytes) {
   if (a.B * a.T * a.H > INT32_MAX) return refuse("%s: more than 2^31 steps of all heads and batch rows in one call", name);
   return launch(kernel, name, ceil_div<int64_t>(a.B * a.H, Plan::heads), Plan::threads, shared_bytes, a.stream, a);
 }

@@ -14,13 +14,16 @@ template <class Step> struct BackwardShared {
   static constexpr unsigned history_step = Tile::R * Tile::C * Plan::consumers;
   static constexpr unsigned items = Plan::items, steps = Step::K + Plan::ahead;
   static constexpr unsigned values = steps * value_step, records = steps * record_step;
-  static constexpr unsigned places = Step::K + !Plan::joint;  // states: before each step, and after the last one unless it stays in registers
+  // States: before each step, and after the last one unless it stays in registers.
+  static constexpr unsigned places = Step::K + !Plan::joint;
   static constexpr unsigned histories = Step::global_history ? 0 : places * history_step;
   static constexpr unsigned partials = Step::global_history ? 0 : items * Tile::warps * 2 * Tile::N;
-  static constexpr unsigned fold = Tile::lanes > 256 ? 8 : 2, lines = Tile::lanes / fold, line = lines + 4;  // of scalar gradients
+  // Scalar gradients: one for so many lanes.
+  static constexpr unsigned fold = Tile::lanes > 256 ? 8 : 2, lines = Tile::lanes / fold, line = lines + 4;
   static constexpr unsigned rows = items * Step::M * Step::rows, scalars = items * Step::grad_scalars * line;
   Carve carve;
-  unsigned record = carve.take<A>(4 * records + record_step), d_readout = carve.take<A>(3 * values), kept = carve.take<A>(2 * values);
+  unsigned record = carve.take<A>(4 * records + record_step), d_readout = carve.take<A>(3 * values);
+  unsigned kept = carve.take<A>(2 * values);
   unsigned history = carve.take<A>(histories), partial = carve.take<A>(2 * partials), row = carve.take<A>(2 * rows);
   unsigned scalar = carve.take<A>(2 * scalars), sum = carve.take<A>(Plan::producers);
 };
@@ -90,8 +93,8 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   auto produce = [&](int stage) {
     const int chunk = chunks - 1 - stage, done = chunk + 3;  // the chunk to prepare, and that to finish
     if (chunk >= 0) {
-      A* record = records + stage % 4 * at.records;
-      A* d_readout = d_readouts + stage % 3 * at.values;
+      A* record = records + (stage & 3) * at.records;
+      A* d_readout = d_readouts + (unsigned)stage % 3 * at.values;
       if (!Plan::split) fetch(chunk);
 #pragma unroll
       for (int p = 0; p < Plan::passes; ++p) {
@@ -119,8 +122,8 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     raw_scalars[1] = raw_scalars[0];
     if (Plan::split && chunk > 0) fetch(chunk - 1);  // in flight over the barrier
     if (stage < 3) return;
-    const int half = (stage - 3) % 2;
-    const A *record = records + (stage - 3) % 4 * at.records, *partial = partials + half * partial_chunk;
+    const unsigned half = (stage - 3) & 1;
+    const A *record = records + ((stage - 3) & 3) * at.records, *partial = partials + half * partial_chunk;
     const A *row = row_grads + half * at.rows, *scalar = scalar_grads + half * at.scalars;
     typename Step::Raw again[Plan::passes];
 #pragma unroll
@@ -162,29 +165,35 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   int first = 0;
   bool owner = true;
   scattered_sums<Tile::KG, 2 * C>(first, owner);
-  const int partial0 = mine.head * partial_item + thread % Tile::lanes / 32 * 2 * N + mine.col0 + (first < C ? first : N - C + first);
-  // The state while a chunk is replayed; the state after the step that is walked back; and the gradient of the latter, or of the state
-  // before that step once it is walked back.
+  const int warp_of_head = thread % Tile::lanes / 32, column = mine.col0 + (first < C ? first : N - C + first);
+  const int partial0 = mine.head * partial_item + warp_of_head * 2 * N + column;
+  // The state while a chunk is replayed; the state after the step that is walked back; and the gradient of the latter, or of
+  // the state before that step once it is walked back.
   A s[R][C] = {}, after[R][C] = {}, g[R][C];
-  const A* slots = a.slots + (int64_t)bh * chunks * state;
-  auto load_slot = [&](int replayed) { mine.load_state(s, slots + (int64_t)(chunks - 1 - replayed) * state); };
+  const A* slot = a.slots + ((int64_t)bh * chunks + chunks - 1) * state + mine.row0 * N + mine.col0;  // of the chunk to replay
+  auto load_slot = [&] {
+#pragma unroll
+    for (int r = 0; r < R; ++r) read(s[r], slot + r * N);
+  };
 
-  // In stage n a consumer replays chunk n - 1, counted from the last, and walks chunk n - 2 back; in the first and last such stage one of
-  // the two works on nothing, and its results are never used. A chunk that the sequence's end cuts short is replayed beyond, and walked
-  // back from there with a gradient that is replaced at the last step.
+  // In stage n a consumer replays chunk n - 1, counted from the last, and walks chunk n - 2 back; in the first and last such
+  // stage one of the two works on nothing, and its results are never used. A chunk that the sequence's end cuts short is
+  // replayed beyond, and walked back from there with a gradient that is replaced at the last step.
   auto consume = [&](int stage) {
-    const int replayed = stage - 1, walked = stage - 2, half = stage % 2;
+    const int replayed = stage - 1, walked = stage - 2;
+    const unsigned half = stage & 1, turn3 = (unsigned)(stage + 1) % 3;
     if (replayed < 0 || replayed > chunks || bh >= all) return;
     const int beyond = walked == 0 ? chunks * K - T : 0, head_row = mine.head * M + mine.row0;
     if (replayed + 1 < chunks)  // to be near at the end of this stage
 #pragma unroll
-      for (int r = 0; r < R; ++r) prefetch(slots + (int64_t)(chunks - 2 - replayed) * state + (mine.row0 + r) * N + mine.col0);
+      for (int r = 0; r < R; ++r) prefetch(slot - state + r * N);
 
-    // Replay: the state before each step, and what the step keeps for its derivative. The pointers move along. A joint stage stores
-    // states where the walk has just read one, so that their order turns around from chunk to chunk.
-    const A* record = records + replayed % 4 * at.records + mine.head * stride;
-    A* kept_row = kept_rows + replayed % 2 * at.values + head_row;
-    const int up = !Plan::joint || replayed % 2, turn = up ? (int)at.history_step : -(int)at.history_step;
+    // Replay: the state before each step, and what the step keeps for its derivative. The pointers move along. A joint stage
+    // stores states where the walk has just read one, so that their order turns around from chunk to chunk.
+    const A* record = records + (replayed & 3) * at.records + mine.head * stride;
+    A* kept_row = kept_rows + (1 - half) * at.values + head_row;
+    const bool up = !Plan::joint || !half;
+    const int turn = up ? (int)at.history_step : -(int)at.history_step;
     A* history = histories + thread * W + (up ? 0 : (K - 1) * at.history_step);
     typename Lane::Inputs next;
     auto replay = [&] {
@@ -201,9 +210,9 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     };
 
     // Walk back, and the pointers with it.
-    const A* record_w = records + (walked + 4) % 4 * at.records + mine.head * stride + K * at.record_step;
+    const A* record_w = records + (walked & 3) * at.records + mine.head * stride + K * at.record_step;
     const A* kept_w = kept_rows + half * at.values + head_row + K * at.value_step;
-    const A* d_readout = d_readouts + (walked + 3) % 3 * at.values + head_row + K * at.value_step;
+    const A* d_readout = d_readouts + turn3 * at.values + head_row + K * at.value_step;
     const A* history_w = Plan::joint ? history : histories + thread * W + (K - 1) * at.history_step;
     const int turn_w = Plan::joint ? turn : -(int)at.history_step;
     A* partial = partials + half * partial_chunk + K * heads * partial_item + partial0;
@@ -281,7 +290,8 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
       if (part == 0 && walked == 0) mine.load_state(g, a.d_s_last + (int64_t)bh * state);
     }
     if (!Plan::joint) {
-      load_slot(min_of(replayed, chunks - 1));
+      load_slot();
+      if (replayed + 1 < chunks) slot -= state;
       if (Plan::ahead) mine.inputs(next, record);
 #pragma unroll(Plan::ahead ? 2 : 1)
       for (int t = 0; t < K; ++t) replay();
@@ -289,13 +299,16 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     } else {
 #pragma unroll
       for (int r = 0; r < R; ++r) copy(after[r], s[r]);
-      if (replayed + 1 < chunks) load_slot(replayed + 1);
+      if (replayed + 1 < chunks) {
+        slot -= state;
+        load_slot();
+      }
     }
   };
   auto begin = [&] {
     if (bh >= all) return;
     mine.load_state(g, a.d_s_last + (int64_t)bh * state);
-    if (Plan::joint && chunks > 0) load_slot(0);
+    if (Plan::joint && chunks > 0) load_slot();
   };
   auto end = [&] {
     if (bh < all) mine.store_state(a.d_s0 + (int64_t)bh * state, g);
@@ -324,7 +337,8 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     }
   }
 
-  // Sum one number of each producer over `count` of them, `step` apart from `from` on, in that order. All threads call it together.
+  // Sum one number of each producer over `count` of them, `step` apart from `from` on, in that order. All threads call it
+  // together.
   A* summands = shared<A>(at.sum, Plan::producers);
   const bool producing = !Plan::split || thread >= Plan::consumers;
   auto sum_over = [&](A x, int from, int step, int count) {

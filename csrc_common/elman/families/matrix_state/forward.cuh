@@ -29,7 +29,8 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
   using Tile = typename Plan::Tile;
   using Lane = matrix_state::Lane<Step, Plan>;
   using Parts = Readouts<Tile>;
-  constexpr int R = Tile::R, C = Tile::C, M = Tile::M, EM = Step::EM, K = Step::K, stride = Record<Step>::stride, heads = Plan::heads;
+  constexpr int R = Tile::R, C = Tile::C, M = Tile::M, EM = Step::EM, K = Step::K, stride = Record<Step>::stride;
+  constexpr int heads = Plan::heads;
   constexpr int64_t state = M * Tile::N;
   const ForwardShared<Step> at;
   A *records = shared<A>(at.record, 2 * at.records), *readouts = shared<A>(at.readout, 2 * at.readouts);

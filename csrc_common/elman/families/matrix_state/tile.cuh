@@ -1,6 +1,6 @@
 #pragma once
-// How the passes of <elman/families/matrix_state.cuh> spread over a block: the tile of a state, the roles of its threads, and what a
-// lane of the state does.
+// How the passes of <elman/families/matrix_state.cuh> spread over a block: the tile of a state, the roles of its threads,
+// and what a lane of the state does.
 #include <elman/families/matrix_state/vectors.cuh>
 
 namespace elman::matrix_state {
@@ -14,8 +14,9 @@ template <int N_, int M_, int R_, int C_> struct Tile {
   static_assert(KG * C == N && M % R == 0 && lanes % 32 == 0 && lanes <= 512, "a head takes whole warps");
 };
 
-// The tile of a pass, {rows, columns} of a lane: the fewest instructions an element, counted (reads of 16 neighbours meet in banks), at 8 elements a lane up to 1600
-// (latency hides best there, measured on an H200) and 16 beyond, or as many as 512 lanes need.
+// The tile of a pass, {rows, columns} of a lane: the fewest instructions an element, counted (reads of 16 neighbours meet in
+// banks), at 8 elements a lane up to 1600 (latency hides best there, measured on an H200) and 16 beyond, or as many as 512
+// lanes need.
 struct Shape {
   int R, C;
 };
@@ -40,8 +41,8 @@ ELMAN_BOTH Shape choose(int N, int M, bool backward) {
   return best;
 }
 
-// A block of one pass: `heads` states, on `consumers` threads that step them, and `producers` that prepare a chunk ahead and write
-// results a chunk behind. Where the state takes all registers, every thread does both.
+// A block of one pass: `heads` states, on `consumers` threads that step them, and `producers` that prepare a chunk ahead and
+// write results a chunk behind. Where the state takes all registers, every thread does both.
 template <class Step, bool BACKWARD> struct Plan {
   static constexpr int N = Step::N, M = Step::M;
   static_assert(N % 8 == 0 && M % 8 == 0 && N <= 128 && N * M <= 128 * 128, "sizes outside what the tiles cover");
@@ -49,7 +50,8 @@ template <class Step, bool BACKWARD> struct Plan {
   using Tile = matrix_state::Tile<N, M, shape.R, shape.C>;
   static constexpr bool split = Tile::lanes <= 256;
   // A multiple of four warps, one for each scheduler of a multiprocessor, or an odd number, which shifts from block to block.
-  static constexpr int heads = N > 64 || M > 64 ? 1 : Tile::warps == 1 ? 4 : Tile::warps <= 3 ? 2 : 1, consumers = heads * Tile::lanes;
+  static constexpr int heads = N > 64 || M > 64 ? 1 : Tile::warps == 1 ? 4 : Tile::warps <= 3 ? 2 : 1;
+  static constexpr int consumers = heads * Tile::lanes;
   // Steps in a chunk; the forward pass takes several of the backward's at once where they are small.
   static constexpr int chunk = BACKWARD || Step::K >= 16 || M > 64 ? Step::K : 16 / Step::K * Step::K;
   static constexpr int together = 32 / Step::Team::width;  // teams of a warp
@@ -67,8 +69,8 @@ template <class Step, bool BACKWARD> struct Plan {
   static constexpr int share = 2;
 };
 
-// One step as a lane sees it: the key's columns, R entries of each row vector, the scalars. As gradients: of `k` and the scalars this
-// lane's contribution, of the rows the whole sum.
+// One step as a lane sees it: the key's columns, R entries of each row vector, the scalars. As gradients: of `k` and the
+// scalars this lane's contribution, of the rows the whole sum.
 template <class Step, class Tile> struct Inputs {
   using A = Acc<typename Step::Scalar>;
   A k[Tile::C], row[Step::rows][Tile::R], scalar[Step::grad_scalars > 0 ? Step::grad_scalars : 1];
@@ -97,8 +99,8 @@ template <class Step, class Plan> struct Lane {
   // Whether this lane speaks for its rows.
   ELMAN_FN bool first() const { return key == 0; }
 
-  // Sum each row's value over lanes whose keys differ in bits below FROM and not below TO; the same bits in each of them. Level by
-  // level over all rows, so that their shuffles overlap.
+  // Sum each row's value over lanes whose keys differ in bits below FROM and not below TO; the same bits in each of them.
+  // Level by level over all rows, so that their shuffles overlap.
   template <int FROM = Tile::KG, int TO = 1> ELMAN_FN void row_sums(A (&x)[R]) const {
 #pragma unroll
     for (int mask = FROM / 2; mask >= TO; mask /= 2) {
@@ -144,8 +146,9 @@ template <class Step, class Plan> struct Lane {
   }
 };
 
-// Sum `COUNT` values over the lanes of a warp that hold different rows, halving at each level where the count is even. Where a level
-// cannot halve, both lanes get the sum. A lane ends with `kept` sums; scattered_sums says which, and whether it is theirs to store.
+// Sum `COUNT` values over the lanes of a warp that hold different rows, halving at each level where the count is even. Where
+// a level cannot halve, both lanes get the sum. A lane ends with `kept` sums; scattered_sums says which, and whether it is
+// theirs to store.
 template <int MASK, int COUNT> ELMAN_BOTH int kept_sums() {
   if constexpr (MASK >= 32) return COUNT;
   else return kept_sums<2 * MASK, COUNT % 2 ? COUNT : COUNT / 2>();

@@ -72,8 +72,8 @@ template <int E, class A, class T> ELMAN_FN void write_slice(T* to, const A (&x)
   write(reinterpret_cast<Word*>(to), w);
 }
 
-// Which step of which head a team works on. Past the end of the sequence it is the last step, past the last head that head, and not
-// `valid`: what is read there is finite, and nothing may be written.
+// Which step of which head a team works on. Past the end of the sequence it is the last step, past the last head that head,
+// and not `valid`: what is read there is finite, and nothing may be written.
 struct Place {
   int b, t, h, T, H;
   bool head_valid, valid;
@@ -93,8 +93,8 @@ struct Place {
   }
 };
 
-// Lanes that work on one step of one head: each has an equal part of every vector, neighbouring elements. Eight, or sixteen where eight
-// would not have the registers.
+// Lanes that work on one step of one head: each has an equal part of every vector, neighbouring elements. Eight, or sixteen
+// where eight would not have the registers.
 ELMAN_BOTH int team_width(int N, int M) { return N * M > 64 * 64 && N % 16 == 0 && M % 16 == 0 ? 16 : 8; }
 template <int N, int M> struct Team {
   static constexpr int width = team_width(N, M);
@@ -104,8 +104,11 @@ template <int N, int M> struct Team {
   // Sum over the team's lanes; the same bits in each.
   template <class A> ELMAN_FN A sum(A x) const { return warp_sum<width>(x); }
 
-  // Where this lane's E elements of a head's vector begin in a tensor [B, T, H, vector], or from `column` on in one [B, T, per_step].
-  template <int E, class T> ELMAN_FN T* part(const Place& at, T* tensor) const { return part<E>(at, tensor, width * E * at.H, 0); }
+  // Where this lane's E elements of a head's vector begin in a tensor [B, T, H, vector], or from `column` on in one [B, T,
+  // per_step].
+  template <int E, class T> ELMAN_FN T* part(const Place& at, T* tensor) const {
+    return part<E>(at, tensor, width * E * at.H, 0);
+  }
   template <int E, class T> ELMAN_FN T* part(const Place& at, T* tensor, int per_step, int column) const {
     return at.element(tensor, per_step, column + at.h * (width * E) + lane_ * E);
   }
