@@ -3,6 +3,7 @@
 //   h[t] = phi(wx[t] + W h[t-1]),   y[t] = readout(h[t], gate[t]).
 // A variant supplies a Step, the one definition of its elementwise part, for both passes:
 //   struct Step {
+//     static constexpr bool gated;                                     // whether the readout has a gate
 //     template <class A> static ELMAN_FN A state(A pre);               // phi
 //     template <class A> static ELMAN_FN A state_slope(A h);           // d phi / d pre, from h = phi(pre)
 //     template <class A> static ELMAN_FN A readout(A h, A gate);       // gate is 0 where there is none
@@ -34,7 +35,7 @@ inline constexpr int rows = 8;  // batch rows of a tile: columns of the product
 inline constexpr int chunk = 32;  // terms that a warp multiplies at once
 inline constexpr int fence_steps = 8;
 
-// S is the storage type. Shapes as in binding.py; gate and d_gate are null where the readout has none.
+// S is the storage type. Shapes as in binding.py; gate and d_gate are null where Step::gated is false.
 template <class S> struct Forward {
   const S *wx, *W;
   const Acc<S>* h0;
@@ -250,7 +251,7 @@ template <class Step, class S> struct ForwardPass {
   ELMAN_FN Pair<A> first(const Place& at) const { return load2(p.h0 + at.corner); }
   ELMAN_FN void fetch(const Place& at, Input& in) const {
     in.wx = load_packed(p.wx + offset(at));
-    if (p.gate) in.gate = load_packed(p.gate + offset(at));
+    if constexpr (Step::gated) in.gate = load_packed(p.gate + offset(at));
   }
   ELMAN_FN Work prepare(const Place&, const Input& in) const { return in; }
   ELMAN_FN Pair<A> value(const Work& w, Pair<A> sum) const {
@@ -286,7 +287,7 @@ template <class Step, class S> struct BackwardPass {
     in.h = load_packed(at.step < T ? p.h + offset(at) : p.h0 + at.corner);
     if (at.step == T) return;
     in.d_y = load_packed(p.d_y + offset(at));
-    if (p.gate) in.gate = load_packed(p.gate + offset(at));
+    if constexpr (Step::gated) in.gate = load_packed(p.gate + offset(at));
   }
   ELMAN_FN Work prepare(const Place& at, const Input& in) const {
     const Pair<A> d_y = unpacked(in.d_y), gate = unpacked(in.gate), h = unpacked(in.h);
@@ -304,7 +305,7 @@ template <class Step, class S> struct BackwardPass {
     if (at.step > 0) store_word(p.former + offset(at) + D, w.h);
     if (at.step == T) return store2(p.d_h0 + at.corner, d.x, d.y);
     store2(p.d_wx + offset(at), d.x, d.y);
-    if (p.d_gate) store_word(p.d_gate + offset(at), w.d_gate);
+    if constexpr (Step::gated) store_word(p.d_gate + offset(at), w.d_gate);
   }
 };
 
