@@ -27,6 +27,7 @@ VARIABLES = {
     "ELMANCTL_VARIANTS": f"further variants folders, separated by {os.pathsep!r}",
     "ELMANCTL_NO_LOCAL": "1: ignore variants/ folders of the current directory",
     "ELMANCTL_PLUGINS": "entry points of other packages to load, separated by commas; empty: none",
+    "ELMANCTL_TRACKERS": "copies of finished trials: tensorboard, wandb (offline), separated by commas",
     "ELMANCTL_DEBUG": "1: show the traceback of an error in the request",
     "CXX": "compiler of the host backend; default g++",
     "NVCC": "compiler of the device backend; default nvcc",

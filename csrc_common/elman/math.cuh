@@ -130,38 +130,28 @@ template <class T> ELMAN_FN Acc<T> silu_slope_for(Acc<T> x) {
   }
 }
 
-// x[i] -> 1 / x[i], where SHARE = 1, 2 or 4 share one reciprocal; with SHARE > 1 for 1 <= x[i] <= 2^30 only.
-template <int SHARE, int COUNT> ELMAN_FN void reciprocals(float* x) {
-  if constexpr (COUNT >= 4 && SHARE == 4) {
-    const float a = x[0] * x[1], b = x[2] * x[3], r = reciprocal_near(a * b), ra = r * b, rb = r * a;
-    const float x0 = ra * x[1], x2 = rb * x[3];
-    x[1] = ra * x[0];
-    x[3] = rb * x[2];
-    x[0] = x0;
-    x[2] = x2;
-    reciprocals<SHARE, COUNT - 4>(x + 4);
-  } else if constexpr (COUNT >= 2 && SHARE >= 2) {
-    const float r = reciprocal_near(x[0] * x[1]), x0 = r * x[1];
-    x[1] = r * x[0];
-    x[0] = x0;
-    reciprocals<SHARE, COUNT - 2>(x + 2);
+// x[i] -> 1 - 2 / x[i], where SHARE = 1 or 2 share one reciprocal, which is dearer than the products around it; with 2 for x[i] between 1
+// and 2^60.
+template <int SHARE, int COUNT> ELMAN_FN void one_less_two_over(float* x) {
+  if constexpr (COUNT >= 2 && SHARE == 2) {
+    const float r = -2.0f * reciprocal_near(x[0] * x[1]), x0 = x[0];
+    x[0] = fused(r, x[1], 1.0f);
+    x[1] = fused(r, x0, 1.0f);
+    one_less_two_over<SHARE, COUNT - 2>(x + 2);
   } else if constexpr (COUNT >= 1) {
-    x[0] = reciprocal_near(x[0]);
-    reciprocals<SHARE, COUNT - 1>(x + 1);
+    x[0] = fused(-2.0f, reciprocal_near(x[0]), 1.0f);
+    one_less_two_over<SHARE, COUNT - 1>(x + 1);
   }
 }
 
-// tanh x = 1 - 2 / (1 + e^2x), of many at once. SHARE trades the special-function unit's work for products (see reciprocals).
+// tanh of many at once, each given as tanh_scale<T> x: a caller folds that factor into one of x's own. Where T is bf16 it makes
+// tanh x = 1 - 2 / (1 + 2^(scale x)).
+template <class T> inline constexpr Acc<T> tanh_scale = is_bf16<T> ? 2.88539008 : 1;
 template <class T, int SHARE, int COUNT> ELMAN_FN void tanh_each(Acc<T> (&x)[COUNT]) {
   if constexpr (is_bf16<T>) {
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) {
-      const float p = 2.88539008f * x[i];
-      x[i] = 1 + exp2_near(SHARE > 1 ? min_of(p, 30.0f) : p);
-    }
-    reciprocals<SHARE, COUNT>(x);
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) x[i] = fused(-2.0f, x[i], 1.0f);
+    for (int i = 0; i < COUNT; ++i) x[i] = 1 + exp2_near(SHARE > 1 ? min_of(x[i], 60.0f) : x[i]);
+    one_less_two_over<SHARE, COUNT>(x);
   } else {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) x[i] = tanh_of(x[i]);

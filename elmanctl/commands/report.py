@@ -75,7 +75,7 @@ def show(
     from elmanctl.files import atomic
 
     folders = list(dict.fromkeys(plan.find(name) for name in names))
-    tables = [folder for folder in folders if plan.is_batches(folder)]
+    tables = [folder for folder in folders if is_batches(folder)]
     if tables and (len(folders) > 1 or png or Format.html in files.values() or spoken is Format.html):
         raise UserError(f"{tables[0]} is a table of batch sizes: report it alone, as a table, markdown, csv or json.")
     texts = batch_texts(tables[0]) if tables else Texts(folders, against)
@@ -93,6 +93,16 @@ def show(
         texts.show()
     elif spoken is not None:
         sys.stdout.write(texts.of(spoken))
+
+
+def is_batches(folder: Path) -> bool:
+    """Return whether a folder holds a table of batch sizes; one whose record cannot be read is left to what reads the others."""
+    from elmanctl import plan
+
+    try:
+        return plan.is_batches(folder)
+    except UserError:
+        return False
 
 
 class Texts:

@@ -123,7 +123,8 @@ def _measure(row: list[Entry], base: list[Entry], ground: Footing, question: str
 
 def _held_out(pairs: list[tuple[Entry, Entry]]) -> tuple[Estimate, bool, str] | None:
     """Compare final held-out losses, which are over the same fixed batches where batch, chunk and data are the same."""
-    known = [(x, y) for x, y in pairs if None not in (x.outcome.result.heldout_loss, y.outcome.result.heldout_loss)]
+    same = [(x, y) for x, y in pairs if len({e.outcome.trial.training.eval_batches for e in (x, y)}) == 1]
+    known = [(x, y) for x, y in same if None not in (x.outcome.result.heldout_loss, y.outcome.result.heldout_loss)]
     if len(known) > 1:
         values = [x.outcome.result.heldout_loss - y.outcome.result.heldout_loss for x, y in known]
         return statistics.independent(np.array(values)), True, "seeds"
@@ -139,9 +140,9 @@ def _difference(found: _Found, base: str, question: str, p: float, entries: list
     low, high = estimate.interval() or (None, None)
     look = max(len(e.run.looks) or 1 for e in entries)
     error = statistics.allowance(look) if found.basis == "seeds" else statistics.ERROR
-    pending = sum(e.outcome.result is None for e in entries)
+    reason = _no_verdict(entries, question)
     verdict, more = "cannot tell apart", None
-    if pending:
+    if reason:
         verdict = "no verdict"
     elif p < error:
         verdict = "lower" if estimate.value < 0 else "higher"
@@ -168,20 +169,37 @@ def _difference(found: _Found, base: str, question: str, p: float, entries: list
         p_adjusted=p,
         verdict=verdict,
         more_seeds=more,
-        text=_words(found, base, question, verdict, more, pending, (low, high)),
+        text=_words(found, base, question, verdict, more, reason, (low, high)) + _lost(entries),
     )
 
 
+def _lost(entries: list[Entry]) -> str:
+    """Return which seeds came to nothing and so are in no mean: those that finished may be the lucky ones."""
+    lost = [f"{e.row.label} ({e.outcome.result.status})" for e in entries if e.outcome.result and not e.shown]
+    return f" Not counted: {', '.join(lost)}." if lost else ""
+
+
+def _no_verdict(entries: list[Entry], question: str) -> str:
+    """Return why nothing may be claimed yet, or at all: trials that are still to end, or a speed that somebody else has changed."""
+    pending = [e.row.label for e in entries if e.outcome.result is None]
+    if pending:
+        return f"still to end: {', '.join(pending)}"
+    timed = question == "time" or any(e.outcome.trial and e.outcome.trial.budget.minutes is not None for e in entries)
+    spoilt = [e.row.label for e in entries if e.outcome.result.status == "contaminated"]
+    if spoilt and timed and question != "tokens":
+        return f"contaminated, so its speed is not its own: {', '.join(spoilt)}"
+    return ""
+
+
 def _words(
-    found: _Found, base: str, question: str, verdict: str, more: int | None, pending: int, interval: tuple
+    found: _Found, base: str, question: str, verdict: str, more: int | None, reason: str, interval: tuple
 ) -> str:
     value, where = found.estimate.value, QUESTIONS[question]
     within = "" if None in interval else f" [{interval[0]:+.4f}, {interval[1]:+.4f}]"
     how = f"{'paired' if found.paired else 'not paired'}, over {found.estimate.count} {UNITS[found.basis]}"
     number = f"{value:+.4f}{within}, {how}"
     if verdict == "no verdict":
-        left = "1 trial of theirs is" if pending == 1 else f"{pending} trials of theirs are"
-        return f"{found.row} and {base} {where}: no verdict, {left} still to end ({number})."
+        return f"{found.row} and {base} {where}: no verdict; {reason} ({number})."
     if verdict != "cannot tell apart":
         runs = "" if found.basis == "seeds" else " in these two runs"
         return f"{found.row} is {verdict} than {base} {where}{runs} ({number})."

@@ -10,11 +10,12 @@ import numpy as np
 
 from elmanctl.report import render
 from elmanctl.report.collect import Collected, Entry
-from elmanctl.report.rows import Report, ReportRow
+from elmanctl.report.rows import UNVERIFIED, Report, ReportRow
 from elmanctl.sizes import short_bytes
 
 FOLDER = Path(__file__).with_name("page")
 POINTS = 240  # of a curve
+OPEN = 12  # lists of differences up to this long are open from the start
 BEND = 1.5  # bins are narrower at the start, where the loss falls fast
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#e4572e", "#5f7d1e", "#7f7f7f")
 DASHES = ("", "6 3", "2 2", "8 3 2 3", "1 4")
@@ -101,7 +102,7 @@ def _rows(report: Report, colours: dict[str, str]) -> str:
             html = escape(text := texts[column])
             if column == "model":
                 html = f'<span class="swatch" style="background:{colours[row.label]}"></span>{html}'
-            if column == "differs in" or (column == "status" and row.status != "ok") or html == "none":
+            if column == "differs in" or (column == "status" and row.status != "ok") or html in ("none", UNVERIFIED):
                 html = f'<span class="mark">{html}</span>' if html else ""
             value = getattr(row, VALUES[column]) if column in VALUES else text
             found.append((html, "" if value is None else value))
@@ -117,7 +118,8 @@ def _differences(report: Report) -> str:
     parts = []
     for heading, texts in render.differences(report).items():
         items = "".join(f'<li><span class="verdict">{verdicts[t]}</span> {escape(t)}</li>' for t in texts)
-        parts.append(f"<details open><summary><b>{escape(heading)}</b></summary><ul>{items}</ul></details>")
+        shown = " open" if len(texts) <= OPEN else ""
+        parts.append(f"<details{shown}><summary><b>{escape(heading)}</b></summary><ul>{items}</ul></details>")
     return "".join(parts) or "<p>There are no two finished rows that can be compared.</p>"
 
 
@@ -155,7 +157,7 @@ def _sources(collected: Collected) -> str:
             continue
         texts = [
             entry.row.label,
-            result.receipt[:12] or ("none" if result.execution == "kernel" else ""),
+            _vouched(entry),
             result.execution,
             result.device_name,
             result.norm,
@@ -170,6 +172,13 @@ def _sources(collected: Collected) -> str:
         cells[8:10] = [f'<div class="wrap">{cell}</div>' if cell else "" for cell in cells[8:10]]
         rows.append(cells)
     return table(columns, rows)
+
+
+def _vouched(entry: Entry) -> str:
+    trial, result = entry.outcome.trial, entry.outcome.result
+    if trial is not None and trial.unverified:
+        return UNVERIFIED
+    return result.receipt[:12] or ("none" if result.execution == "kernel" else "")
 
 
 def _data(report: Report, collected: Collected, colours: dict[str, str]) -> dict[str, Any]:
@@ -201,8 +210,9 @@ def _data(report: Report, collected: Collected, colours: dict[str, str]) -> dict
 
 
 def front(report: Report) -> set[str]:
-    """Return the rows that no other beats in both throughput and last-100 loss."""
-    rows = [r for r in report.rows if r.last100_loss is not None and r.tokens_per_second is not None]
+    """Return the rows that no other beats in both throughput and last-100 loss; those whose speed was contaminated are left out."""
+    timed = [r for r in report.rows if r.last100_loss is not None and r.tokens_per_second is not None]
+    rows = [r for r in timed if "contaminated" not in r.status]
     return {
         r.label
         for r in rows

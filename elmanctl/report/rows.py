@@ -123,6 +123,7 @@ def _notes(collected: Collected, repeated: bool) -> list[str]:
             "Imported rows are what a log says: whether data, order and units were those of other rows is not known, so nothing is claimed "
             "of them. Their times are reckoned from the printed speed."
         )
+    notes += [text for e in collected.entries if (text := _contradiction(e))]
     if relaxed := dict.fromkeys(name for run in runs for name in run.relaxed):
         notes.append(f"The suite waives the method's rule on {', '.join(relaxed)}.")
     if odd := list(dict.fromkeys(e.name for e in collected.entries if _unverified(e))):
@@ -133,6 +134,20 @@ def _notes(collected: Collected, repeated: bool) -> list[str]:
 def _rank(row: ReportRow, by: str) -> tuple:
     value = getattr(row, by)
     return (value is None, value or 0.0, row.label)
+
+
+def _contradiction(entry: Entry) -> str:
+    """Return in what a trial's result and its steps contradict each other, if they do; steps that were cut off, or mixed up."""
+    result, series = entry.outcome.result, entry.series
+    if result is None or series is None or not series.known:
+        return ""
+    told, found = (result.steps, result.last100_loss), (len(series.steps), last100_loss(series.steps))
+    if told[0] == found[0] and (None in (told[1], found[1]) or math.isclose(told[1], found[1], rel_tol=1e-9)):
+        return ""
+    words = [
+        f"{steps:,} steps, last-100 loss {'none' if loss is None else f'{loss:.4f}'}" for steps, loss in (told, found)
+    ]
+    return f"{entry.row.label}: result.json has {words[0]}, steps.jsonl {words[1]}. The table shows the former."
 
 
 def _unverified(entry: Entry) -> bool:

@@ -194,6 +194,11 @@ class Plan:
             text = f"{type(error).__name__}: {error}"
             return Check(task.id, task.kind, False, message=text, seconds=time.monotonic() - started)
 
+    def device_facts(self) -> dict[str, str]:
+        """Return the target that was built for, and the device's name; on CUDA this starts the device."""
+        name = torch.cuda.get_device_name() if self.request.device == "cuda" else "host"
+        return {"target": self.request.target, "name": name}
+
     def truth(self, task: Task) -> Truth | None:
         """Return the truth of a case, for a kernel that runs in another process."""
         if task.kind != "case":

@@ -1,26 +1,24 @@
 """Run all checks of one configuration in worker processes, gather them in order, and make the receipt."""
 
 import contextlib
-import functools
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import torch
 
 from elmanctl import build, provenance, toolchain
-from elmanctl.verify import receipt
+from elmanctl.verify import pool, receipt
 from elmanctl.verify.plan import Plan, Request, Task
 from elmanctl.verify.record import Receipt
 from elmanctl.verify.run import Check
 
-DIED = "the process died while this ran (an invalid access, or out of memory)"
+THOROUGH_SECONDS = 3600.0  # of one check, where no time is too long
 
 
 @dataclass
@@ -32,17 +30,11 @@ class Outcome:
     checks: list[Check] = field(default_factory=list)
     seconds: float = 0.0
     drawn: list[str] = field(default_factory=list)  # those among the checks whose shapes the seed drew
+    device_name: str = "host"
 
     @property
     def ok(self) -> bool:
         return all(c.ok for c in self.checks)
-
-
-_plan: Plan | None = None  # what forked workers find
-
-
-def _in_worker(method: str, task: Task):
-    return getattr(_plan, method)(task)
 
 
 def _start_worker() -> None:
@@ -53,15 +45,15 @@ def _start_worker() -> None:
 @contextlib.contextmanager
 def workers(count: int) -> Iterator[ProcessPoolExecutor]:
     """Give a pool of forked processes, which have the variant's modules and torch already; end them at once on an error."""
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), _start_worker)
+    executor = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), _start_worker)
     try:
-        yield pool
+        yield executor
     except BaseException:
-        for process in (pool._processes or {}).values():
+        for process in (executor._processes or {}).values():
             process.terminate()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)
 
 
 def verify(request: Request, progress: Callable[[int, int], None] | None = None, jobs: int | None = None) -> Outcome:
@@ -72,67 +64,60 @@ def verify(request: Request, progress: Callable[[int, int], None] | None = None,
         progress: called with (done, all) after each check.
         jobs: worker processes; by default one per core, at most 8.
     """
-    global _plan
     started = time.monotonic()
-    plan = _plan = Plan(request)
+    plan = Plan(request)
     tasks = plan.tasks()
     progress = progress or (lambda done, count: None)
     jobs = jobs or min(8, len(os.sched_getaffinity(0)))
+    seconds = THOROUGH_SECONDS if request.thorough else pool.SECONDS
     torch.backends.cudnn.allow_tf32 = False
+
+    def told(done: int) -> None:
+        progress(done, len(tasks))
+
     if request.device == "cuda":
-        checks = _on_device(plan, tasks, progress, jobs)
-    elif jobs == 1 or len(tasks) == 1:
-        checks = []
-        for task in tasks:
-            checks.append(plan.run(task))
-            progress(len(checks), len(tasks))
+        checks, facts = on_device(plan, tasks, told, jobs, seconds)
     else:
-        checks = _in_pool(tasks, progress, jobs)
+        calls = [pool.Call("run", (t,)) for t in tasks]
+        found = pool.gather(lambda: pool.forked(plan), calls, jobs, seconds, told)
+        checks, facts = [_check(t, f) for t, f in zip(tasks, found, strict=True)], plan.device_facts()
     ran = {t.id for t in tasks}
     drawn = [] if request.quick or request.case else [c.id for c in plan.drawn() if c.id in ran]
-    return Outcome(request, request.target, checks, time.monotonic() - started, drawn)
+    return Outcome(request, facts["target"], checks, time.monotonic() - started, drawn, facts["name"])
 
 
-def _in_pool(tasks: list[Task], progress, jobs: int) -> list[Check]:
-    """Run tasks in workers. Where a worker dies, what is left runs one process a task, and the one that dies again fails."""
-    done: dict[Task, Check] = {}
-    with workers(jobs) as pool:
-        futures: dict[Future, Task] = {pool.submit(_in_worker, "run", t): t for t in tasks}
-        with contextlib.suppress(BrokenProcessPool):
-            for future in as_completed(futures):
-                done[futures[future]] = future.result()
-                progress(len(done), len(tasks))
-    for task in (t for t in tasks if t not in done):
-        with workers(1) as single:
-            try:
-                done[task] = single.submit(_in_worker, "run", task).result()
-            except BrokenProcessPool:
-                done[task] = Check(task.id, task.kind, False, message=DIED)
-        progress(len(done), len(tasks))
-    return [done[t] for t in tasks]
+def _check(task: Task, found) -> Check:
+    """Return a check's outcome; one that was lost failed. Raises what the check did, a mistake in the request for example."""
+    if isinstance(found, pool.Lost):
+        return Check(task.id, task.kind, False, message=found.text)
+    if isinstance(found, BaseException):
+        raise found
+    return found
 
 
-def _on_device(plan: Plan, tasks: list[Task], progress, jobs: int) -> list[Check]:
-    """Establish truths in workers, which never touch the device, and run the kernel in this process.
+def on_device(plan: Plan, tasks: list[Task], told: Callable[[int], None], jobs: int, seconds: float):
+    """Establish truths in workers that never touch the device, and run the kernel in one that does.
 
-    Once this process has used the device it cannot fork workers that differentiate, so truths are established here.
+    Returns:
+        the checks in order, and the device's facts.
     """
-    checks = []
-    with contextlib.ExitStack() as stack:
-        if torch.cuda.is_initialized():
-            truths = [functools.partial(plan.truth, t) for t in tasks]
-        else:
-            pool = stack.enter_context(workers(jobs))
-            truths = [pool.submit(_in_worker, "truth", t).result for t in tasks]
-        for task, truth in zip(tasks, truths, strict=True):
-            try:
-                known = truth()
-            except (ValueError, KeyError) as error:
-                checks.append(Check(task.id, task.kind, False, message=f"{type(error).__name__}: {error}"))
-            else:
-                checks.append(plan.run(task, known))
-            progress(len(checks), len(tasks))
-    return checks
+    truths = pool.gather(lambda: _truth_worker(plan), [pool.Call("truth", (t,)) for t in tasks], jobs, seconds)
+    # A truth that could not be established is tried again beside the kernel, where its error becomes the check's.
+    known = [None if isinstance(t, (pool.Lost, BaseException)) else t for t in truths]
+    calls = [pool.Call("device_facts"), *(pool.Call("run", pair) for pair in zip(tasks, known, strict=True))]
+    facts, *found = pool.gather(
+        lambda: pool.fresh(plan.request), calls, 1, seconds, lambda done: told(max(0, done - 1))
+    )
+    if isinstance(facts, BaseException):
+        raise facts
+    if isinstance(facts, pool.Lost):
+        raise RuntimeError(f"The worker on the device: {facts.text}")
+    return [_check(t, f) for t, f in zip(tasks, found, strict=True)], facts
+
+
+def _truth_worker(plan: Plan) -> pool.Worker:
+    """Return a worker for truths. A process that has used the device cannot fork ones that differentiate."""
+    return pool.fresh(plan.request) if torch.cuda.is_initialized() else pool.forked(plan)
 
 
 def _figure(ratio: float) -> float:
@@ -162,7 +147,7 @@ def receipt_of(outcome: Outcome) -> Receipt:
         worst_tensor=tensor,
         seconds=round(outcome.seconds, 1),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        device_name=torch.cuda.get_device_name() if request.device == "cuda" else "host",
+        device_name=outcome.device_name,
         seed=request.seed,
         quick=request.quick,
         thorough=request.thorough,

@@ -110,3 +110,12 @@ def test_a_table_of_batch_sizes_is_reported_alone(run):
     path.write_text(path.read_text().replace('"kind": "suite"', '"kind": "batch_sizes"').replace('"a"', '"a@8"'))
     ran = run.run("report", "r", "--html", "o.html")
     assert ran.code == 2 and "is a table of batch sizes: report it alone" in ran.err
+
+
+def test_a_bad_run_beside_a_good_one_is_skipped_and_alone_is_an_error(run):
+    (run.path / "runs/bad").mkdir()
+    (run.path / "runs/bad/run.json").write_text("{")
+    ran = run.run("report", "r", "bad")
+    assert ran.code == 0 and "Skipped 1 record that cannot be read: runs/bad/run.json" in ran.out.replace("\n", " ")
+    ran = run.run("report", "bad")
+    assert ran.code == 2 and "runs/bad/run.json is not a Run record" in ran.err and "Traceback" not in ran.err

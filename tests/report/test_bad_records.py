@@ -58,6 +58,10 @@ def test_steps_whose_last_line_was_cut_off_are_read_to_the_line_before(make_run)
     path = folder / "b" / "steps.jsonl"
     path.write_bytes(path.read_bytes()[:-20])
     collected = collect.collect([folder])
+    notes = rows.of(collected).notes
+    assert any(
+        n.startswith("b: result.json has 200 steps, last-100 loss 1.") and "steps.jsonl 199 steps" in n for n in notes
+    )
     assert collected.skipped == () and len(collected.entries[1].series.steps) == 199
 
 
@@ -74,3 +78,12 @@ def test_one_bad_run_among_several_is_skipped_and_a_lone_one_is_an_error(make_ru
 def test_a_row_that_never_started_is_waiting(make_run):
     report = rows.build(make_run({"a": {}, "b": None}))
     assert {row.label: row.status for row in report.rows} == {"a": "ok", "b": "waiting"} and not report.differences
+
+
+def test_a_result_that_its_steps_contradict_is_told(make_run):
+    folder = make_run({"a": {}, "b": {"last100_loss": 1.25}})
+    (note,) = [n for n in rows.build(folder).notes if "result.json has" in n]
+    assert note.startswith(
+        "b: result.json has 200 steps, last-100 loss 1.2500, steps.jsonl 200 steps, last-100 loss 1.5"
+    )
+    assert not any("result.json has" in n for n in rows.build(make_run({"a": {}}, "sound")).notes)

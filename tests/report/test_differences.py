@@ -6,7 +6,7 @@ import pytest
 from elmanctl.errors import UserError
 from elmanctl.files import read_json, write_json
 from elmanctl.records import Budget, Result
-from elmanctl.report import render, rows
+from elmanctl.report import html, render, rows
 
 
 def claims(report, question="tokens"):
@@ -73,7 +73,7 @@ def test_there_is_no_verdict_before_all_seeds_have_ended(make_run):
     (folder / "a_seed_44" / "result.json").unlink()
     report = rows.build(folder)
     difference = claims(report)["b"]
-    assert difference.verdict == "no verdict" and "1 trial of theirs is still to end" in difference.text
+    assert difference.verdict == "no verdict" and "no verdict; still to end: a seed 44" in difference.text
     assert report.rows[0].status == "2 ok, 1 unfinished"
 
 
@@ -139,6 +139,14 @@ def test_a_contaminated_row_keeps_its_numbers_and_its_mark(make_run):
     write_json(folder / "b/result.json", msgspec.structs.replace(result, status="contaminated", message="pid 7 came"))
     row = next(row for row in rows.build(folder).rows if row.label == "b")
     assert (row.status, row.last100_loss is None, row.message) == ("contaminated", False, "pid 7 came")
+    report = rows.build(folder)
+    timed = claims(report, "time")["b"]
+    assert timed.verdict == "no verdict" and "contaminated, so its speed is not its own: b" in timed.text
+    assert "no verdict" not in (
+        claims(report)["b"].verdict,
+        claims(report, "held-out")["b"].verdict,
+    )  # a budget of steps
+    assert html.front(report) == {"a"}
 
 
 def test_two_rows_that_are_the_same_computation_are_called_so(make_run):
@@ -154,3 +162,17 @@ def test_a_row_that_is_far_slower_has_no_loss_at_equal_time_and_the_report_says_
     assert {row.label: row.at_equal_time is None for row in report.rows} == {"slow": True, "fast": False}
     assert any("200 steps, 1 with fewer than 100 steps, not shown" in note for note in report.notes)
     assert claims(report, "time") == {} and claims(report)
+
+
+def test_a_seed_that_came_to_nothing_is_named_where_the_others_are_compared(make_run):
+    folder = make_run({"a": {"offset": -0.02}, "b": {}}, seeds=(1, 2, 3), looks=(3,))
+    path = folder / "b_seed_3/result.json"
+    write_json(path, msgspec.structs.replace(read_json(path, Result), status="diverged"))
+    report = rows.build(folder)
+    assert claims(report)["b"].count == 2 and claims(report)["b"].text.endswith(" Not counted: b seed 3 (diverged).")
+    assert next(row for row in report.rows if row.label == "b").status == "2 ok, 1 diverged at step 201"
+
+
+def test_held_out_losses_over_other_batches_are_not_compared(make_run):
+    report = rows.build(make_run({"a": {}, "b": {"training": {"eval_batches": 8}}}))
+    assert claims(report, "held-out") == {} and claims(report)

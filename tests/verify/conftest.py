@@ -8,7 +8,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-TOY = Path(__file__).parent / "integrator"
+TOYS = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -19,20 +19,31 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Return a copy of the integrator's folder below a `variants` folder that the registry reads; HOME for receipts is set aside."""
+def copied(toy, tmp_path, monkeypatch):
+    """Copy a toy's folder below a `variants` folder that the registry reads; HOME for receipts is set aside."""
     from elmanctl.plugins.registry import registry
 
-    target = tmp_path / "variants" / f"integrator_{tmp_path.name.replace('-', '_')[-24:]}"
-    shutil.copytree(TOY, target)
-    (target / "integrator.cu.cc").rename(target / f"{target.name}.cu.cc")
+    target = tmp_path / "variants" / f"{toy}_{tmp_path.name.replace('-', '_')[-24:]}"
+    shutil.copytree(TOYS / toy, target)
+    (target / f"{toy}.cu.cc").rename(target / f"{target.name}.cu.cc")
     monkeypatch.setenv("ELMANCTL_VARIANTS", str(tmp_path / "variants"))
     monkeypatch.setenv("ELMANCTL_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     registry.cache_clear()
     yield target
     registry.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Return a copy of the integrator's folder."""
+    yield from copied("integrator", tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def cell(tmp_path, monkeypatch):
+    """Return a copy of the cell's folder."""
+    yield from copied("cell", tmp_path, monkeypatch)
 
 
 @pytest.fixture

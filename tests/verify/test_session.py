@@ -24,11 +24,12 @@ def test_every_shipped_variant_that_runs_on_a_cpu_verifies(name):
 
 def test_one_process_workers_and_the_device_path_find_the_same(spec, monkeypatch):
     request = Request(spec, "cpu", quick=True, dtype="float32")
-    plan = session._plan = Plan(request)
+    plan = Plan(request)
     tasks = plan.tasks()
     alone = session.verify(request, jobs=1).checks
     pooled = session.verify(request, jobs=2).checks
-    device = session._on_device(plan, tasks, lambda done, count: None, 2)
+    device, facts = session.on_device(plan, tasks, lambda done: None, 2, 100.0)
+    assert facts == {"target": "host", "name": "host"}
 
     def figures(checks):
         return [(c.id, c.ok, c.rows) for c in checks]

@@ -17,7 +17,7 @@ kernel = Kernel(
     rounds={"h_operand": "forward", "d_pre": "backward"},
     # A state is T sums over D; the gradient of W sums B T products of such.
     terms={"*": "T*D", "W": "B*T*D"},
-    budgets={"spill_bytes": 0},
+    budgets={"registers": 255, "spill_bytes": 0, "shared_bytes": 4096},
     work={"forward": "2*B*T*D*D", "backward": "4*B*T*D*D"},
     rivals=("cudnn_rnn", "cublas_loop", "flashrnn"),
     tiling=DENSE,

@@ -12,7 +12,7 @@ kernel = Kernel(
     outputs={"y": "B T H*N", "s_last": "B H N N @acc"},
     saved={"slots": "B H cdiv(T,K) N N @acc", "readout": "B T H*N @acc"},
     backward_scratch={
-        "history": "B H K N N @acc ?GLOBAL_HISTORY",
+        "history": "B H K+1 N N @acc ?GLOBAL_HISTORY",
         "partial": "B H 2*K 16 2*N @acc ?GLOBAL_HISTORY",
     },
     backward_outputs={"beta_bias_part": "B H N @acc"},
@@ -28,7 +28,7 @@ kernel = Kernel(
     # A state sums T writes of sums over N; a gradient also sums over its rows; the bias over the batch and time besides.
     terms={"y": "T*N", "s_last": "T*N", "*": "2*T*N", "beta_bias": "B*T*N"},
     # None up to n=96; at n=128 the 512 threads of a block have 128 registers each.
-    budgets={"spill_bytes": 256},
+    budgets={"registers": 168, "spill_bytes": 320, "shared_bytes": 4096},
     work={"forward": "7*B*T*H*N*N", "backward": "21*B*T*H*N*N"},
     rivals=("fla_gated_delta", "mamba_scan"),
 )

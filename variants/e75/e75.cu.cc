@@ -13,15 +13,18 @@ using Constant = args::Constant;
 
 struct Step {
   using Scalar = scalar;
-  static constexpr int N = Constant::N, M = N, K = Constant::K, E = N / 8;
+  static constexpr int N = Constant::N, M = N, K = Constant::K;
+  using Team = matrix_state::Team<N, N>;
+  static constexpr int E = N / Team::width, EM = E;
 
+  // A record's key is this many times k, so that the state's tanh needs no product of its own.
+  static constexpr acc scale = tanh_scale<scalar>;
   // Record: value and forget gate by row; the factor of the key's norm.
   enum { VALUE, BETA };
   enum { K_FACTOR };
   static constexpr int rows = 2, scalars = 1, grad_scalars = 0;
   static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY;
   using Record = matrix_state::Record<Step>;
-  using Team = matrix_state::Team;
   using Place = matrix_state::Place;
 
   // S' = tanh(diag(beta) S + delta k^T),  delta = v - S k
@@ -30,9 +33,10 @@ struct Step {
     lane.product(delta, s, in.k);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      delta[r] = in.row[VALUE][r] - delta[r];
+      delta[r] = in.row[VALUE][r] - (1 / scale) * delta[r];
+      const acc beta = scale * in.row[BETA][r];
 #pragma unroll
-      for (int c = 0; c < C; ++c) s[r][c] = in.row[BETA][r] * s[r][c] + delta[r] * in.k[c];
+      for (int c = 0; c < C; ++c) s[r][c] = beta * s[r][c] + delta[r] * in.k[c];
     }
     tanh_each<scalar, Lane::share>(reinterpret_cast<acc(&)[R * C]>(s));
   }
@@ -55,12 +59,12 @@ struct Step {
     lane.row_sums(d.row[BETA]);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      const acc dv = d.row[VALUE][r];
+      const acc dv = d.row[VALUE][r] *= 1 / scale, dv_scaled = dv * (1 / scale);
 #pragma unroll
       for (int c = 0; c < C; ++c) {
         d.k[c] += g[r][c] * delta[r];
         d.k[c] -= before[r][c] * dv;
-        g[r][c] = in.row[BETA][r] * g[r][c] - dv * in.k[c];
+        g[r][c] = in.row[BETA][r] * g[r][c] - dv_scaled * in.k[c];
       }
     }
   }
@@ -81,10 +85,12 @@ struct Step {
   struct Raw {
     matrix_state::Slice<scalar, E> q, k, v, logit;
   };
-  ELMAN_FN static int64_t offset(const Place& at, int v) { return (int64_t)at.step() * (4 * at.H * N) + (v * at.H + at.h) * N; }
+  template <class T> ELMAN_FN static T* part(T* qkvb, const Place& at, const Team& team, int v) {
+    return team.part<E>(at, qkvb, 4 * at.H * N, v * at.H * N);
+  }
   template <class Args> ELMAN_FN static Raw load(const Args& a, const Place& at, const Team& team) {
-    return {team.slice<E>(a.qkvb + offset(at, Q)), team.slice<E>(a.qkvb + offset(at, KEY)), team.slice<E>(a.qkvb + offset(at, V)),
-            team.slice<E>(a.qkvb + offset(at, LOGIT))};
+    const auto read = [&](int v) { return matrix_state::read_slice<E>(part(a.qkvb, at, team, v)); };
+    return {read(Q), read(KEY), read(V), read(LOGIT)};
   }
   struct RawScalars {};
   template <class Args> ELMAN_FN static RawScalars load_scalars(const Args&, const Place&) { return {}; }
@@ -101,7 +107,7 @@ struct Step {
     }
     const acc factor = team.unit_factor<scalar>(k);
 #pragma unroll
-    for (int j = 0; j < E; ++j) k[j] *= factor;
+    for (int j = 0; j < E; ++j) k[j] *= factor * scale;
     team.put(record + Record::q(), q);
     team.put(record + Record::k(), k);
     team.put(record + Record::row(VALUE), v);
@@ -116,36 +122,42 @@ struct Step {
   template <class Args>
   ELMAN_FN static void finish(const Args& a, const Place& at, const Team& team, const Raw&, const acc* record,
                               const matrix_state::RecordGradient<Step>& gradient, Sums& sums) {
-    acc dq[E], dk[E], dv[E], d_logit[E], k[E], beta[E];
-    gradient.q(team, dq);
-    gradient.k(team, dk);
-    gradient.row(team, VALUE, dv);
-    gradient.row(team, BETA, d_logit);
-    team.get(k, record + Record::k());
+    // One vector after the other, since wide ones fill the registers.
+    acc d[E];
+    gradient.q(team, d);
+    if (at.valid) matrix_state::write_slice(part(a.d_qkvb, at, team, Q), d);
+    gradient.row(team, VALUE, d);
+    if (at.valid) matrix_state::write_slice(part(a.d_qkvb, at, team, V), d);
+    {
+      acc k[E];
+      gradient.k(team, d);
+      team.get(k, record + Record::k());
+#pragma unroll
+      for (int j = 0; j < E; ++j) k[j] *= 1 / scale;
+      team.unit_backward(d, k, record[Record::scalar(K_FACTOR)]);
+    }
+    if (at.valid) matrix_state::write_slice(part(a.d_qkvb, at, team, KEY), d);
+    acc beta[E];
+    gradient.row(team, BETA, d);
     team.get(beta, record + Record::row(BETA));
-    team.unit_backward(dk, k, record[Record::scalar(K_FACTOR)]);
-    if (!at.valid) return;
 #pragma unroll
     for (int j = 0; j < E; ++j) {
-      d_logit[j] *= sigmoid_slope(beta[j]);
-      sums.beta_bias[j] += d_logit[j];
+      d[j] *= sigmoid_slope(beta[j]);
+      sums.beta_bias[j] += at.valid ? d[j] : acc(0);
     }
-    team.put(a.d_qkvb + offset(at, Q), dq);
-    team.put(a.d_qkvb + offset(at, KEY), dk);
-    team.put(a.d_qkvb + offset(at, V), dv);
-    team.put(a.d_qkvb + offset(at, LOGIT), d_logit);
+    if (at.valid) matrix_state::write_slice(part(a.d_qkvb, at, team, LOGIT), d);
   }
   template <class Args>
   ELMAN_FN static void finish_scalars(const Args&, const Place&, const RawScalars&, const acc*, const acc*, Sums&) {}
 
-  // Team i of a block has summed every so many steps of head i % heads, an eighth of the bias in each of its lanes.
+  // Team i of a block has summed every so many steps of head i % heads, a part of the bias in each of its lanes.
   template <class Plan, class Args, class SumOver>
   ELMAN_FN static void store_sums(const Args& a, int producer, int bh0, const Sums& sums, const SumOver& sum_over) {
-    const bool speaks = producer >= 0 && producer < 8 * Plan::heads && bh0 + producer / 8 < (int)(a.B * a.H);
+    const bool speaks = producer >= 0 && producer < Team::width * Plan::heads && bh0 + producer / Team::width < (int)(a.B * a.H);
 #pragma unroll
     for (int j = 0; j < E; ++j) {
-      const acc total = sum_over(sums.beta_bias[j], producer, 8 * Plan::heads, speaks ? Plan::teams / Plan::heads : 0);
-      if (speaks) a.beta_bias_part[(bh0 + producer / 8) * N + producer % 8 * E + j] = total;
+      const acc total = sum_over(sums.beta_bias[j], producer, Team::width * Plan::heads, speaks ? Plan::teams / Plan::heads : 0);
+      if (speaks) a.beta_bias_part[(bh0 + producer / Team::width) * N + producer % Team::width * E + j] = total;
     }
   }
 };

@@ -23,7 +23,7 @@ kernel = Kernel(
     outputs={"y": "B T H*M", "s_last": "B H M N @acc"},
     saved={"slots": "B H cdiv(T,K) M N @acc", "readout": "B T H*M @acc ?GATE"},
     backward_scratch={
-        "history": "B H K M N @acc ?GLOBAL_HISTORY",
+        "history": "B H K+1 M N @acc ?GLOBAL_HISTORY",
         "partial": "B H 2*K 16 2*N @acc ?GLOBAL_HISTORY",
     },
     backward_outputs={
@@ -52,14 +52,18 @@ kernel = Kernel(
     rounds={},
     # A state sums T writes of sums over N; a gradient also sums over M rows; a head's parameters over the batch and time besides.
     terms={"y": "T*N", "s_last": "T*N", "*": "T*(N+M)", **dict.fromkeys(("A_log", "dt_bias", "decay_bias"), "B*T*N*M")},
-    budgets={"spill_bytes": 0},
+    # None up to n=96; at n=128 the 512 threads of a block have 128 registers each.
+    budgets={"registers": 168, "spill_bytes": 96, "shared_bytes": 4096},
     work={"forward": "7*B*T*H*N*M", "backward": "21*B*T*H*N*M"},
     rivals=("fla_gated_delta", "mamba_scan"),
 )
 
 
 STEPS = 8  # between two saved states: more would keep fewer heads on a multiprocessor in the backward pass, which costs more
-SHARED_STATE, SHARED_WIDTH = 1600, 64  # elements and width of a state of which a chunk's history fits in shared memory, in fp64 too
+SHARED_STATE, SHARED_WIDTH = (
+    1600,
+    64,
+)  # elements and width of a state of which a chunk's history fits in shared memory, in fp64 too
 
 
 def constants(config) -> dict[str, int]:

@@ -13,20 +13,23 @@ using Constant = args::Constant;
 
 struct Step {
   using Scalar = scalar;
-  static constexpr int N = Constant::N, M = Constant::M, K = Constant::K, EN = N / 8, EM = M / 8;
+  static constexpr int N = Constant::N, M = Constant::M, K = Constant::K;
+  using Team = matrix_state::Team<N, M>;
+  static constexpr int EN = N / Team::width, EM = M / Team::width;
   static constexpr bool tied = Constant::TIED, silu = Constant::SILU, unit = Constant::UNIT, linear = Constant::LINEAR;
   static constexpr bool write_gate = Constant::WRITE_GATE, projected_decay = Constant::DECAY_LOGIT, mamba = Constant::MAMBA;
   static constexpr bool constant_decay = Constant::CONSTANT;
   static constexpr bool gate = Constant::GATE, sigmoid_gate = Constant::GATE == 2;
   static_assert(!tied || M == N, "tied keys and values have one width");
 
+  // A record's key is this many times k, so that the state's tanh needs no product of its own.
+  static constexpr acc scale = linear ? acc(1) : tanh_scale<scalar>;
   // Record: the value by row; decay, write gate, and the factors of q's and k's norms.
   enum { VALUE };
   enum { LAMBDA, WRITE, Q_FACTOR = 1 + write_gate, K_FACTOR };
   static constexpr int rows = 1, scalars = K_FACTOR + 1, grad_scalars = 1 + write_gate;
   static constexpr bool needs_readout = gate, global_history = Constant::GLOBAL_HISTORY;
   using Record = matrix_state::Record<Step>;
-  using Team = matrix_state::Team;
   using Place = matrix_state::Place;
 
   template <class Inputs> ELMAN_FN static acc write(const Inputs& in) {
@@ -37,11 +40,11 @@ struct Step {
   // S' = phi(lambda S + b delta k^T),  delta = v - S k
   template <class Lane, int R, int C>
   ELMAN_FN static void forward(const Lane& lane, acc (&s)[R][C], const typename Lane::Inputs& in, acc (&delta)[R]) {
-    const acc lambda = in.scalar[LAMBDA], b = write(in);
+    const acc lambda = scale * in.scalar[LAMBDA], b = write(in);
     lane.product(delta, s, in.k);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      delta[r] = in.row[VALUE][r] - delta[r];
+      delta[r] = in.row[VALUE][r] - (1 / scale) * delta[r];
       const acc u = b * delta[r];
 #pragma unroll
       for (int c = 0; c < C; ++c) s[r][c] = lambda * s[r][c] + u * in.k[c];
@@ -64,7 +67,8 @@ struct Step {
     lane.product(du, g, in.k);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      const acc dv = b * du[r], u = b * delta[r];
+      du[r] *= 1 / scale;
+      const acc dv = b * du[r], u = b * delta[r], dv_scaled = dv * (1 / scale);
       d.row[VALUE][r] = dv;
       if constexpr (write_gate) d.scalar[WRITE] += lane.first() ? du[r] * delta[r] : acc(0);
 #pragma unroll
@@ -72,7 +76,7 @@ struct Step {
         d.scalar[LAMBDA] += g[r][c] * before[r][c];
         d.k[c] += g[r][c] * u;
         d.k[c] -= before[r][c] * dv;
-        g[r][c] = lambda * g[r][c] - dv * in.k[c];
+        g[r][c] = lambda * g[r][c] - dv_scaled * in.k[c];
       }
     }
   }
@@ -80,14 +84,14 @@ struct Step {
   // o = silu(g) y or sigmoid(g) y
   template <class Args> ELMAN_FN static void output(const Args& a, const Place& at, const Team& team, acc (&y)[EM]) {
     if constexpr (gate) {
-      const auto g = team.slice<EM>(a.gate + at.head(M));
+      const auto g = matrix_state::read_slice<EM>(team.part<EM>(at, a.gate));
 #pragma unroll
       for (int j = 0; j < EM; ++j) y[j] *= sigmoid_gate ? sigmoid_for<scalar>(g[j]) : silu_for<scalar>(g[j]);
     }
   }
   template <class Args>
   ELMAN_FN static void output_backward(const Args& a, const Place& at, const Team& team, const acc (&y)[EM], acc (&d)[EM]) {
-    const auto gates = team.slice<EM>(a.gate + at.head(M));
+    const auto gates = matrix_state::read_slice<EM>(team.part<EM>(at, a.gate));
     acc d_gate[EM];
 #pragma unroll
     for (int j = 0; j < EM; ++j) {
@@ -95,7 +99,7 @@ struct Step {
       d_gate[j] = d[j] * y[j] * (sigmoid_gate ? sigmoid_slope(sigmoid_for<scalar>(g)) : silu_slope_for<scalar>(g));
       d[j] *= sigmoid_gate ? sigmoid_for<scalar>(g) : silu_for<scalar>(g);
     }
-    team.put(a.d_gate + at.head(M), d_gate);
+    matrix_state::write_slice(team.part<EM>(at, a.d_gate), d_gate);
   }
 
   // Raw vectors: q, k, v unless tied. Raw numbers: the logits of decay and write gate.
@@ -104,13 +108,14 @@ struct Step {
     matrix_state::Slice<scalar, EN> q, k;
     matrix_state::Slice<scalar, EM> v;
   };
-  // Where a vector begins in the fused projection: q of all heads, k of all heads, v of all heads.
-  ELMAN_FN static int64_t offset(const Place& at, int v) {
-    return (int64_t)at.step() * (at.H * (2 * N + (tied ? 0 : M))) + (v * at.H * N + at.h * (v < V ? N : M));
+  // A team's part of q, k or v in the fused projection: q of all heads, k of all heads, v of all heads.
+  template <int E, class T> ELMAN_FN static T* part(T* qkv, const Place& at, const Team& team, int v) {
+    return team.part<E>(at, qkv, at.H * (2 * N + (tied ? 0 : M)), v * at.H * N);
   }
   template <class Args> ELMAN_FN static Raw load(const Args& a, const Place& at, const Team& team) {
-    Raw raw{team.slice<EN>(a.qkv + offset(at, Q)), team.slice<EN>(a.qkv + offset(at, KEY)), {}};
-    if constexpr (!tied) raw.v = team.slice<EM>(a.qkv + offset(at, V));
+    using matrix_state::read_slice;
+    Raw raw{read_slice<EN>(part<EN>(a.qkv, at, team, Q)), read_slice<EN>(part<EN>(a.qkv, at, team, KEY)), {}};
+    if constexpr (!tied) raw.v = read_slice<EM>(part<EM>(a.qkv, at, team, V));
     return raw;
   }
   struct RawScalars {
@@ -144,7 +149,7 @@ struct Step {
     if constexpr (tied) team.put(record + Record::row(VALUE), k);
     if (unit) q_factor = team.unit_factor<scalar>(q), k_factor = team.unit_factor<scalar>(k);
 #pragma unroll
-    for (int j = 0; j < EN; ++j) q[j] *= q_factor, k[j] *= k_factor;
+    for (int j = 0; j < EN; ++j) q[j] *= q_factor, k[j] *= k_factor * scale;
     team.put(record + Record::q(), q);
     team.put(record + Record::k(), k);
     if constexpr (!tied) {
@@ -170,29 +175,35 @@ struct Step {
   template <class Args>
   ELMAN_FN static void finish(const Args& a, const Place& at, const Team& team, const Raw& raw, const acc* record,
                               const matrix_state::RecordGradient<Step>& gradient, Sums&) {
+    // One vector after the other, since wide ones fill the registers.
+    const auto key_or_query = [&](acc (&d)[EN], int factor, int unit_at, acc unit_scale) {
+      if (!unit) return;
+      acc x[EN];
+      team.get(x, record + unit_at);
+#pragma unroll
+      for (int j = 0; j < EN; ++j) x[j] *= unit_scale;
+      team.unit_backward(d, x, record[Record::scalar(factor)]);
+    };
     acc dq[EN], dk[EN], dv[EM];
     gradient.q(team, dq);
-    gradient.k(team, dk);
+    key_or_query(dq, Q_FACTOR, Record::q(), 1);
+#pragma unroll
+    for (int j = 0; j < EN; ++j) dq[j] *= activation_slope(raw.q[j]);
+    if (at.valid) matrix_state::write_slice(part<EN>(a.d_qkv, at, team, Q), dq);
     gradient.row(team, VALUE, dv);
-    if (unit) {
-      acc q[EN], k[EN];
-      team.get(q, record + Record::q());
-      team.get(k, record + Record::k());
-      team.unit_backward(dq, q, record[Record::scalar(Q_FACTOR)]);
-      team.unit_backward(dk, k, record[Record::scalar(K_FACTOR)]);
+    if constexpr (!tied) {
+#pragma unroll
+      for (int j = 0; j < EM; ++j) dv[j] *= activation_slope(raw.v[j]);
+      if (at.valid) matrix_state::write_slice(part<EM>(a.d_qkv, at, team, V), dv);
     }
+    gradient.k(team, dk);
+    key_or_query(dk, K_FACTOR, Record::k(), 1 / scale);
 #pragma unroll
     for (int j = 0; j < EN; ++j) {
       if constexpr (tied) dk[j] += dv[j];
-      dq[j] *= activation_slope(raw.q[j]);
       dk[j] *= activation_slope(raw.k[j]);
     }
-#pragma unroll
-    for (int j = 0; j < EM; ++j) dv[j] *= activation_slope(raw.v[j]);
-    if (!at.valid) return;
-    team.put(a.d_qkv + offset(at, Q), dq);
-    team.put(a.d_qkv + offset(at, KEY), dk);
-    if (!tied) team.put(a.d_qkv + offset(at, V), dv);
+    if (at.valid) matrix_state::write_slice(part<EN>(a.d_qkv, at, team, KEY), dk);
   }
 
   template <class Args>

@@ -5,7 +5,7 @@
 //
 // * A block holds a few states in the registers of its consumer threads: a lane holds R rows x C columns (Tile). Rows are independent
 //   given the key, so sums over keys are shuffles within a row's lanes; sums over rows occur in the backward pass only.
-// * Time runs in chunks, one stage each, with one barrier a stage. Producer threads, in teams of eight, turn the raw inputs of the next
+// * Time runs in chunks, one stage each, with one barrier a stage. Producer threads, in teams of eight or sixteen, turn the raw inputs of the next
 //   chunk into records in shared memory (activation, norm, decay) while the consumers step the present one, and write the results of
 //   the one before. No thread waits for another but at that barrier.
 // * Forward keeps S before every K steps (`slots`), whatever the tile. Backward, from the last chunk to the first, replays a chunk
@@ -14,6 +14,7 @@
 // A variant supplies `Step` (members below, all static) and args with: B, T, H, s0, y, s_last, slots, d_y, d_s_last, d_s0; `readout` [B, T, H M]
 // of accumulators where needs_readout; and in Backward history and partial, both null unless Step::global_history.
 //   Scalar, N, M, K      storage type; keys and values of a state; steps between two slots
+//   Team, EM             matrix_state::Team<N, M>; how many of M values each of its lanes has
 //   rows, scalars        vectors of length M and numbers in a record besides q and k; all rows and the first grad_scalars numbers
 //                        reach `forward` and get a gradient
 //   needs_readout        the backward pass needs y, which forward then keeps

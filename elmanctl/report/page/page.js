@@ -3,7 +3,7 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const NS = "http://www.w3.org/2000/svg"; // a name, never fetched
 const AXES = [["step", "steps"], ["tokens", "tokens"], ["seconds", "seconds of training"]];
 const hidden = new Set();
-let axis = "step", lateOnly = false;
+let axis = "step", lateOnly = false, smooth = false;
 
 function make(name, attributes, parent, text) {
   const node = name.startsWith("svg:") ? document.createElementNS(NS, name.slice(4)) : document.createElement(name);
@@ -59,15 +59,25 @@ function tip(place, px, py, lines, scale) {
   box.style.left = Math.max(0, Math.min(left, place.clientWidth - box.offsetWidth - 2)) + "px";
   box.style.top = Math.max(0, py * scale - 10) + "px";
 }
+// Means over a twentieth of the curve's points about each.
+function smoothed(loss) {
+  const half = Math.floor(loss.length / 40), sums = [0];
+  for (const v of loss) sums.push(sums.at(-1) + v);
+  return loss.map((_, i) => {
+    const reach = Math.min(half, i, loss.length - 1 - i);
+    return (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1);
+  });
+}
 function drawCurves() {
-  const place = document.getElementById("curves"), shown = DATA.curves.filter(c => !hidden.has(c.row) && c.step.length);
+  const place = document.getElementById("curves");
+  const shown = DATA.curves.filter(c => !hidden.has(c.row) && c.step.length).map(c => smooth ? {...c, loss: smoothed(c.loss)} : c);
   if (!shown.length) { place.textContent = DATA.curves.length ? "All curves are hidden." : "No run has recorded steps."; return; }
   const far = Math.max(...shown.map(c => c[axis].at(-1))), from = lateOnly ? far / 2 : 0;
   const visible = shown.flatMap(c => c.loss.filter((_, i) => c[axis][i] >= (lateOnly ? from : far * .05)));
   let [low, high] = bounds(visible.length ? visible : shown.flatMap(c => c.loss));
   const f = frame(place, [from, low - (high - low) * .03], [far, high + (high - low) * .03], AXES.find(a => a[0] === axis)[1], "loss, nats per byte");
   const clip = make("svg:clipPath", {id: "inside"}, make("svg:defs", {}, f.svg));
-  make("svg:rect", {x: f.left, y: f.top, width: f.width - f.left - f.right, height: f.height - f.top - f.bottom}, clip);
+  make("svg:rect", {x: f.left, y: f.top, width: f.width - f.left - f.right + 4, height: f.height - f.top - f.bottom}, clip);
   const group = make("svg:g", {"clip-path": "url(#inside)"}, f.svg);
   for (const c of shown) {
     const path = c.loss.map((v, i) => `${i ? "L" : "M"}${f.x(c[axis][i]).toFixed(1)} ${f.y(v).toFixed(1)}`).join("");
@@ -137,9 +147,11 @@ function start() {
     label.append(" " + name);
     input.addEventListener("change", () => { axis = key; drawCurves(); });
   }
-  const label = make("label", {}, controls), late = make("input", {type: "checkbox", id: "late"}, label);
-  label.append(" second half only");
-  late.addEventListener("change", () => { lateOnly = late.checked; drawCurves(); });
+  for (const [id, name, set] of [["late", "second half only", on => { lateOnly = on; }], ["smooth", "smooth", on => { smooth = on; }]]) {
+    const label = make("label", {}, controls), box = make("input", {type: "checkbox", id}, label);
+    label.append(" " + name);
+    box.addEventListener("change", () => { set(box.checked); drawCurves(); });
+  }
   DATA.rows.forEach((row, number) => {
     if (!DATA.curves.some(c => c.row === number)) return;
     const button = make("button", {type: "button", "aria-pressed": "true"}, document.getElementById("legend"));
@@ -153,6 +165,7 @@ function start() {
   });
   const draw = () => { drawCurves(); drawScatter(); };
   draw();
+  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(d => { d.open = true; }));
   let width = window.innerWidth;
   window.addEventListener("resize", () => { if (window.innerWidth !== width) { width = window.innerWidth; draw(); } });
 }

@@ -54,10 +54,11 @@ class Bench:
 
 @dataclass
 class Report:
-    """What one mutant did: cases that passed it, what rejected it (by case, with why), hashes of its results, seconds."""
+    """What one mutant did: cases that passed it, what rejected it (by case, with why and in which tensors), hashes, seconds."""
 
     passed: list[str] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
+    tensors: dict[str, list[str]] = field(default_factory=dict)
     results: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -76,9 +77,9 @@ def trial(bench: Bench, libraries: Sequence[Path], limit: float) -> Report:
             if killed and not bench.every and id not in bench.quick:
                 break
             say({"case": id})
-            why, digest = _case(bench, id)
+            why, digest, tensors = _case(bench, id)
             killed = killed or bool(why)
-            say({"case": id, "why": why, "digest": digest})
+            say({"case": id, "why": why, "digest": digest, "tensors": tensors})
 
     started, report, at, complete = time.monotonic(), Report(), "", False
     for message in isolated(work, limit):
@@ -87,7 +88,7 @@ def trial(bench: Bench, libraries: Sequence[Path], limit: float) -> Report:
             complete = True
         elif "why" in message:
             if message["why"]:
-                report.rejected[at] = message["why"]
+                report.rejected[at], report.tensors[at] = message["why"], message["tensors"]
             else:
                 report.passed.append(at)
                 report.results[at] = message["digest"]
@@ -97,21 +98,21 @@ def trial(bench: Bench, libraries: Sequence[Path], limit: float) -> Report:
     return report
 
 
-def _case(bench: Bench, id: str) -> tuple[str, str]:
-    """Return why a case or property rejects the library (empty: it does not), and a hash of the results."""
+def _case(bench: Bench, id: str) -> tuple[str, str, list[str]]:
+    """Return why a case or property rejects the library (empty: it does not), a hash of the results, and the wrong tensors."""
     library = Compiled(bench.kernel, bench.constants)
     try:
         if id in PROPERTIES:
             check = properties.check_property(id, library, bench.truths[bench.property_case].problem)
-            return ("" if check.ok else check.message), ""
+            return ("" if check.ok else check.message), "", []
         truth = bench.truths[id]
         got = run(library, truth.problem)
     except (CheckFailed, RuntimeError) as error:
-        return str(error) or type(error).__name__, ""
+        return str(error) or type(error).__name__, "", []
     if bad := [row for row in truth.judge(got) if not row.ok]:
         row = max(bad, key=lambda r: r.ratio)
-        return f"{row.tensor} {row.ratio:.3g} times its limit", ""
-    return "", digest_of(got)
+        return f"{row.tensor} {row.ratio:.3g} times its limit", "", [row.tensor for row in bad]
+    return "", digest_of(got), []
 
 
 def digest_of(results: Mapping[str, Tensor]) -> str:

@@ -9,13 +9,15 @@ template <class Step> struct BackwardShared {
   using A = Acc<typename Step::Scalar>;
   using Plan = matrix_state::Plan<Step, true>;
   using Tile = typename Plan::Tile;
-  // One step more than a chunk has, at either end: it is read ahead and never used.
+  // A plan that reads ahead reads one step more than a chunk has, at either end, and never uses it.
   static constexpr unsigned record_step = Plan::heads * Record<Step>::stride, value_step = Plan::heads * Step::M;
   static constexpr unsigned history_step = Tile::R * Tile::C * Plan::consumers;
-  static constexpr unsigned items = Plan::items, values = (Step::K + 1) * value_step, records = (Step::K + 1) * record_step;
-  static constexpr unsigned histories = Step::global_history ? 0 : Step::K * history_step;
+  static constexpr unsigned items = Plan::items, steps = Step::K + Plan::ahead;
+  static constexpr unsigned values = steps * value_step, records = steps * record_step;
+  static constexpr unsigned places = Step::K + !Plan::joint;  // states: before each step, and after the last one unless it stays in registers
+  static constexpr unsigned histories = Step::global_history ? 0 : places * history_step;
   static constexpr unsigned partials = Step::global_history ? 0 : items * Tile::warps * 2 * Tile::N;
-  static constexpr unsigned lines = Tile::lanes / 2, line = lines + 4;  // of scalar gradients: one for two lanes
+  static constexpr unsigned fold = Tile::lanes > 256 ? 8 : 2, lines = Tile::lanes / fold, line = lines + 4;  // of scalar gradients
   static constexpr unsigned rows = items * Step::M * Step::rows, scalars = items * Step::grad_scalars * line;
   Carve carve;
   unsigned record = carve.take<A>(4 * records + record_step), d_readout = carve.take<A>(3 * values), kept = carve.take<A>(2 * values);
@@ -28,9 +30,9 @@ template <class Step> struct RecordGradient {
   using A = Acc<typename Step::Scalar>;
   using Tile = typename Plan<Step, true>::Tile;
   const A *partial, *rows;  // of this step: [warps, 2 N], [rows, M]
-  template <int E> ELMAN_FN void columns(const Team& team, A (&d)[E], int from) const {
+  template <int E> ELMAN_FN void columns(const typename Step::Team& team, A (&d)[E], int from) const {
     team.get(d, partial + from);
-#pragma unroll
+#pragma unroll(E < 8 ? Tile::warps : 1)
     for (int w = 1; w < Tile::warps; ++w) {
       A more[E];
       team.get(more, partial + w * 2 * Tile::N + from);
@@ -38,9 +40,9 @@ template <class Step> struct RecordGradient {
       for (int j = 0; j < E; ++j) d[j] += more[j];
     }
   }
-  template <int E> ELMAN_FN void q(const Team& team, A (&d)[E]) const { columns(team, d, 0); }
-  template <int E> ELMAN_FN void k(const Team& team, A (&d)[E]) const { columns(team, d, Tile::N); }
-  template <int E> ELMAN_FN void row(const Team& team, int j, A (&d)[E]) const { team.get(d, rows + j * Tile::M); }
+  template <int E> ELMAN_FN void q(const typename Step::Team& team, A (&d)[E]) const { columns(team, d, 0); }
+  template <int E> ELMAN_FN void k(const typename Step::Team& team, A (&d)[E]) const { columns(team, d, Tile::N); }
+  template <int E> ELMAN_FN void row(const typename Step::Team& team, int j, A (&d)[E]) const { team.get(d, rows + j * Tile::M); }
 };
 
 template <class Step, class Args>
@@ -50,23 +52,24 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   using Tile = typename Plan::Tile;
   using Lane = matrix_state::Lane<Step, Plan>;
   using Shared = BackwardShared<Step>;
-  constexpr int R = Tile::R, C = Tile::C, N = Tile::N, M = Tile::M, EM = M / 8, K = Step::K, stride = Record<Step>::stride;
+  constexpr int R = Tile::R, C = Tile::C, N = Tile::N, M = Tile::M, EM = Step::EM, K = Step::K, stride = Record<Step>::stride;
   constexpr int heads = Plan::heads, warps = Tile::warps, W = pack_width<A>(R * C);
   constexpr int64_t state = M * N;
   static_assert(!Step::global_history || heads == 1);
   const Shared at;
   const int T = (int)a.T, H = (int)a.H, all = (int)a.B * H, bh0 = (int)block_x() * heads, chunks = ceil_div(T, K);
   const int thread = (int)thread_x(), producer = max_of(Plan::split ? thread - Plan::consumers : thread, 0);
-  A* records = shared<A>(at.record, 4 * at.records + at.record_step) + at.record_step;
-  A *d_readouts = shared<A>(at.d_readout, 3 * at.values) + at.value_step, *kept_rows = shared<A>(at.kept, 2 * at.values) + at.value_step;
+  A* records = shared<A>(at.record, 4 * at.records + at.record_step) + Plan::ahead * at.record_step;
+  A* d_readouts = shared<A>(at.d_readout, 3 * at.values) + Plan::ahead * at.value_step;
+  A* kept_rows = shared<A>(at.kept, 2 * at.values) + Plan::ahead * at.value_step;
   A *row_grads = shared<A>(at.row, 2 * at.rows);
   A* scalar_grads = shared<A>(at.scalar, 2 * at.scalars);
-  A* histories = Step::global_history ? a.history + (int64_t)bh0 * K * state : shared<A>(at.history, at.histories);
+  A* histories = Step::global_history ? a.history + (int64_t)bh0 * (K + 1) * state : shared<A>(at.history, at.histories);
   constexpr int partial_chunk = Step::global_history ? K * 16 * 2 * N : (int)Shared::partials;
   constexpr int partial_item = (Step::global_history ? 16 : warps) * 2 * N;
   A* partials = Step::global_history ? a.partial + (int64_t)bh0 * 2 * partial_chunk : shared<A>(at.partial, 2 * at.partials);
 
-  const Team team(producer);
+  const typename Step::Team team(producer);
   const int item0 = team.index % heads;
   Place place(bh0 + item0, all, T, H), numbers(bh0 + producer % heads, all, T, H);
   typename Step::Sums sums{};
@@ -79,7 +82,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     for (int p = 0; p < Plan::passes; ++p) {
       place.move_to(chunk * K + slot_of(p));
       raw[p] = Step::load(a, place, team);
-      d_y[p] = team.template slice<EM>(a.d_y + place.head(M));
+      d_y[p] = read_slice<EM>(team.template part<EM>(place, a.d_y));
     }
     numbers.move_to(chunk * K + producer / heads);
     if (producer < Plan::items) raw_scalars[0] = Step::load_scalars(a, numbers);
@@ -87,8 +90,8 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   auto produce = [&](int stage) {
     const int chunk = chunks - 1 - stage, done = chunk + 3;  // the chunk to prepare, and that to finish
     if (chunk >= 0) {
-      A* record = records + stage % 4 * at.records;
-      A* d_readout = d_readouts + stage % 3 * at.values;
+      A* record = records + (stage & 3) * at.records;
+      A* d_readout = d_readouts + (unsigned)stage % 3 * at.values;
       if (!Plan::split) fetch(chunk);
 #pragma unroll
       for (int p = 0; p < Plan::passes; ++p) {
@@ -102,7 +105,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
         if constexpr (Step::needs_readout)
           if (place.valid) {
             A y[EM];
-            team.get(y, a.readout + place.head(M));
+            read(y, team.template part<EM>(place, a.readout));
             Step::output_backward(a, place, team, y, d);
           }
         team.put(d_readout + item * M, d);
@@ -116,8 +119,8 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     raw_scalars[1] = raw_scalars[0];
     if (Plan::split && chunk > 0) fetch(chunk - 1);  // in flight over the barrier
     if (stage < 3) return;
-    const int half = (stage - 3) % 2;
-    const A *record = records + (stage - 3) % 4 * at.records, *partial = partials + half * partial_chunk;
+    const unsigned half = (stage - 3) & 1;
+    const A *record = records + ((stage - 3) & 3) * at.records, *partial = partials + half * partial_chunk;
     const A *row = row_grads + half * at.rows, *scalar = scalar_grads + half * at.scalars;
     typename Step::Raw again[Plan::passes];
 #pragma unroll
@@ -160,37 +163,41 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   bool owner = true;
   scattered_sums<Tile::KG, 2 * C>(first, owner);
   const int partial0 = mine.head * partial_item + thread % Tile::lanes / 32 * 2 * N + mine.col0 + (first < C ? first : N - C + first);
-  // States while a chunk is replayed, as it was left by the chunk now walked back, and before the next chunk; and the gradient of the
-  // state after the step at hand, or before it once it is walked back.
-  A s[R][C] = {}, after[R][C], slot[R][C], g[R][C];
-  auto load_slot = [&](int chunk) { mine.load_state(slot, a.slots + ((int64_t)bh * chunks + chunk) * state); };
+  // The state while a chunk is replayed; the state after the step that is walked back; and the gradient of the latter, or of the state
+  // before that step once it is walked back.
+  A s[R][C] = {}, after[R][C] = {}, g[R][C];
+  const A* slot = a.slots + ((int64_t)bh * chunks + chunks - 1) * state + mine.row0 * N + mine.col0;  // of the chunk to replay
+  auto load_slot = [&] {
+#pragma unroll
+    for (int r = 0; r < R; ++r) read(s[r], slot + r * N);
+  };
 
   // In stage n a consumer replays chunk n - 1, counted from the last, and walks chunk n - 2 back; in the first and last such stage one of
   // the two works on nothing, and its results are never used. A chunk that the sequence's end cuts short is replayed beyond, and walked
   // back from there with a gradient that is replaced at the last step.
   auto consume = [&](int stage) {
-    const int replayed = stage - 1, walked = stage - 2, half = stage % 2;
+    const int replayed = stage - 1, walked = stage - 2;
+    const unsigned half = stage & 1, turn3 = (unsigned)(stage + 1) % 3;
     if (replayed < 0 || replayed > chunks || bh >= all) return;
     const int beyond = walked == 0 ? chunks * K - T : 0, head_row = mine.head * M + mine.row0;
+    if (replayed + 1 < chunks)  // to be near at the end of this stage
 #pragma unroll
-    for (int r = 0; r < R; ++r) copy(after[r], s[r]);
-    if (!Plan::split && replayed < chunks) load_slot(chunks - 1 - replayed);
-#pragma unroll
-    for (int r = 0; r < R; ++r) copy(s[r], slot[r]);
-    if (Plan::split && replayed + 1 < chunks) load_slot(chunks - 2 - replayed);  // in flight during this stage
+      for (int r = 0; r < R; ++r) prefetch(slot - state + r * N);
 
     // Replay: the state before each step, and what the step keeps for its derivative. The pointers move along. A joint stage stores
     // states where the walk has just read one, so that their order turns around from chunk to chunk.
-    const A* record = records + replayed % 4 * at.records + mine.head * stride;
-    A* kept_row = kept_rows + replayed % 2 * at.values + head_row;
-    const int up = !Plan::joint || replayed % 2, turn = up ? (int)at.history_step : -(int)at.history_step;
+    const A* record = records + (replayed & 3) * at.records + mine.head * stride;
+    A* kept_row = kept_rows + (1 - half) * at.values + head_row;
+    const bool up = !Plan::joint || !half;
+    const int turn = up ? (int)at.history_step : -(int)at.history_step;
     A* history = histories + thread * W + (up ? 0 : (K - 1) * at.history_step);
     typename Lane::Inputs next;
     auto replay = [&] {
       write(history, reinterpret_cast<const A(&)[R * C]>(s), Plan::consumers);
+      if (!Plan::ahead) mine.inputs(next, record);
       const typename Lane::Inputs in = next;
       record += at.record_step;
-      mine.inputs(next, record);
+      if (Plan::ahead) mine.inputs(next, record);
       A kept[R];
       Step::forward(mine, s, in, kept);
       if (mine.first()) write(kept_row, kept);
@@ -199,14 +206,14 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     };
 
     // Walk back, and the pointers with it.
-    const A* record_w = records + (walked + 4) % 4 * at.records + mine.head * stride + K * at.record_step;
+    const A* record_w = records + (walked & 3) * at.records + mine.head * stride + K * at.record_step;
     const A* kept_w = kept_rows + half * at.values + head_row + K * at.value_step;
-    const A* d_readout = d_readouts + (walked + 3) % 3 * at.values + head_row + K * at.value_step;
+    const A* d_readout = d_readouts + turn3 * at.values + head_row + K * at.value_step;
     const A* history_w = Plan::joint ? history : histories + thread * W + (K - 1) * at.history_step;
     const int turn_w = Plan::joint ? turn : -(int)at.history_step;
     A* partial = partials + half * partial_chunk + K * heads * partial_item + partial0;
     A* row = row_grads + half * at.rows + (K * heads + mine.head) * Step::rows * M + mine.row0;
-    A* scalar = scalar_grads + half * at.scalars + (K * heads + mine.head) * at.line + thread % Tile::lanes / 2;
+    A* scalar = scalar_grads + half * at.scalars + (K * heads + mine.head) * at.line + thread % Tile::lanes / (int)at.fold;
     typename Lane::Inputs next_w;
     A next_q[C], next_before[R][C], next_kept[R], next_dy[R];
     auto load_walk = [&] {
@@ -219,6 +226,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
       read(next_dy, d_readout);
     };
     auto walk = [&](bool last, auto&& beside) {
+      if (!Plan::ahead) load_walk();
       typename Lane::Inputs in = next_w, d{};
       A q[C], before[R][C], kept[R], dy[R], columns[2 * C];
       copy(q, next_q);
@@ -227,7 +235,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
 #pragma unroll
       for (int r = 0; r < R; ++r) copy(before[r], next_before[r]);
       history_w += last ? 0 : turn_w;
-      load_walk();
+      if (Plan::ahead) load_walk();
       beside();
 #pragma unroll
       for (int c = 0; c < C; ++c) columns[c] = 0;
@@ -256,34 +264,47 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
       }
 #pragma unroll
       for (int j = 0; j < Step::grad_scalars; ++j) {
-        const A sum = d.scalar[j] + shfl_xor(d.scalar[j], 1);
-        if (thread % 2 == 0) scalar[j * Plan::items * at.line] = sum;
+        const A sum = warp_sum<Shared::fold>(d.scalar[j]);
+        if (thread % at.fold == 0) scalar[j * Plan::items * at.line] = sum;
       }
 #pragma unroll
       for (int r = 0; r < R; ++r) copy(after[r], before[r]);
     };
 
-    mine.inputs(next, record);
-    load_walk();
+    if (Plan::joint) mine.inputs(next, record);
+    if (Plan::ahead) load_walk();
+    if (!Plan::joint) read(reinterpret_cast<A(&)[R * C]>(after), histories + thread * W + K * at.history_step, Plan::consumers);
     int i = 0;
 #pragma unroll 1
     for (int part = 0; part < 2; ++part) {
       const int end = part ? K : beyond;
-#pragma unroll 4
+#pragma unroll(Plan::unrolled)
       for (; i < end; ++i)
         walk(i == K - 1, [&] {
           if (Plan::joint) replay();
         });
       if (part == 0 && walked == 0) mine.load_state(g, a.d_s_last + (int64_t)bh * state);
     }
-    if (!Plan::joint)
-#pragma unroll 2
+    if (!Plan::joint) {
+      load_slot();
+      if (replayed + 1 < chunks) slot -= state;
+      if (Plan::ahead) mine.inputs(next, record);
+#pragma unroll(Plan::ahead ? 2 : 1)
       for (int t = 0; t < K; ++t) replay();
+      write(history, reinterpret_cast<const A(&)[R * C]>(s), Plan::consumers);
+    } else {
+#pragma unroll
+      for (int r = 0; r < R; ++r) copy(after[r], s[r]);
+      if (replayed + 1 < chunks) {
+        slot -= state;
+        load_slot();
+      }
+    }
   };
   auto begin = [&] {
     if (bh >= all) return;
     mine.load_state(g, a.d_s_last + (int64_t)bh * state);
-    if (Plan::split && chunks > 0) load_slot(chunks - 1);
+    if (Plan::joint && chunks > 0) load_slot();
   };
   auto end = [&] {
     if (bh < all) mine.store_state(a.d_s0 + (int64_t)bh * state, g);

@@ -15,8 +15,9 @@ template <class Step> struct ForwardShared {
   using A = Acc<typename Step::Scalar>;
   using Plan = matrix_state::Plan<Step, false>;
   using Parts = Readouts<typename Plan::Tile>;
-  // One step more than a chunk has, which is read ahead and never used.
-  static constexpr unsigned records = (Plan::items + Plan::heads) * Record<Step>::stride, readouts = Plan::items * Parts::parts * Parts::stride;
+  // A plan that reads ahead reads one step more than a chunk has, and never uses it.
+  static constexpr unsigned records = (Plan::items + Plan::ahead * Plan::heads) * Record<Step>::stride;
+  static constexpr unsigned readouts = Plan::items * Parts::parts * Parts::stride;
   Carve carve;
   unsigned record = carve.take<A>(2 * records), readout = carve.take<A>(2 * readouts);
 };
@@ -28,14 +29,14 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
   using Tile = typename Plan::Tile;
   using Lane = matrix_state::Lane<Step, Plan>;
   using Parts = Readouts<Tile>;
-  constexpr int R = Tile::R, C = Tile::C, M = Tile::M, EM = M / 8, K = Step::K, stride = Record<Step>::stride, heads = Plan::heads;
+  constexpr int R = Tile::R, C = Tile::C, M = Tile::M, EM = Step::EM, K = Step::K, stride = Record<Step>::stride, heads = Plan::heads;
   constexpr int64_t state = M * Tile::N;
   const ForwardShared<Step> at;
   A *records = shared<A>(at.record, 2 * at.records), *readouts = shared<A>(at.readout, 2 * at.readouts);
   const int T = (int)a.T, H = (int)a.H, all = (int)a.B * H, bh0 = (int)block_x() * heads, chunks = ceil_div(T, Plan::chunk);
   const int thread = (int)thread_x(), producer = max_of(Plan::split ? thread - Plan::consumers : thread, 0);
 
-  const Team team(producer);
+  const typename Step::Team team(producer);
   const int item0 = team.index % heads;
   Place place(bh0 + item0, all, T, H), numbers(bh0 + producer % heads, all, T, H);
   typename Step::Raw raw[Plan::passes];
@@ -81,9 +82,9 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
         for (int j = 0; j < EM; ++j) y[j] += more[j];
       }
       if (!place.valid) continue;
-      if constexpr (Step::needs_readout) team.put(a.readout + place.head(M), y);
+      if constexpr (Step::needs_readout) write(team.template part<EM>(place, a.readout), y);
       Step::output(a, place, team, y);
-      team.put(a.y + place.head(M), y);
+      write_slice(team.template part<EM>(place, a.y), y);
     }
   };
 
@@ -98,16 +99,17 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
     const int length = min_of(Plan::chunk, T - chunk * Plan::chunk);
     typename Lane::Inputs in, next;
     A q[C], next_q[C];
-    mine.inputs(next, next_q, record);
-#pragma unroll 4
+    if (Plan::ahead) mine.inputs(next, next_q, record);
+#pragma unroll(Plan::ahead ? 8 : 1)
     for (int t = 0; t < length; ++t) {
       if (t % K == 0) {
         mine.store_state(slot, s);
         slot += state;
       }
+      if (!Plan::ahead) mine.inputs(next, next_q, record + t * heads * stride);
       in = next;
       copy(q, next_q);
-      mine.inputs(next, next_q, record + (t + 1) * heads * stride);
+      if (Plan::ahead) mine.inputs(next, next_q, record + (t + 1) * heads * stride);
       A y[R], kept[R];
       Step::forward(mine, s, in, kept);
       mine.part(y, s, q);

@@ -14,12 +14,12 @@ template <int N_, int M_, int R_, int C_> struct Tile {
   static_assert(KG * C == N && M % R == 0 && lanes % 32 == 0 && lanes <= 512, "a head takes whole warps");
 };
 
-// The tile of a pass, {rows, columns} of a lane: the fewest instructions an element, counted, at 8 elements a lane up to 1600
+// The tile of a pass, {rows, columns} of a lane: the fewest instructions an element, counted (reads of 16 neighbours meet in banks), at 8 elements a lane up to 1600
 // (latency hides best there, measured on an H200) and 16 beyond, or as many as 512 lanes need.
 struct Shape {
   int R, C;
 };
-ELMAN_BOTH int accesses(int count) { return count / pack_width<float>(count); }
+ELMAN_BOTH int accesses(int count) { return count / pack_width<float>(count) * (count % 32 == 0 ? 4 : count % 16 == 0 ? 2 : 1); }
 ELMAN_BOTH int instructions(int R, int C, int KG, bool backward) {
   int rounds = 0;
   while (1 << rounds < KG) ++rounds;
@@ -49,20 +49,22 @@ template <class Step, bool BACKWARD> struct Plan {
   using Tile = matrix_state::Tile<N, M, shape.R, shape.C>;
   static constexpr bool split = Tile::lanes <= 256;
   // A multiple of four warps, one for each scheduler of a multiprocessor, or an odd number, which shifts from block to block.
-  static constexpr int heads = N > 64 || M > 64 ? 1 : Tile::warps == 1 ? 4 : Tile::warps == 2 ? 2 : 1, consumers = heads * Tile::lanes;
+  static constexpr int heads = N > 64 || M > 64 ? 1 : Tile::warps == 1 ? 4 : Tile::warps <= 3 ? 2 : 1, consumers = heads * Tile::lanes;
   // Steps in a chunk; the forward pass takes several of the backward's at once where they are small.
   static constexpr int chunk = BACKWARD || Step::K >= 16 || M > 64 ? Step::K : 16 / Step::K * Step::K;
-  static_assert(Step::K % 4 == 0, "the teams of a warp must all have a step, since they shuffle together");
+  static constexpr int together = 32 / Step::Team::width;  // teams of a warp
+  static_assert(Step::K % together == 0, "the teams of a warp must all have a step, since they shuffle together");
   static constexpr int items = heads * chunk;
-  static constexpr int producers = split ? min_of(items / 4, 4) * 32 : consumers;
+  static constexpr int producers = split ? min_of(items / together, BACKWARD ? 2 : 4) * 32 : consumers;
   static constexpr int threads = split ? consumers + producers : consumers;
-  static constexpr int teams = producers / 8, passes = ceil_div(items, teams);
+  static constexpr int teams = producers / Step::Team::width, passes = ceil_div(items, teams);
   static constexpr bool even = passes * teams == items;  // every team has a step in every pass
   static_assert(teams % heads == 0 && items <= producers);
   // Backward: whether one instruction stream replays a chunk and walks another back, each in the shadow of the other's latencies.
-  static constexpr bool joint = Tile::R * Tile::C <= 10;
-  // How many elements of a lane share one reciprocal: the forward pass would wait for the special-function unit without.
-  static constexpr int share = BACKWARD ? 1 : 2;
+  static constexpr bool joint = Tile::R * Tile::C <= 10, ahead = split && Tile::R * Tile::C <= 16;  // ahead: read a step early
+  static constexpr int unrolled = joint ? 4 : ahead ? 2 : 1;
+  // How many elements of a lane share one reciprocal: without, the passes wait for the special-function unit.
+  static constexpr int share = 2;
 };
 
 // One step as a lane sees it: the key's columns, R entries of each row vector, the scalars. As gradients: of `k` and the scalars this

@@ -1,5 +1,5 @@
 #pragma once
-// Neighbouring elements in wide accesses, and the teams of eight lanes that prepare and finish the steps of
+// Neighbouring elements in wide accesses, and the teams of lanes that prepare and finish the steps of
 // <elman/families/matrix_state.cuh>.
 #include <elman/elman.cuh>
 
@@ -57,6 +57,21 @@ template <class T, int E> struct Slice {
   }
 };
 
+template <int E, class T> ELMAN_FN Slice<T, E> read_slice(const T* from) {
+  Slice<T, E> s;
+  read(s.w, reinterpret_cast<const typename Slice<T, E>::Word*>(from));
+  return s;
+}
+template <int E, class A, class T> ELMAN_FN void write_slice(T* to, const A (&x)[E]) {
+  using Word = typename Slice<T, E>::Word;
+  Word w[Slice<T, E>::words];
+#pragma unroll
+  for (int i = 0; i < Slice<T, E>::words; ++i)
+    if constexpr (Slice<T, E>::pairs) w[i] = pack(x[2 * i], x[2 * i + 1]);
+    else store(w + i, x[i]);
+  write(reinterpret_cast<Word*>(to), w);
+}
+
 // Which step of which head a team works on. Past the end of the sequence it is the last step, past the last head that head, and not
 // `valid`: what is read there is finite, and nothing may be written.
 struct Place {
@@ -68,37 +83,35 @@ struct Place {
     t = min_of(step, T - 1);
     valid = head_valid && step < T;
   }
-  // Row of a tensor [B, T, ...], and of one [B, T, H, ...]; element of a vector of such a row.
+  // Row of a tensor [B, T, ...], and of one [B, T, H].
   ELMAN_FN int step() const { return b * T + t; }
   ELMAN_FN int head() const { return step() * H + h; }
-  ELMAN_FN int64_t head(int width) const { return (int64_t)head() * width; }
+  // Element of a tensor [B, T, width]; in this order an address takes two instructions.
+  template <class A> ELMAN_FN A* element(A* tensor, int width, unsigned column) const {
+    auto* row = (char*)tensor + (int64_t)step() * (width * (int)sizeof(A));
+    return (A*)(row + column * (unsigned)sizeof(A));
+  }
 };
 
-// Eight lanes that work on one step of one head: each has an eighth of every vector, neighbouring elements.
-struct Team {
-  static constexpr int width = 8;
+// Lanes that work on one step of one head: each has an equal part of every vector, neighbouring elements. Eight, or sixteen where eight
+// would not have the registers.
+ELMAN_BOTH int team_width(int N, int M) { return N * M > 64 * 64 && N % 16 == 0 && M % 16 == 0 ? 16 : 8; }
+template <int N, int M> struct Team {
+  static constexpr int width = team_width(N, M);
   int index, lane_;
   ELMAN_FN explicit Team(int producer) : index(producer / width), lane_(producer % width) {}
   ELMAN_FN bool first() const { return lane_ == 0; }
   // Sum over the team's lanes; the same bits in each.
   template <class A> ELMAN_FN A sum(A x) const { return warp_sum<width>(x); }
 
-  // This lane's part of a vector of 8 E elements: as stored; as numbers; and from numbers.
-  template <int E, class T> ELMAN_FN Slice<T, E> slice(const T* vector) const {
-    Slice<T, E> s;
-    read(s.w, reinterpret_cast<const typename Slice<T, E>::Word*>(vector + lane_ * E));
-    return s;
+  // Where this lane's E elements of a head's vector begin in a tensor [B, T, H, vector], or from `column` on in one [B, T, per_step].
+  template <int E, class T> ELMAN_FN T* part(const Place& at, T* tensor) const { return part<E>(at, tensor, width * E * at.H, 0); }
+  template <int E, class T> ELMAN_FN T* part(const Place& at, T* tensor, int per_step, int column) const {
+    return at.element(tensor, per_step, column + at.h * (width * E) + lane_ * E);
   }
+  // Its part of a vector: as numbers, and from numbers.
   template <int E, class A> ELMAN_FN void get(A (&x)[E], const A* vector) const { read(x, vector + lane_ * E); }
-  template <int E, class A, class T> ELMAN_FN void put(T* vector, const A (&x)[E]) const {
-    using Word = typename Slice<T, E>::Word;
-    Word w[Slice<T, E>::words];
-#pragma unroll
-    for (int i = 0; i < Slice<T, E>::words; ++i)
-      if constexpr (Slice<T, E>::pairs) w[i] = pack(x[2 * i], x[2 * i + 1]);
-      else store(w + i, x[i]);
-    write(reinterpret_cast<Word*>(vector + lane_ * E), w);
-  }
+  template <int E, class A> ELMAN_FN void put(A* vector, const A (&x)[E]) const { write(vector + lane_ * E, x); }
 
   // x (|x|^2 + 1e-12)^(-1/2) over a vector: the factor, and the derivative
   // d_x = factor (d_unit - unit <unit, d_unit>), which needs no division by |x|.
