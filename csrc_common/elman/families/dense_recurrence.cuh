@@ -10,9 +10,9 @@
 //     template <class A> static ELMAN_FN Pair<A> readout_slope(A h, A gate);   // d y / d h and d y / d gate
 //   };
 // One cooperative launch runs a whole pass.
-// * The batch is cut into tiles of 8 rows, shared out to groups of blocks; a group that has several (TURNS) takes turns. Each block of a group owns
-//   TILES tiles of 16 rows of W (backward: of W^T), which stay in registers, the last SHARED of them in shared memory. Its WARPS warps
-//   share the terms of the sum, CHUNKS times 32 each, and add their parts in a fixed order: two runs are equal bit by bit.
+// * The batch is cut into tiles of 8 rows, shared out to groups of blocks; a group that has several (TURNS) takes turns. Each block of a
+//   group owns TILES tiles of 16 rows of W (backward: of W^T), which stay in registers, the last SHARED of them in shared memory. Its
+//   WARPS warps share the terms of the sum, CHUNKS times 32 each, and add their parts in a fixed order: two runs are equal bit by bit.
 // * A step's order follows from what the other blocks wait for: after the barrier only the sums, the step's result and its publication;
 //   stores and erasures while the others' results are on the way, loads for the next step after they have come.
 //   Too early a look at the exchange costs a second one, so something is done before it: derivatives in the backward pass, the stores in the
@@ -21,7 +21,7 @@
 //   fragments of the product. A word there is its own ready flag (exchange.cuh), so that there is no barrier between blocks.
 // * Use of a slot again: slot s - 1 is erased after the block's barrier of step s, when every block of the group has published slot s and
 //   so has read all of slot s - 1. An erasure is ordered before the word's next value, and each reader's look at it, by one fence every
-//   `fence_steps` steps in every thread: eraser, fence, publication, reader, fence, look. RING is at least twice that and two more.
+//   `fence_steps` steps in every thread: eraser, fence, publication, reader, fence, look. RING is at least twice that and four more.
 // * Any D that is a multiple of 16 and fits C::WARPS * C::CHUNKS * 32, any B and T of at least 1. h is kept and carried in Acc<S>.
 // * C is `args::Constant`: WARPS, CHUNKS, TILES, SHARED, TURNS, WHOLE, RING and DELAY, chosen by elmanctl/tiles.py from (B, D, device).
 // * Rounding points in a bf16 build besides loads and stores: h as operand of W h (`h_operand`), and d_pre as operand of
@@ -61,7 +61,7 @@ template <class C> inline constexpr int threads = C::WARPS * 32;
 
 template <class S, class C> struct Layout {
   static_assert(C::WARPS >= 2 * C::TILES, "one thread for each two channels and batch row of a block's tiles");
-  static_assert(C::SHARED <= C::TILES && C::RING >= 2 * fence_steps + 2 && (C::RING & (C::RING - 1)) == 0);
+  static_assert(C::SHARED <= C::TILES && C::RING >= 2 * fence_steps + 4 && (C::RING & (C::RING - 1)) == 0);
   static constexpr unsigned kept = C::WARPS * C::CHUNKS * C::SHARED * 2 * 32;
   static constexpr unsigned part = C::WARPS * C::TILES * tile * rows;  // of one step; two steps are in flight
   Carve carve;
@@ -156,7 +156,8 @@ ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int T, int D, 
   const A* const read = parts + thread_x() * 2;
 
   const auto place_of = [&](int step, int turn) {
-    return Place{step, cell + (int64_t)turn * rows * T * D, corner + turn * rows * D, sums && (C::WHOLE || row + turn * rows < B) && step < steps};
+    const bool mine = sums && (C::WHOLE || row + turn * rows < B) && step < steps;
+    return Place{step, cell + (int64_t)turn * rows * T * D, corner + turn * rows * D, mine};
   };
   const auto slot = [&](int step, int turn) { return (step & (C::RING - 1)) * slot_size + turn * tile_size; };
   using Input = typename Pass::Input;
@@ -266,8 +267,8 @@ template <class Step, class S> struct ForwardPass {
   }
 };
 
-// Step s is time T - 1 - s. The state's gradient is what the readout gives, and W^T d_pre of the time after or, at the end, the gradient of
-// the last state. Step T, time -1, leaves the gradient of h0.
+// Step s is time T - 1 - s. The state's gradient is what the readout gives, and W^T d_pre of the time after or, at the end, the gradient
+// of the last state. Step T, time -1, leaves the gradient of h0.
 template <class Step, class S> struct BackwardPass {
   using A = Acc<S>;
   struct Input {
