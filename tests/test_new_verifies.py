@@ -22,7 +22,7 @@ def test_the_template_verifies_in_full_and_a_mistake_in_it_is_caught(project):
     assert project.start("new", "ZZ9").code == 0
     verified(project, "ZZ9")
     row = next(line for line in project.start("list").out.splitlines() if line.startswith("ZZ9"))
-    assert re.search(r"local +host 0\.\dx", row), "its receipt is in the list"
+    assert re.search(r"local +host green 0\.\dx", row), "its receipt is in the list"
     source = project.path / "variants/zz9/zz9.cu.cc"
     right = source.read_text()
     source.write_text(right.replace("carry = a * d_pre", "carry = d_pre"))
@@ -30,7 +30,7 @@ def test_the_template_verifies_in_full_and_a_mistake_in_it_is_caught(project):
     ran = project.start("verify", "ZZ9", "--device", "cpu", "--quick")
     assert ran.code == 1, ran.out + ran.err
     row = next(line for line in project.start("list").out.splitlines() if line.startswith("ZZ9"))
-    assert re.search(r"local +none", row), "a changed source has no receipt"
+    assert re.search(r"local +host red", row), "a failed run leaves it red"
 
 
 def test_a_copy_verifies_at_once(project):

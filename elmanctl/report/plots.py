@@ -4,7 +4,8 @@ from pathlib import Path
 
 from elmanctl.errors import UserError
 from elmanctl.report.collect import Collected
-from elmanctl.report.html import COLOURS, curve, front
+from elmanctl.report.curves import curve, front
+from elmanctl.report.html import COLOURS
 from elmanctl.report.rows import Report
 
 AXES = {"steps": "step", "tokens": "tokens", "seconds": "seconds"}

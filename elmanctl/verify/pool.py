@@ -26,10 +26,11 @@ SECONDS = 300.0  # of one call, a kernel's compilation included
 
 
 class Call(NamedTuple):
-    """A method of the worker's plan, and its arguments."""
+    """A method of the worker's plan, its arguments, and its own time where it needs another than the rest."""
 
     method: str
     arguments: tuple = ()
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def gather(
         while waiting or busy:
             while waiting and len(busy) < count:
                 worker, index = idle.pop() if idle else start(), waiting.popleft()
-                busy[worker.line] = (worker, index, time.monotonic() + seconds)
+                busy[worker.line] = (worker, index, time.monotonic() + (calls[index].seconds or seconds))
                 with contextlib.suppress(OSError):  # one that is gone already is found below
                     send(worker.line, calls[index])
             left = min(deadline for *_, deadline in busy.values()) - time.monotonic()
@@ -93,7 +94,7 @@ def gather(
                 if time.monotonic() >= deadline:
                     del busy[line]
                     worker.kill()
-                    results[index] = Lost(f"no end within {seconds:.0f} s: it hangs")
+                    results[index] = Lost(f"no end within {calls[index].seconds or seconds:.0f} s: it hangs")
                     done += 1
                     progress(done)
     finally:

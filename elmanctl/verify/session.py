@@ -17,8 +17,10 @@ from elmanctl.verify import pool, receipt
 from elmanctl.verify.plan import Plan, Request, Task
 from elmanctl.verify.record import Receipt
 from elmanctl.verify.run import Check
+from elmanctl.verify.sanitize import process
 
 THOROUGH_SECONDS = 3600.0  # of one check, where no time is too long
+SANITIZED_SECONDS = 2.0 * process.SECONDS
 
 
 @dataclass
@@ -78,12 +80,17 @@ def verify(request: Request, progress: Callable[[int, int], None] | None = None,
     if request.device == "cuda":
         checks, facts = on_device(plan, tasks, told, jobs, seconds)
     else:
-        calls = [pool.Call("run", (t,)) for t in tasks]
+        calls = [_call(t, None) for t in tasks]
         found = pool.gather(lambda: pool.forked(plan), calls, jobs, seconds, told)
         checks, facts = [_check(t, f) for t, f in zip(tasks, found, strict=True)], plan.device_facts()
     ran = {t.id for t in tasks}
     drawn = [] if request.quick or request.case else [c.id for c in plan.drawn() if c.id in ran]
     return Outcome(request, facts["target"], checks, time.monotonic() - started, drawn, facts["name"])
+
+
+def _call(task: Task, truth) -> pool.Call:
+    """Return the call that runs a check; a sanitizer's own time-out comes first."""
+    return pool.Call("run", (task, truth), SANITIZED_SECONDS if task.kind == "sanitize" else None)
 
 
 def _check(task: Task, found) -> Check:
@@ -104,7 +111,7 @@ def on_device(plan: Plan, tasks: list[Task], told: Callable[[int], None], jobs: 
     truths = pool.gather(lambda: _truth_worker(plan), [pool.Call("truth", (t,)) for t in tasks], jobs, seconds)
     # A truth that could not be established is tried again beside the kernel, where its error becomes the check's.
     known = [None if isinstance(t, (pool.Lost, BaseException)) else t for t in truths]
-    calls = [pool.Call("device_facts"), *(pool.Call("run", pair) for pair in zip(tasks, known, strict=True))]
+    calls = [pool.Call("device_facts"), *(_call(t, k) for t, k in zip(tasks, known, strict=True))]
     facts, *found = pool.gather(
         lambda: pool.fresh(plan.request), calls, 1, seconds, lambda done: told(max(0, done - 1))
     )

@@ -6,7 +6,7 @@ import pytest
 from elmanctl.errors import UserError
 from elmanctl.files import read_json, write_json
 from elmanctl.records import Budget, Result
-from elmanctl.report import html, render, rows
+from elmanctl.report import curves, render, rows
 
 
 def claims(report, question="tokens"):
@@ -146,7 +146,7 @@ def test_a_contaminated_row_keeps_its_numbers_and_its_mark(make_run):
         claims(report)["b"].verdict,
         claims(report, "held-out")["b"].verdict,
     )  # a budget of steps
-    assert html.front(report) == {"a"}
+    assert curves.front(report) == {"a"}
 
 
 def test_two_rows_that_are_the_same_computation_are_called_so(make_run):

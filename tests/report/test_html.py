@@ -10,7 +10,7 @@ from html import unescape
 
 import pytest
 
-from elmanctl.report import collect, html, rows
+from elmanctl.report import collect, curves, html, rows
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian: apt install chromium)")
@@ -95,7 +95,9 @@ def test_the_file_is_whole_by_itself(page):
     assert not re.search(r"<(link|img|iframe)|\bsrc=|@import|url\((?!#)|fetch\(|XMLHttpRequest|import\(", text)
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
     assert [row["label"] for row in data["rows"] if row["front"]] == ["good", "fast"]
-    assert len(data["curves"]) == 3 and all(len(c["loss"]) == len(c["seconds"]) <= html.POINTS for c in data["curves"])
+    assert len(data["curves"]) == 3 and all(
+        len(c["loss"]) == len(c["seconds"]) <= curves.POINTS for c in data["curves"]
+    )
 
 
 def test_without_javascript_the_tables_are_there(page):
@@ -106,8 +108,8 @@ def test_without_javascript_the_tables_are_there(page):
 
 def test_a_curve_has_few_points_more_of_them_early_and_its_very_end():
     for steps in (1, 2, 239, 240, 241, 20_000):
-        ends = html.bins(steps)
-        assert ends[-1] == steps and 0 < ends[0] <= 6 and len(ends) <= html.POINTS and (ends[1:] > ends[:-1]).all()
+        ends = curves.bins(steps)
+        assert ends[-1] == steps and 0 < ends[0] <= 6 and len(ends) <= curves.POINTS and (ends[1:] > ends[:-1]).all()
 
 
 def test_no_text_of_a_record_becomes_markup(page):

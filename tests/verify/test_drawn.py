@@ -3,14 +3,14 @@
 import dataclasses
 
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_properties import Fake
 from toys import Delta
 
 from elmanctl.verify import cases, drawn, session, truth
 from elmanctl.verify.plan import Plan, Request
-from elmanctl.verify.run import run_case
+from elmanctl.verify.run import Compiled, run_case
 
 DRAWS = ("typical", "saturated", "extreme")
 
@@ -76,3 +76,15 @@ def test_a_gradient_that_is_lost_at_a_zero_state_is_found_there_alone():
     found = run_case(Skips(), Delta.kernel, Delta, {"N": 8}, dataclasses.replace(case, draw=drawn.STATE), 0)
     assert not found.ok and {r.tensor for r in found.rows if not r.ok} == {"d_S0"}
     assert run_case(Fake(), Delta.kernel, Delta, {"N": 8}, dataclasses.replace(case, draw=drawn.STATE), 0).ok
+
+
+SIZES = {"B": st.integers(1, 5), "T": st.integers(1, 40), "D": st.integers(1, 6).map(lambda n: 16 * n)}
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sizes=st.fixed_dictionaries(SIZES), draw=st.sampled_from(DRAWS), dtype=st.sampled_from(["float32", "bfloat16"]))
+def test_a_right_kernel_passes_at_any_shape_that_hypothesis_draws(spec, sizes, draw, dtype):
+    plan = Plan(Request(spec, "cpu"))
+    case = cases.Case(dtype, tuple((d, sizes[d]) for d in plan.kernel.dims), draw)
+    check = run_case(Compiled(plan.kernel, plan.constants), plan.kernel, plan.reference, plan.constants, case, 0)
+    assert check.ok, (case.id, check.message, check.worst)

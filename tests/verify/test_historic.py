@@ -15,7 +15,7 @@ from toys import head
 from elmanctl.plugins.registry import registry
 from elmanctl.verify import cases, truth
 from elmanctl.verify.plan import Plan, Request
-from elmanctl.verify.prove import compiling, kernel_mutants, proof
+from elmanctl.verify.prove import kernel_mutants, trial
 from elmanctl.verify.prove.edits import Edit
 from elmanctl.verify.run import Compiled, run
 
@@ -78,7 +78,8 @@ def test_a_historic_mistake_is_rejected_in_the_tensor_that_is_wrong(cell, bug):
 
 def test_the_cell_without_a_mistake_passes_everything(cell):
     plan = plan_of()
-    failed = [(c.id, c.message, c.worst) for c in map(plan.run, plan.tasks()) if not c.ok]
+    todo = [t for t in plan.tasks() if t.case is None or t.case.dtype == "float32"]
+    failed = [(c.id, c.message, c.worst) for c in map(plan.run, todo) if not c.ok]
     assert failed == []
 
 
@@ -130,7 +131,7 @@ def test_a_right_kernel_in_another_summation_order_passes_a_thousand_seeds(cell,
                 case = cases.Case(dtype, (("B", 2), ("T", T), ("H", EACH)), draw)
                 known = truth.establish(truth.draw(plan.kernel, reference, plan.constants, case, T))
                 got = run(library, known.problem)
-                results.add((T, draw, float(got["y"].double().sum())))
+                results.add((T, draw, float(got["s_last"].double().sum())))
                 for h in range(EACH):
                     rows = head(known, got, toy, h)
                     seeds += 1
@@ -154,8 +155,8 @@ STEPS = {
         "T9 typical", "s_last"),
     "the gradient carried back without its decay": (
         "E88", r"g\[r\]\[c\] = lambda \* g\[r\]\[c\]", "g[r][c] = g[r][c]", "T9 typical", "d_s0"),
-    "E2: every head reads and writes the first one's vectors": (
-        "E88", r"at\.h \* \(v < V", "0 * at.h * (v < V", "T9 typical", "y"),
+    "E2: every head decays as the first one": (
+        "E88", r"(raw\.decay = a\.decay_logit\[at\.head\(\))\]", r"\1 - at.h]", "T9 typical", "y"),
     "E79: the delta rule's second term of the key's gradient is missing": (
         "E75", r"before\[r\]\[c\] \* dv;", "0 * before[r][c] * dv;", "T9 typical", "d_qkvb"),
     "backward takes another forget gate than forward": (
@@ -173,10 +174,12 @@ def test_a_mistake_in_a_shipped_kernels_step_is_rejected_in_the_tensor_that_is_w
     assert len(hits) == 1, f"{name}: {pattern} matches {len(hits)} lines; write this patch anew for the kernel as it is"
     edit = Edit(file, hits[0] + 1, bug, lines[hits[0]], re.sub(pattern, replacement, lines[hits[0]]))
     known = plan.named(f"float32 {case}").case
-    library, _ = compiling.compiled(plan.kernel, plan.constants, "float32", edit, tmp_path)
-    bench = proof._bench(plan, "float32", [known], [], {known.id: plan.truth(plan.named(known.id))})
-    report = kernel_mutants.trial(bench, library, 60)
-    assert report.rejected and tensor in report.tensors[known.id], report
+    built = plan.kernel.complete(plan.constants, dict(known.sizes), "float32", None)
+    truths = {known.id: plan.truth(plan.named(known.id))}
+    bench = trial.Bench(plan.kernel, plan.constants, (built,), "float32", truths, (known.id,), (), known.id)
+    libraries, _ = kernel_mutants.libraries_of(bench, edit, tmp_path)
+    report = trial.trial(bench, libraries, 120)
+    assert known.id in report.rejected and tensor in report.tensors.get(known.id, ()), report
 
 
 @pytest.mark.parametrize("name", ["E42", "E1"])
