@@ -5,12 +5,11 @@ from pathlib import Path
 
 import msgspec
 
-from elmanctl import gpus, plan, schedule, toolchain
+from elmanctl import plan, toolchain
 from elmanctl import suite as suites
 from elmanctl.errors import UserError, did_you_mean
-from elmanctl.files import write_json
-from elmanctl.records import Budget, Result, Training, Trial
-from elmanctl.report.rows import SHOWN
+from elmanctl.gpus import choice, free
+from elmanctl.records import Budget, Training, Trial
 
 # Of a dry run on a machine without GPUs.
 ASSUMED_CAPABILITY = (9, 0)
@@ -33,14 +32,15 @@ class Bench:
 
     Args:
         kind: `suite` or plan.BATCHES.
-        devices: where trials run; empty in a dry run that found none.
+        pool: the GPUs that trials may use, None for the CPU or in a dry run that found none; devices: their names for people.
         target: build target of the device: `sm_90a`, or `host`.
         obstacles: what a dry run found that would stop the real one.
     """
 
     suite: suites.Suite
     rows: tuple[Planned, ...]
-    devices: tuple[schedule.Device, ...]
+    pool: choice.Pool | None
+    devices: tuple[str, ...]
     target: str
     kind: str = "suite"
     obstacles: tuple[str, ...] = field(default=())
@@ -53,6 +53,7 @@ def prepare(
     only: list[str],
     batches: list[int],
     dry_run: bool,
+    wait: bool = False,
     unverified: bool = False,
 ) -> Bench:
     """Load, size and check a suite, and choose its devices.
@@ -62,6 +63,7 @@ def prepare(
         budget: in place of the suite's.
         only: labels or model names of the rows to run; empty for all.
         batches: batch sizes for a throughput table; empty for a normal run.
+        wait: let trials wait for GPUs that are in use now.
         dry_run: report missing devices, data and receipts as obstacles instead of refusing.
         unverified: run kernels without a receipt too; their trials say so for good.
     Raises:
@@ -85,15 +87,18 @@ def prepare(
             return None
 
     if on_cpu:
-        devices, target = (schedule.cpu(),), "host"
+        pool, devices, target = None, ("CPU",), "host"
     else:
-        box = gpus.gpus()
-        wanted = None if gpu_text is None else gpus.indices(gpu_text, len(box))
-        found = need(lambda: gpus.select(gpu_text, box))
-        devices = tuple(map(schedule.gpu, found or ()))
-        if found is None and wanted:
-            devices = tuple(schedule.Device(f"GPU {index}") for index in wanted)
-        target = (found or box)[0].target if found or box else toolchain.device_target(*ASSUMED_CAPABILITY)
+        sampler = free.Sampler().settle()
+        box = sampler.box
+        pool = need(lambda: choice.select(gpu_text, box, sampler.reasons, wait))
+        if pool is None and gpu_text is not None:  # a dry run shows what was asked for
+            box = box or choice.assumed(gpu_text, ASSUMED_CAPABILITY)
+            pool = choice.parse(gpu_text, box)
+        order = {uuid: number for number, uuid in enumerate(pool.uuids if pool else ())}
+        chosen_gpus = sorted((gpu for gpu in box if gpu.uuid in order), key=lambda gpu: order[gpu.uuid])
+        devices = tuple(f"GPU {gpu.index}" for gpu in chosen_gpus)[: pool.most if pool else None]
+        target = box[0].target if box else toolchain.device_target(*ASSUMED_CAPABILITY)
     training = suite.training
     need(lambda: check_data(training))
     planned = []
@@ -117,6 +122,7 @@ def prepare(
     return Bench(
         replace(suite, budget=budget or suite.budget),
         tuple(planned),
+        pool,
         devices,
         target,
         plan.BATCHES if batches else "suite",
@@ -165,52 +171,11 @@ def receipt(row: Planned, target: str) -> str:
     return found.source_hash[:12] if found else receipts.state(spec, target)
 
 
-def jobs(bench: Bench, folder: Path, again: bool) -> tuple[list[schedule.Job], list[str]]:
-    """Prepare the folders of a run and return the trials that are still to run, with notes on those that are not.
-
-    * A row that is finished stays, unless `again`. A row that ended otherwise is run anew.
-    * What a folder held before moves to `previous/`; nothing is deleted.
-    * A row that cannot be built here gets its failed result at once.
-    """
-    _, outcomes = plan.outcomes(folder)
-    before = {outcome.row.label: outcome for outcome in outcomes}
-    todo, notes = [], []
-    for planned in bench.rows:
-        label, place = planned.row.label, folder / planned.row.folder
-        old = before[label]
-        if old.result is not None and old.result.status in SHOWN and not again:
-            other = "" if old.trial == planned.trial else ", with other settings than now"
-            notes.append(f"{label} is finished{other}; --again runs it anew.")
-            continue
-        set_aside(folder, place)
-        if planned.trial is None:
-            result = Result(status="failed", steps=0, tokens=0, seconds=0.0, message=planned.row.problem)
-            write_json(place / "result.json", result)
-            notes.append(planned.row.problem)
-        else:
-            place.mkdir(parents=True, exist_ok=True)
-            todo.append(schedule.Job(planned.trial, place))
-    return todo, notes
-
-
-def set_aside(folder: Path, place: Path) -> None:
-    """Move what a row's folder holds to `previous/<row>-<n>`."""
-    if not place.exists():
-        return
-    previous = folder / "previous"
-    previous.mkdir(exist_ok=True)
-    number = 1
-    while (previous / f"{place.name}-{number}").exists():
-        number += 1
-    place.rename(previous / f"{place.name}-{number}")
-
-
-def not_ok(bench: Bench, folder: Path) -> list[str]:
-    """Return `label: status` of each row of this call that is not ok."""
-    called = {planned.row.label for planned in bench.rows}
+def not_ok(rows: set[str] | None, folder: Path) -> list[str]:
+    """Return `label: status` of each of some rows of a run (None: of all) that is not ok."""
     _, outcomes = plan.outcomes(folder)
     return [
         f"{o.row.label}: {o.result.status if o.result else 'unfinished'}"
         for o in outcomes
-        if o.row.label in called and (o.result is None or o.result.status != "ok")
+        if (rows is None or o.row.label in rows) and (o.result is None or o.result.status != "ok")
     ]

@@ -133,6 +133,20 @@ def latest(run: Path) -> Path:
     return found[-1]
 
 
+def drop_damaged(run: Path) -> None:
+    """Put newer checkpoints out of the way whose files are not what their manifest says, so that `latest` is a whole one."""
+    for path in reversed(found_in(run)):
+        try:
+            manifest = read_json(path / MANIFEST, Manifest)
+            if all(
+                (path / name).is_file() and file_hash(path / name) == hash_ for name, hash_ in manifest.files.items()
+            ):
+                return
+        except UserError:  # no manifest that can be read: as damaged as the rest
+            pass
+        path.rename(path.with_name(f"damaged_{path.name}"))
+
+
 def load(path: Path, model: torch.nn.Module, optimizer: Optimizer, device: torch.device) -> Manifest:
     """Copy a checkpoint into a model and an optimizer, in place, and set the generators.
 

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 WIDE = 200
+LONG = 200  # rows; rich takes half a second for a thousand
 
 
 @cache
@@ -50,6 +51,9 @@ def print_table(
         rows: one list a row, as long as `columns`; a cell may be a rich renderable.
         right: headings whose column is aligned right.
     """
+    if len(rows) > LONG and all(isinstance(cell, str | int | None) for row in rows for cell in row):
+        _print_long(columns, rows, title, right)
+        return
     from rich.table import Table
     from rich.text import Text
 
@@ -74,3 +78,14 @@ def print_table(
             )
         )
     out().print(table)
+
+
+def _print_long(columns: list[str], rows: list[list[Any]], title: str | None, right: tuple[str, ...]) -> None:
+    """Print a table of many rows of plain text, in the same form."""
+    cells = [columns, *(["" if cell is None else str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    if title is not None:
+        print(title)
+    aligned = [(str.rjust if name in right else str.ljust, width) for name, width in zip(columns, widths, strict=True)]
+    for row in cells:
+        print("  ".join(align(cell, width) for (align, width), cell in zip(aligned, row, strict=True)).rstrip())

@@ -34,8 +34,9 @@ class Kernel:
         torch_gradients: inputs whose gradient `after_backward` makes from the others with torch (one GEMM over all T*B rows).
         after_backward: name of that function in reference.py: `(tensors: dict) -> dict` of `d_<input>`.
         backward_outputs: further tensors that the kernel's backward writes for `after_backward`.
-        rounds: rounding points besides loads and stores, name -> `forward`, `backward` or `both`: where the compute dtype is
-            rounded to inside (an operand of a product, a saved tensor that is read back). reference.py marks each with `at(name, x)`.
+        rounds: rounding points besides loads and stores, name -> `forward`, `backward`, `both` or `saved`: where the compute dtype is
+            rounded to inside (an operand of a product, a saved tensor that is read back); or `absolute 3e-7`: a function that the bf16
+            build makes with such an error, whatever the size of its value. reference.py marks each with `at(name, x)`.
         terms: expression over the dims: how many terms the longest sum behind a result has (for the accumulation error), by tensor name;
             `*` is the default.
         budgets: resource limits for the device build, for example {"registers": 168, "spill_bytes": 0}.

@@ -24,6 +24,8 @@ ANY_DEVICE = "sm_90a"
 VARIABLES = {
     "ELMANCTL_CACHE": "folder of the build cache; default ~/.cache/elmanctl",
     "ELMANCTL_HOME": "receipts of variants whose folder cannot be written; default ~/.local/share/elmanctl",
+    "ELMANCTL_LOCKS": "folder of the GPU locks, one for all users of a machine; default below /run/lock or /tmp",
+    "ELMANCTL_NVML": "JSON file that stands in for NVML, for tests without a GPU",
     "ELMANCTL_VARIANTS": f"further variants folders, separated by {os.pathsep!r}",
     "ELMANCTL_NO_LOCAL": "1: ignore variants/ folders of the current directory",
     "ELMANCTL_PLUGINS": "entry points of other packages to load, separated by commas; empty: none",
@@ -110,6 +112,7 @@ def _compiles(path: str) -> str:
 
 def gpus() -> Finding:
     """Name the GPUs as NVML sees them."""
+    from elmanctl.gpus import free
     from elmanctl.gpus import gpus as seen
 
     box = seen()
@@ -120,7 +123,9 @@ def gpus() -> Finding:
             "none that NVML can see",
             "Training and timing need an NVIDIA GPU and its driver; the rest works.",
         )
-    names = ", ".join(f"{g.index} {g.name} {short_bytes(g.memory_total)}{' (busy)' if g.busy else ''}" for g in box)
+    names = ", ".join(
+        f"{g.index} {g.name} {short_bytes(g.memory_total)}{' (busy)' if free.load(g) else ''}" for g in box
+    )
     return Finding("GPUs", OK, f"{names}; targets {', '.join(gpu_targets())}")
 
 

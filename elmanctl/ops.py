@@ -14,7 +14,7 @@ from torch import Tensor
 
 from elmanctl.kernel import Kernel
 from elmanctl.launch import compute_dtype, dtype_name, run_backward, run_forward
-from elmanctl.tensors import ArgumentError, TensorSpec
+from elmanctl.tensors import ArgumentError, TensorSpec, dtype_of
 
 BACKENDS = ("reference", "host", "cuda")
 
@@ -60,7 +60,10 @@ def recurrence(kernel: Kernel, inputs: Mapping[str, Tensor | None], constants: M
     Raises:
         ArgumentError: for tensors that contradict the declaration.
     """
-    inputs = _cast(kernel, inputs)
+    if not torch.compiler.is_compiling():
+        register(kernel, constants)
+    call, declared, outputs = _facts(kernel.package, constants)
+    inputs = _cast(kernel.package, declared, inputs)
     for calls in _records:
         calls.append((kernel, inputs, dict(constants)))
     device = next(t.device.type for t in inputs.values() if t is not None)
@@ -71,45 +74,61 @@ def recurrence(kernel: Kernel, inputs: Mapping[str, Tensor | None], constants: M
         kernel.sizes(inputs, constants)
     if backend == "reference":
         reference = importlib.import_module(f"{kernel.package}.reference")
-        full = {spec.name: inputs.get(spec.name) for spec in kernel.input_specs}
+        full = {name: inputs.get(name) for name, _, _, _ in declared}
         results = reference.forward(**full, constants=constants)
-        return dict(zip(kernel.outputs, results, strict=True))
-    present = [inputs[s.name] for s in kernel.input_specs if s.present(constants)]
-    results = torch.ops.elmanctl.recurrence(register(kernel, constants), present)
-    names = [s.name for s in kernel.output_specs if s.present(constants)]
-    return dict(zip(names, results, strict=False))
+        return dict(zip([name for name, _ in outputs], results, strict=True))
+    given = [inputs[name] for name, _, present, _ in declared if present]
+    results = torch.ops.elmanctl.recurrence(call, given)
+    return dict(zip([name for name, present in outputs if present], results, strict=False))
 
 
-def _cast(kernel: Kernel, inputs: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+def _cast(package: str, declared, inputs: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
     """Give every tensor its declared dtype; the compute dtype is autocast's, else that of the first compute tensor."""
-    scalars = [inputs[s.name] for s in kernel.input_specs if s.kind == "scalar" and inputs.get(s.name) is not None]
+    scalars = [inputs[name] for name, kind, _, _ in declared if kind == "scalar" and inputs.get(name) is not None]
     device = scalars[0].device.type
     autocast = torch.is_autocast_enabled(device)
     scalar = torch.get_autocast_dtype(device) if autocast else scalars[0].dtype
     result = {}
-    for spec in kernel.input_specs:
-        tensor = inputs.get(spec.name)
+    for name, kind, _, text in declared:
+        tensor = inputs.get(name)
         if tensor is not None:
-            wanted = getattr(torch, spec.dtype(dtype_name(scalar)))
-            if not autocast and spec.kind == "scalar" and tensor.dtype != wanted:
+            wanted = getattr(torch, dtype_of(kind, dtype_name(scalar)))
+            if not autocast and kind == "scalar" and tensor.dtype != wanted:
                 raise ArgumentError(
-                    f"{spec.name} has dtype {tensor.dtype} but {kernel.package} computes in {scalar} here. Expected {spec.text()}."
+                    f"{name} has dtype {tensor.dtype} but {package} computes in {scalar} here. Expected {text}."
                 )
             tensor = tensor.to(wanted)
-        result[spec.name] = tensor
+        result[name] = tensor
     return result | {name: t for name, t in inputs.items() if name not in result}
 
 
 def register(kernel: Kernel, constants: Mapping[str, int]) -> str:
     """Return the string by which the op finds a kernel with its constants: ops take no Python objects."""
-    text = f"{kernel.package}|{json.dumps(dict(constants), sort_keys=True)}"
+    text = _name(kernel.package, constants)
     _kernels[text] = (kernel, dict(constants))
     return text
 
 
-register._dynamo_marked_constant = (
-    True  # as torch.compiler.assume_constant_result does, which takes 2 s to import the compiler
-)
+def _name(package: str, constants: Mapping[str, int]) -> str:
+    return f"{package}|{json.dumps(dict(constants), sort_keys=True)}"
+
+
+def _facts(package: str, constants: Mapping[str, int]):
+    """Return what a call needs of a declaration, as texts: torch.compile keeps those as constants, but no object of ours.
+
+    Returns:
+        the registered name; (name, kind, present, text) of each input; (name, present) of each output.
+    """
+    call = _name(package, constants)
+    if call not in _kernels:  # the first call of a layer may be the compiler's
+        register(importlib.import_module(f"{package}.binding").kernel, constants)
+    kernel = _kernels[call][0]
+    inputs = tuple((s.name, s.kind, s.present(constants), s.text()) for s in kernel.input_specs)
+    return call, inputs, tuple((s.name, s.present(constants)) for s in kernel.output_specs)
+
+
+# As torch.compiler.assume_constant_result does, which takes 2 s to import the compiler.
+_facts._dynamo_marked_constant = True
 
 
 def _written_forward(kernel: Kernel, constants) -> list[TensorSpec]:

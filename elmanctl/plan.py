@@ -5,6 +5,7 @@
 """
 
 import datetime
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import msgspec
 
 from elmanctl.errors import UserError, did_you_mean
 from elmanctl.files import read_json, write_json
+from elmanctl.queue.log import EVENTS, Queue
 from elmanctl.records import Result, Trial
 from elmanctl.suite import Sized, Suite, slug
 
@@ -89,7 +91,29 @@ def start(suite: Suite, rows: list[PlannedRow], name: str | None, kind: str = "s
         UserError: when the folder belongs to another suite or kind.
     """
     now = datetime.datetime.now().astimezone()
-    folder = RUNS / (name or f"{suite.name}{'-batches' if kind == BATCHES else ''}-{now:%Y%m%d-%H%M%S}")
+    folder = (
+        RUNS / name if name else new_folder(f"{suite.name}{'-batches' if kind == BATCHES else ''}-{now:%Y%m%d-%H%M%S}")
+    )
+    if not (folder / RUN).exists() and folder.exists() and any(path.name != EVENTS for path in folder.iterdir()):
+        raise UserError(f"{folder} exists and is no run of a suite. Choose another --run.")
+    with Queue(folder).locked():  # two benches may join one run at the same moment
+        return _joined(folder, suite, rows, now, kind)
+
+
+def new_folder(name: str) -> Path:
+    """Make and return a folder below runs/ that did not exist: two runs may start in the same second."""
+    for number in itertools.count(1):
+        folder = RUNS / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"{folder} cannot be made: {error.strerror}. Runs lie below the current folder.") from error
+        return folder
+
+
+def _joined(folder: Path, suite: Suite, rows: list[PlannedRow], now: datetime.datetime, kind: str) -> Path:
     before: tuple[PlannedRow, ...] = ()
     looks: tuple[int, ...] = ()
     created = now.isoformat(timespec="seconds")
@@ -98,8 +122,6 @@ def start(suite: Suite, rows: list[PlannedRow], name: str | None, kind: str = "s
         if (old.suite, old.kind) != (suite.name, kind):
             raise UserError(f"{folder} holds a run of suite {old.suite} ({old.kind}). Choose another --run.")
         before, created, looks = old.rows, old.created, old.looks
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists and is no run of a suite. Choose another --run.")
     joined = {row.label: row for row in (*before, *rows)}
     seeds = max(Counter(row.group or row.label for row in joined.values()).values(), default=1)
     order = {row.label: i for i, row in enumerate(suite.rows)}
@@ -189,4 +211,4 @@ def find(name: str | None) -> Path:
 
 def _marker(folder: Path) -> Path | None:
     """Return the file that makes a folder a run, or None."""
-    return next((path for path in (folder / RUN, folder / "trial.json") if path.is_file()), None)
+    return next((path for path in (folder / RUN, folder / "trial.json", folder / EVENTS) if path.is_file()), None)

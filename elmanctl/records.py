@@ -28,7 +28,7 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     def check(self) -> None:
         """Raise UserError unless exactly one limit is given and it is positive."""
-        given = {name: getattr(self, name) for name in self.__struct_fields__ if getattr(self, name) is not None}
+        given = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
         if len(given) != 1:
             what = " and ".join(f"{name}={value}" for name, value in given.items()) or "none"
             raise UserError(
@@ -95,8 +95,8 @@ _TRAINING_RULES = {
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One row to train, resolved to the last field.
 
-    `model` is the canonical name; `label` the row's name in its suite; `params` counted from the built model. `unverified`: no
-    receipt vouches for the kernel, and the run was wanted all the same.
+    `model` is the canonical name; `label` the row's name in its suite; `params` counted; `micro_batches` the parts of a batch.
+    `unverified`: no receipt vouches for the kernel, and the run was wanted all the same.
     """
 
     label: str
@@ -110,6 +110,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     device: str = "cpu"
     matched: bool = True
     relaxed: tuple[str, ...] = ()
+    micro_batches: int = 1
     unverified: bool = False
     schema: int = SCHEMA
 

@@ -1,5 +1,6 @@
 """The files of a run: their names, and those that grow while it trains, a line a step, on disk as soon as it is known."""
 
+import os
 import re
 from pathlib import Path
 
@@ -49,6 +50,10 @@ class Lines:
                 line = line[self._file.write(line) :]
         except OSError as error:
             raise self._failed(error) from error
+
+    def sync(self) -> None:
+        """Let what was appended survive the end of the machine too."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

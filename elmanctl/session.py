@@ -5,6 +5,7 @@
 """
 
 import shutil
+import time
 from collections import deque
 from pathlib import Path
 
@@ -44,7 +45,8 @@ class Session:
         self.launched: deque[tuple[float, str]] = deque()  # learning rate and batch hash of the steps in flight
         self.facts: dict = {}  # fields of Result that are known as soon as the run is prepared
         self.warnings: list[str] = []
-        self.saved = 0
+        self.saved, self.saved_at = 0, time.monotonic()
+        self.save_seconds = 0.0  # between checkpoints, 0 for none by time
 
     def prepare(self, resume: bool) -> None:
         """Check the request, open the data, build model and optimizer, warm up and capture, and resume if asked."""
@@ -79,7 +81,7 @@ class Session:
         self.model = model.to(self.device)
         self.optimizer = Optimizer(self.model, t, self.device)
         self.schedule = Schedule(t, trial.budget)
-        self.stepper = stepper_on(self.device, self.model, self.optimizer, t)
+        self.stepper = stepper_on(self.device, self.model, self.optimizer, t, trial.micro_batches)
         self.say("preparing the step")
         self.facts["graph"] = self.stepper.graph
         self.stepper.prepare(self.batch(0))
@@ -128,6 +130,7 @@ class Session:
             count += 1
             evaluate = t.eval_every and count % t.eval_every == 0
             save = t.checkpoint_every and count % t.checkpoint_every == 0
+            save = save or 0 < self.save_seconds <= time.monotonic() - self.saved_at
             self.receive(wait=bool(evaluate or save))
             if evaluate:
                 self.evaluate()
@@ -136,7 +139,8 @@ class Session:
             if evaluate or save:
                 stepper.start_clock(self.seconds)
         self.receive(wait=True)
-        if t.checkpoint_every and self.saved < len(self.steps):
+        keep = t.checkpoint_every or (self.save_seconds and self.interrupt.requested)
+        if keep and self.saved < len(self.steps):
             self.save()
         self.interrupt.gentle = False
         if not self.interrupt.requested and t.eval_batches:
@@ -204,6 +208,7 @@ class Session:
     def save(self) -> None:
         """Write a checkpoint of the present step."""
         self.say("writing a checkpoint")
+        self.log.sync()
         checkpoint.save(
             self.folder,
             self.model,
@@ -215,17 +220,13 @@ class Session:
             batch_hash=self.batch_hash,
             schedule_start=self.schedule.start,
         )
-        self.saved = len(self.steps)
+        self.saved, self.saved_at = len(self.steps), time.monotonic()
 
     def announce(self, result: Result) -> None:
         """Tell the plugins that this trial has ended; a plugin that fails does not matter to the run."""
         from elmanctl.plugins.registry import registry
 
         registry().hook.elmanctl_trial_finished(trial=self.trial, result=result, folder=self.folder)
-
-    def close(self) -> None:
-        if self.log is not None:
-            self.log.close()
 
     def result(self, status: str, message: str) -> Result:
         """Return the record of the run as it stands."""

@@ -34,13 +34,22 @@ def autocast(device: torch.device):
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def train_step(model: torch.nn.Module, optimizer: Optimizer, tokens: torch.Tensor) -> torch.Tensor:
-    """Run one step on tokens [B, T+1], uint8; return Optimizer.step's [loss, gradient norm, halted] on the device."""
+def train_step(
+    model: torch.nn.Module, optimizer: Optimizer, tokens: torch.Tensor, micro_batches: int = 1
+) -> torch.Tensor:
+    """Run one step on tokens [B, T+1], uint8, in equal parts of the batch one after the other.
+
+    Returns:
+        Optimizer.step's [loss, gradient norm, halted] on the device, of the batch as a whole.
+    """
     optimizer.adamw.zero_grad(set_to_none=True)
-    with autocast(tokens.device):
-        loss, _ = model.loss(tokens)
-    loss.backward()
-    return optimizer.step(loss)
+    losses = []
+    for part in tokens.chunk(micro_batches):
+        with autocast(tokens.device):
+            loss, _ = model.loss(part)
+        (loss / micro_batches if micro_batches > 1 else loss).backward()
+        losses.append(loss.detach())
+    return optimizer.step(losses[0] if micro_batches == 1 else torch.stack(losses).mean())
 
 
 class HostStep:
@@ -48,8 +57,8 @@ class HostStep:
 
     graph = False
 
-    def __init__(self, model: torch.nn.Module, optimizer: Optimizer):
-        self.model, self.optimizer = model, optimizer
+    def __init__(self, model: torch.nn.Module, optimizer: Optimizer, micro_batches: int = 1):
+        self.model, self.optimizer, self.micro_batches = model, optimizer, micro_batches
         self.finished: list[Outcome] = []
         self.start_clock(0.0)
 
@@ -68,7 +77,8 @@ class HostStep:
     def launch(self, batch: np.ndarray, lr: float) -> None:
         """Run a step on a batch, uint8 [B, T+1], at a learning rate."""
         self.optimizer.lr.fill_(lr)
-        loss, norm, halted = train_step(self.model, self.optimizer, torch.from_numpy(batch)).tolist()
+        tokens = torch.from_numpy(batch)
+        loss, norm, halted = train_step(self.model, self.optimizer, tokens, self.micro_batches).tolist()
         self.finished.append(Outcome(loss, norm, halted > 0, self.elapsed()))
 
     def collect(self, wait: bool = False) -> list[Outcome]:
@@ -81,9 +91,16 @@ class DeviceStep:
     """Steps on CUDA, as one graph replay each (or eager), fed and read through pinned buffers."""
 
     def __init__(
-        self, model: torch.nn.Module, optimizer: Optimizer, shape: tuple[int, int], device: torch.device, graph: bool
+        self,
+        model: torch.nn.Module,
+        optimizer: Optimizer,
+        shape: tuple[int, int],
+        device: torch.device,
+        graph: bool,
+        micro_batches: int = 1,
     ):
         self.model, self.optimizer, self.device, self.graph = model, optimizer, device, graph
+        self.micro_batches = micro_batches
         self.captured: torch.cuda.CUDAGraph | None = None
         self.tokens = torch.zeros(shape, dtype=torch.uint8, device=device)
         self.staged = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for _ in range(SLOTS)]
@@ -110,7 +127,7 @@ class DeviceStep:
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):
             for _ in range(WARMUPS):
-                train_step(self.model, self.optimizer, self.tokens)
+                train_step(self.model, self.optimizer, self.tokens, self.micro_batches)
         torch.cuda.current_stream(self.device).wait_stream(side)
         with torch.no_grad():
             for tensor, value in zip(held, before, strict=True):
@@ -134,7 +151,7 @@ class DeviceStep:
         self.captured = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(self.captured):
-                self.outcome = train_step(self.model, self.optimizer, self.tokens)
+                self.outcome = train_step(self.model, self.optimizer, self.tokens, self.micro_batches)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -166,7 +183,7 @@ class DeviceStep:
         if self.captured is not None:
             self.captured.replay()
         else:
-            self.outcome = train_step(self.model, self.optimizer, self.tokens)
+            self.outcome = train_step(self.model, self.optimizer, self.tokens, self.micro_batches)
         self.results[slot].copy_(self.outcome, non_blocking=True)
         self.done[slot].record(torch.cuda.current_stream(self.device))
         self.running.append(slot)
@@ -187,9 +204,16 @@ class DeviceStep:
 
 
 def stepper_on(
-    device: torch.device, model: torch.nn.Module, optimizer: Optimizer, training: Training
+    device: torch.device, model: torch.nn.Module, optimizer: Optimizer, training: Training, micro_batches: int = 1
 ) -> HostStep | DeviceStep:
-    """Return what runs the steps of a model on its device."""
+    """Return what runs the steps of a model on its device.
+
+    Raises:
+        UserError: when the batch cannot be cut into that many equal parts.
+    """
+    if micro_batches < 1 or training.batch % micro_batches:
+        raise UserError(f"A batch of {training.batch} rows cannot be taken in {micro_batches} equal micro-batches.")
     if device.type != "cuda":
-        return HostStep(model, optimizer)
-    return DeviceStep(model, optimizer, (training.batch, training.chunk + 1), device, training.graph)
+        return HostStep(model, optimizer, micro_batches)
+    shape = (training.batch, training.chunk + 1)
+    return DeviceStep(model, optimizer, shape, device, training.graph, micro_batches)

@@ -23,6 +23,11 @@ def cdiv(a, b):
     return (a + b - 1) // b
 
 
+def dtype_of(kind: str, scalar: str) -> str:
+    """Return the dtype's name of a kind (`scalar`, `acc`, `int32`) where the compute dtype is `scalar`."""
+    return {"scalar": scalar, "acc": ACCUMULATOR[scalar], "int32": "int32"}[kind]
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One tensor as declared: name, dimension expressions, dtype kind (`scalar`, `acc`, `int32`) and the constant it depends on."""
@@ -50,7 +55,7 @@ class TensorSpec:
 
     def dtype(self, scalar: str) -> str:
         """Return the dtype's name where the compute dtype is `scalar`."""
-        return {"scalar": scalar, "acc": ACCUMULATOR[scalar], "int32": "int32"}[self.kind]
+        return dtype_of(self.kind, scalar)
 
     def present(self, constants: Mapping[str, int]) -> bool:
         return self.when is None or bool(constants[self.when])

@@ -16,19 +16,27 @@ from elmanctl.session import Diverged, Session
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "out of memory")
 
 
-def run(trial: Trial, folder: Path, progress: Progress | None = None, resume: bool = False) -> Result:
+def run(
+    trial: Trial,
+    folder: Path,
+    progress: Progress | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = 0.0,
+) -> Result:
     """Train one trial and write its records to a folder.
 
     Args:
         trial: what to train, resolved; folder: where steps.jsonl, result.json and checkpoints go.
         progress: hears of each step.
         resume: go on from the folder's newest checkpoint.
+        checkpoint_seconds: time between checkpoints to go on from, besides those the trial asks for; 0 for none.
     Returns:
         the result, with status ok, diverged, oom or interrupted.
     Raises:
         UserError: for a mistake in the request, or a full disk; result.json then says failed, where it can be written.
     """
     session = Session(trial, Path(folder), progress)
+    session.save_seconds = checkpoint_seconds
     status, message = "failed", ""
     with session.interrupt:
         try:
@@ -46,7 +54,8 @@ def run(trial: Trial, folder: Path, progress: Progress | None = None, resume: bo
             status, message = "oom", memory_advice(trial, error)
         finally:
             session.interrupt.gentle = True
-            session.close()
+            if session.log is not None:
+                session.log.close()
             if session.log is not None or not resume:  # a resume that never began leaves the earlier records alone
                 result = session.result(status, message)
                 write_json(session.folder / RESULT, result)

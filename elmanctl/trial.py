@@ -1,8 +1,14 @@
 """Train one trial in a process of its own: `python -m elmanctl.trial FOLDER` reads trial.json and writes result.json.
 
+With --go-on it goes on from the newest checkpoint, if there is one, and writes more of them for the next time; they are deleted once
+the trial is ok, unless the trial asks for checkpoints itself. SIGUSR1 writes the stacks of all threads to stderr.
 Exit codes: 0 the run is ok, 1 it ended otherwise (result.json says how), 2 a mistake in the request.
 """
 
+import argparse
+import faulthandler
+import shutil
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -10,29 +16,47 @@ from pathlib import Path
 from elmanctl.errors import UserError
 from elmanctl.files import read_json, write_json
 from elmanctl.records import Result, Trial
-from elmanctl.runlog import RESULT, TRIAL
+from elmanctl.runlog import CHECKPOINTS, RESULT, TRIAL, parse_checkpoint_name
 
 OK, ENDED, BAD_REQUEST = 0, 1, 2
 
 
 def main(arguments: list[str]) -> int:
     """Run the trial of one folder and return the exit code."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m elmanctl.trial FOLDER\n")
-        return BAD_REQUEST
-    folder = Path(arguments[0])
+    parser = argparse.ArgumentParser("python -m elmanctl.trial")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--go-on", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument("--checkpoint-seconds", type=float, default=0.0, help="time between checkpoints, 0 for none")
+    try:
+        given = parser.parse_args(arguments)
+    except SystemExit as error:  # argparse has said what is wrong
+        return error.code
+    folder = given.folder
     try:
         (folder / RESULT).unlink(missing_ok=True)  # an earlier result must not pass for this run's
         trial = read_json(folder / TRIAL, Trial)
+        from elmanctl.checkpoint import drop_damaged
         from elmanctl.train import run
 
-        return OK if run(trial, folder).status == "ok" else ENDED
+        if given.go_on:
+            drop_damaged(folder)
+        resume = given.go_on and has_checkpoint(folder)
+        result = run(trial, folder, resume=resume, checkpoint_seconds=given.checkpoint_seconds)
+        if result.status == "ok" and given.go_on and not trial.training.checkpoint_every:
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        return OK if result.status == "ok" else ENDED
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return failed(folder, str(error), BAD_REQUEST)
     except Exception as error:
         traceback.print_exc()
         return failed(folder, f"{type(error).__name__}: {error}", ENDED)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a trial has a checkpoint to go on from."""
+    place = folder / CHECKPOINTS
+    return place.is_dir() and any(parse_checkpoint_name(path.name) for path in place.iterdir())
 
 
 def failed(folder: Path, message: str, code: int) -> int:
@@ -46,4 +70,5 @@ def failed(folder: Path, message: str, code: int) -> int:
 
 
 if __name__ == "__main__":
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     sys.exit(main(sys.argv[1:]))

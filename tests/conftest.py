@@ -1,5 +1,6 @@
-"""Fixtures for all tests: `project`, a folder in which the command line runs; `trainee`, one that has something to train."""
+"""Fixtures for all tests: `project`, a folder in which the command line runs; `trainee`, one that has something to train; `box`, GPUs."""
 
+import json
 import os
 import subprocess
 import sys
@@ -86,6 +87,8 @@ def project(tmp_path, monkeypatch, capsys):
     with mock.patch.dict(os.environ):
         for name in [name for name in os.environ if name.startswith("ELMANCTL_") and name != "ELMANCTL_CACHE"]:
             del os.environ[name]
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        os.environ["ELMANCTL_LOCKS"] = str(tmp_path / "locks")
         monkeypatch.chdir(root)
         registry.cache_clear()
         yield Project(root, capsys)
@@ -141,3 +144,46 @@ def trainee(project, monkeypatch):
     registry.cache_clear()
     yield Trainee(project)
     torch.set_num_threads(threads)
+
+
+class Box:
+    """GPUs as the stand-in for NVML tells them, here and in child processes; call `save` after a change."""
+
+    GIB = 2**30
+
+    def __init__(self, file: Path):
+        self.file = file
+        # 1 is used by a process, 3 and 4 by something unseen.
+        self.devices: list[dict] = [{} for _ in range(8)]
+        self.devices[1] = {"memory_used": 41 * self.GIB, "utilisation": 99, "processes": [[4_000_001, 41 * self.GIB]]}
+        self.devices[3] = {"memory_used": 5 * self.GIB}
+        self.devices[4] = {"utilisation": 87}
+        self.save()
+
+    def save(self) -> None:
+        aside = self.file.with_suffix(".new")
+        aside.write_text(json.dumps(self.devices))
+        aside.replace(self.file)
+
+    def change(self, index: int, **facts) -> None:
+        """Change what the stand-in tells of a device."""
+        self.devices[index].update(facts)
+        self.save()
+
+    def only(self, *devices: dict) -> None:
+        """Let the box consist of these devices."""
+        self.devices = list(devices)
+        self.save()
+
+
+@pytest.fixture
+def box(tmp_path, monkeypatch):
+    """Return a Box of eight GPUs, of which 0, 2, 5, 6 and 7 are free; looks at it take no time."""
+    from elmanctl.gpus import free
+
+    made = Box(tmp_path / "nvml.json")
+    monkeypatch.setenv("ELMANCTL_NVML", str(made.file))
+    monkeypatch.setenv("ELMANCTL_LOCKS", str(tmp_path / "locks"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(free, "SAMPLE_SECONDS", 0.0)
+    return made

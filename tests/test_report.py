@@ -12,10 +12,8 @@ import pytest
 from elmanctl import plan
 from elmanctl.errors import UserError
 from elmanctl.files import write_json
-from elmanctl.records import Budget, Result, Step, Training, Trial
+from elmanctl.records import Budget, Result, Training, Trial
 from elmanctl.report import batches, render, rows
-from elmanctl.report.live import Follower, Watch
-from elmanctl.schedule import Device, Job, Running, Schedule
 
 TRIAL = Trial(
     label="",
@@ -241,55 +239,3 @@ def test_a_batch_table_has_a_column_a_batch_and_says_why_a_cell_is_empty(run):
     )
     assert len(json.loads(batches.as_json(cells))) == 3
     assert batches.as_csv(cells).splitlines()[1].startswith("m,8,ok,1000.0,1073741824")
-
-
-def steps(count, seconds=0.5, tokens=100):
-    return [
-        Step(step=n, loss=2.0, lr=0.1, grad_norm=1.0, seconds=seconds * n, tokens=tokens) for n in range(1, count + 1)
-    ]
-
-
-def test_a_follower_reads_only_whole_new_lines(tmp_path):
-    path = tmp_path / "steps.jsonl"
-    follower = Follower(path)
-    follower.update()
-    assert follower.steps == [] and follower.speed is None and follower.remaining(Budget(steps=10)) is None
-    lines = [msgspec.json.encode(step) + b"\n" for step in steps(3)]
-    path.write_bytes(lines[0] + lines[1] + lines[2][:20])
-    follower.update()
-    assert [step.step for step in follower.steps] == [1, 2]
-    with path.open("ab") as file:
-        file.write(lines[2][20:])
-    follower.update()
-    assert follower.steps == steps(3)
-    assert follower.speed == pytest.approx(200.0)
-
-
-def test_the_remaining_time_follows_the_budget(tmp_path):
-    follower = Follower(tmp_path / "none")
-    follower.steps = steps(10)
-    assert follower.remaining(Budget(steps=30)) == pytest.approx(10.0)
-    assert follower.remaining(Budget(tokens=1500)) == pytest.approx(2.5)
-    assert follower.remaining(Budget(minutes=1)) == pytest.approx(55.0)
-    assert follower.remaining(Budget(steps=5)) == 0
-
-
-def test_the_live_table_shows_finished_running_waiting_and_held(tmp_path):
-    from rich.console import Console
-
-    def job(label):
-        (tmp_path / label).mkdir()
-        return Job(msgspec.structs.replace(TRIAL, label=label, budget=Budget(steps=30)), tmp_path / label)
-
-    schedule = Schedule([job("waiting")], [Device("GPU 0")])
-    schedule.finished = [(job("finished"), RESULT)]
-    schedule.running = [Running(job("running"), Device("GPU 0"), None, time.monotonic() - 65)]
-    schedule.held = {"GPU 1": "in use by another process"}
-    (tmp_path / "running" / "steps.jsonl").write_bytes(b"".join(msgspec.json.encode(s) + b"\n" for s in steps(10)))
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(Watch().table(schedule))
-    lines = [line.split() for line in console.export_text().splitlines()]
-    assert ["finished", "ok", "500", "1.5000", "123.5K"] in lines
-    assert ["running", "GPU", "0,", "1:05", "10", "2.0000", "200", "0:10"] in lines
-    assert ["waiting", "waiting"] in lines
-    assert ["GPU", "1", "not", "used:", "in", "use", "by", "another", "process"] in lines

@@ -174,7 +174,7 @@ def test_shipped_widths_of_the_published_comparisons():
 
 
 def test_reading_suites_and_reports_does_not_import_torch():
-    code = "import sys, elmanctl.suite, elmanctl.bench, elmanctl.report.render, elmanctl.report.live, elmanctl.gpus; "
+    code = "import sys, elmanctl.suite, elmanctl.bench, elmanctl.report.render, elmanctl.queue.live, elmanctl.queue.supervisor, elmanctl.gpus; "
     code += "elmanctl.suite.load('smoke'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

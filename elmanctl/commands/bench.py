@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from elmanctl.commands.bench_kernels import time_kernels
+from elmanctl.commands.bench_run import Checks, execute, go_on
 from elmanctl.console import note, print_json, print_table
-from elmanctl.errors import CheckFailed, UserError
+from elmanctl.errors import UserError
 from elmanctl.sizes import parse_count, short_count
 
 
@@ -18,9 +19,15 @@ def register(app: typer.Typer) -> None:
     def bench(
         suite: Annotated[
             str | None,
-            typer.Argument(help="A suite by name or file; `elmanctl suites` lists them. With --kernels also a model."),
+            typer.Argument(
+                help="A suite by name or file; `elmanctl suites` lists them. With --resume a run, with --kernels also a model."
+            ),
         ] = None,
-        gpus: Annotated[str | None, typer.Option("--gpus", help="0-5, 0,2 or all. Default: every free GPU.")] = None,
+        gpus: Annotated[
+            str | None,
+            typer.Option("--gpus", help="0-5, 0,2, UUIDs, all, -3 (all but 3), any:4. Default: every free GPU."),
+        ] = None,
+        wait: Annotated[bool, typer.Option("--wait", help="Let trials wait for GPUs that are in use now.")] = False,
         minutes: Annotated[float | None, typer.Option("--minutes", help="Training time of each row.")] = None,
         steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps of each row.")] = None,
         tokens: Annotated[str | None, typer.Option("--tokens", help="Target bytes of each row, such as 50M.")] = None,
@@ -41,6 +48,26 @@ def register(app: typer.Typer) -> None:
         ] = None,
         run: Annotated[str | None, typer.Option("--run", help="Name of the run below runs/, new or to join.")] = None,
         again: Annotated[bool, typer.Option("--again", help="Run rows anew that are finished.")] = False,
+        resume: Annotated[bool, typer.Option("--resume", help="Go on with a run, by default the newest.")] = False,
+        checkpoint_minutes: Annotated[
+            float | None, typer.Option(min=0, help="Time between checkpoints to go on from. Default 5; 0: none.")
+        ] = None,
+        wall_minutes: Annotated[
+            float | None, typer.Option(min=0, help="Longest time of a trial. Default: an hour and twice its minutes.")
+        ] = None,
+        retry_seconds: Annotated[
+            float, typer.Option(min=0, help="Wait before a trial that the machine failed is tried again.")
+        ] = 10.0,
+        no_preflight: Annotated[
+            bool, typer.Option("--no-preflight", help="Queue without one step of each row.")
+        ] = False,
+        preflight_only: Annotated[
+            bool, typer.Option("--preflight-only", help="One step of each row with its peak memory, and stop.")
+        ] = False,
+        on_end: Annotated[
+            str | None,
+            typer.Option("--on-end", help="Command to run at the end; ELMANCTL_RUN and ELMANCTL_OK tell it more."),
+        ] = None,
         unverified: Annotated[
             bool,
             typer.Option("--unverified", help="Run kernels without a receipt too; their rows are marked for good."),
@@ -50,10 +77,20 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Run a suite: one trial on each GPU at a time, in processes of their own, with a report at the end."""
         from elmanctl import bench as benching
+        from elmanctl.queue.enqueue import CHECKPOINT_SECONDS, Limits
+        from elmanctl.queue.enqueue import resume as queued_again
         from elmanctl.records import Budget
 
         if run is not None and (Path(run).name != run or run in (".", "..")):
             raise UserError(f"--run {run} is not a plain folder name; runs lie below runs/.")
+        if resume:
+            others = (gpus, minutes, steps, tokens, only, batch_sizes, checkpoint_minutes, wall_minutes)
+            if any(value is not None for value in others) or wait or again or dry_run or (suite and run):
+                raise UserError(
+                    "--resume takes everything from the run's queue: give the run alone, or nothing for the newest."
+                )
+            go_on(queued_again(run or suite), None, on_end, json)
+            return
         if kernels:
             others = {
                 "--minutes": minutes,
@@ -85,11 +122,17 @@ def register(app: typer.Typer) -> None:
             )
         else:
             budget.check()
-        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run, unverified)
+        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run, wait, unverified)
         if dry_run:
             show_plan(plan, json)
         else:
-            execute(plan, run, again, json)
+            limits = Limits(
+                checkpoint_seconds=CHECKPOINT_SECONDS if checkpoint_minutes is None else checkpoint_minutes * 60,
+                wall_seconds=None if wall_minutes is None else wall_minutes * 60,
+                backoff_seconds=retry_seconds,
+            )
+            checks = Checks(not no_preflight, preflight_only, on_end)
+            execute(plan, run, again, limits, checks, json)
 
 
 def parse_batches(text: str) -> list[int]:
@@ -111,7 +154,7 @@ def show_plan(plan, json: bool) -> None:
     waiting = [planned for planned in plan.rows if planned.trial is not None]
     place = {}
     for number, planned in enumerate(waiting):
-        names = [device.label for device in plan.devices]
+        names = plan.devices
         place[planned.row.label] = (names[number] if number < len(names) else "when one is free") if names else "none"
     rows = [
         {
@@ -160,49 +203,3 @@ def show_plan(plan, json: bool) -> None:
         note(problem)
     for text in plan.obstacles:
         note(f"Not ready: {text}")
-
-
-def execute(plan, name: str | None, again: bool, json: bool) -> None:
-    """Run what is planned and report it. Ctrl-C ends the trials, keeps their records and leaves with code 130."""
-    from elmanctl import bench as benching
-    from elmanctl import plan as runs
-    from elmanctl.report.live import Watch
-    from elmanctl.schedule import Schedule
-
-    folder = runs.start(plan.suite, [planned.row for planned in plan.rows], name, plan.kind)
-    jobs, notes = benching.jobs(plan, folder, again)
-    note(f"Run {folder}")
-    for text in notes:
-        note(text)
-    for planned in plan.rows:
-        if planned.trial is not None and planned.trial.unverified:
-            state = benching.receipt(planned, plan.target)
-            note(f"{planned.row.label}: receipt for {plan.target}: {state}; the row is marked unverified.")
-    try:
-        with Watch() as watch:
-            Schedule(jobs, list(plan.devices), watch.observe).run()
-    except KeyboardInterrupt:
-        note(
-            f"Stopped. `elmanctl report {folder.name}` shows what there is; the same command with --run {folder.name} goes on."
-        )
-        raise
-    show_report(folder, plan.kind, json)
-    if bad := benching.not_ok(plan, folder):
-        raise CheckFailed(f"Not ok: {'; '.join(bad)}. Each row's folder in {folder} has its log.txt.")
-
-
-def show_report(folder: Path, kind: str, json: bool) -> None:
-    """Print a run's report and leave it as report.md in its folder."""
-    from elmanctl import plan as runs
-    from elmanctl.files import atomic
-    from elmanctl.report import batches, render, rows
-
-    form, show = (batches, batches.print_cells) if kind == runs.BATCHES else (render, render.print_report)
-    report = (batches if kind == runs.BATCHES else rows).build(folder)
-    with atomic(folder / "report.md") as file:
-        file.write(form.markdown(report))
-    if json:
-        print(form.as_json(report), end="")
-    else:
-        show(report)
-    note(f"Report: {folder / 'report.md'}")

@@ -81,19 +81,22 @@ def models(name: str | None) -> list[Spec]:
 
 
 def one_gpu(text: str | None):
-    """Return the GPU to time on: the one named, or the first that nobody uses.
+    """Return the GPU to time on, locked until this process ends: the one named, or the first that nobody uses.
 
     Raises:
         UserError: for none, a busy one, or several.
     """
-    from elmanctl import gpus
+    from elmanctl.gpus import choice, free, locks
 
-    found = gpus.select(text, gpus.gpus())
-    if text is not None and len(found) != 1:
+    sampler = free.Sampler().settle()
+    pool = choice.select(text, sampler.box, sampler.reasons)
+    if text is not None and len(pool.uuids) != 1:
         raise UserError(
-            f"--gpus {text} names {len(found)} GPUs; kernels are timed on one. Name one, --gpus 0 for example."
+            f"--gpus {text} names {len(pool.uuids)} GPUs; kernels are timed on one. Name one, --gpus 0 for example."
         )
-    return found[0]
+    if locks.acquire(pool.uuids[0], "bench --kernels") is None:
+        raise UserError(f"{pool.uuids[0]} was locked by somebody else just now. `elmanctl gpus` shows who.")
+    return next(gpu for gpu in sampler.box if gpu.uuid == pool.uuids[0])
 
 
 def write(record, folder: Path, lines: list[tuple[str, str, dict]]) -> list[Path]:

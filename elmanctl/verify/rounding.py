@@ -25,6 +25,8 @@ DROPPED = {"bfloat16": 45, "float32": 29, "float64": 1}
 # UNITS: an elementwise fp32 function of CUDA's or the C library is within 2 ulp = 4 units; a kernel may spend two where torch spends one.
 POOL = 1 << 20
 DIRECTIONS = ("forward", "backward", "both", "saved")
+ABSOLUTE = "absolute"  # `absolute 3e-7`: a function of the bf16 build whose error is bounded by that, and not relative to its value
+LARGEST_ABSOLUTE = 2.0**-20  # more would hide what fp32 shows of a state of size 1
 
 _MOVES = {
     "clone", "_to_copy", "copy_", "cat", "stack", "select_backward", "slice_backward", "select_scatter", "slice_scatter", "neg",
@@ -58,6 +60,21 @@ class _Point(torch.autograd.Function):
         return (gradient if ctx.rounding is None else ctx.rounding.round(gradient)), None, None
 
 
+def absolute(direction: str) -> float | None:
+    """Return the size in `absolute 3e-7`; None for a direction.
+
+    Raises:
+        ValueError: for a size that is no number, or larger than LARGEST_ABSOLUTE.
+    """
+    word, _, text = direction.partition(" ")
+    if word != ABSOLUTE:
+        return None
+    size = float(text)
+    if not 0 < size <= LARGEST_ABSOLUTE:
+        raise ValueError(f"rounds has {direction!r}; an absolute error may be at most {LARGEST_ABSOLUTE:.1e}.")
+    return size
+
+
 class Rounding:
     """One stochastic evaluation: use as `with Rounding(kernel, dtype, seed) as r: reference.forward(..., at=r.at)`.
 
@@ -69,8 +86,9 @@ class Rounding:
 
     def __init__(self, kernel: Kernel | None, dtype: str, seed: int):
         self.points = dict(kernel.rounds) if kernel else {}
-        if wrong := [f"{n}: {d}" for n, d in self.points.items() if d not in DIRECTIONS]:
-            raise ValueError(f"rounds has {', '.join(wrong)}; use {', '.join(DIRECTIONS)}.")
+        self.sizes = {n: size for n, d in self.points.items() if (size := absolute(d)) is not None}
+        if wrong := [f"{n}: {d}" for n, d in self.points.items() if d not in DIRECTIONS and n not in self.sizes]:
+            raise ValueError(f"rounds has {', '.join(wrong)}; use {', '.join(DIRECTIONS)}, {ABSOLUTE} SIZE.")
         self.dtype = dtype
         self.generator = torch.Generator().manual_seed(seed)
         self.noise = Noise(UNITS * UNIT[ACCUMULATOR[dtype]], self.generator)
@@ -88,11 +106,18 @@ class Rounding:
         if name not in self.points:
             raise KeyError(f"reference.py marks the rounding point {name!r}, which binding.py's rounds does not name.")
         self.marked.add(name)
+        if name in self.sizes:
+            return self._near(x, self.sizes[name]) if self.dtype == "bfloat16" else x
         direction = self.points[name]
         result = _Point.apply(x, self, direction)
         if direction == "saved":
             self._saved[result.untyped_storage().data_ptr()] = (result, self.round(result.detach()))
         return result
+
+    def _near(self, x: Tensor, size: float) -> Tensor:
+        with self.noise.paused():
+            noise = torch.empty(x.shape, dtype=x.dtype).uniform_(-size, size, generator=self.generator)
+            return x + noise
 
     def _pack(self, kept: Tensor) -> Tensor:
         found = self._saved.get(kept.untyped_storage().data_ptr())

@@ -15,7 +15,7 @@ from elmanctl.kernel import Kernel
 from elmanctl.tensors import ACCUMULATOR, TensorSpec, evaluate
 from elmanctl.verify import cases, drawn
 from elmanctl.verify.policy import ACCUMULATION, ROUNDINGS
-from elmanctl.verify.rounding import TINY, UNIT, Rounding
+from elmanctl.verify.rounding import TINY, UNIT, Rounding, absolute
 from elmanctl.verify.tolerance import Row, judge
 
 INF = float("inf")
@@ -168,6 +168,7 @@ def establish(problem: Problem, roundings: int | None = None) -> Truth:
 
 
 def unreachable(kernel: Kernel, constants: Mapping[str, int]) -> set[str]:
-    """Return points named after tensors that these constants leave out."""
+    """Return points named after tensors that these constants leave out, and functions, which an option may leave out."""
     specs = (*kernel.input_specs, *kernel.output_specs, *kernel.saved_specs)
-    return {s.name for s in specs if not s.present(constants)}
+    functions = {name for name, direction in kernel.rounds.items() if absolute(direction) is not None}
+    return functions | {s.name for s in specs if not s.present(constants)}

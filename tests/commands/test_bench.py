@@ -12,8 +12,9 @@ import msgspec
 import psutil
 import pytest
 
-from elmanctl import gpus, schedule
 from elmanctl.files import read_json
+from elmanctl.queue import preflight, process, scheduler, settle
+from elmanctl.queue.log import Queue
 from elmanctl.records import Result, Trial
 from elmanctl.toolchain import device_target
 from elmanctl.verify import receipt
@@ -41,40 +42,39 @@ def mine(project):
 
 
 @pytest.fixture
-def box(monkeypatch):
-    """Eight GPUs, of which the second has a neighbour; returns the list, which a test may change."""
-    shape = {"name": "H200", "memory_total": 2**37, "memory_used": 0, "utilisation": 0, "capability": (9, 0)}
-    found = [gpus.Gpu(index=i, uuid=f"GPU-{i}", **shape) for i in range(8)]
-    found[1] = msgspec.structs.replace(found[1], processes=(gpus.GpuProcess(4_000_001, 2**35, "her", "python"),))
-    monkeypatch.setattr(gpus, "gpus", lambda: found)
-    return found
-
-
-@pytest.fixture
 def trials(monkeypatch):
-    """Replace real trials: each ends with the result that `ends` holds for its label, ok by default; `seen` lists the launches."""
+    """Replace supervisors: each trial ends at once with the result that `ends` holds for its label, ok by default.
 
+    `seen` lists label and device of the launches.
+    """
     fake = SimpleNamespace(ends={}, seen=[])
 
-    def launch(job, device):
-        fake.seen.append((job.trial.label, device))
-        (job.folder / "trial.json").write_bytes(msgspec.json.encode(job.trial))
+    def spawn(run, job, lock=None):
+        fake.seen.append((job.label, job.device))
+        folder = run / job.spec.folder
+        folder.mkdir(exist_ok=True)
+        (folder / "trial.json").write_bytes(msgspec.json.encode(job.spec.trial))
         result = Result(
             status="ok", steps=25, tokens=400, seconds=1.0, tokens_per_second=400.0, peak_memory_bytes=2**20
         )
-        if (end := fake.ends.get(job.trial.label, {})) is not None:
-            (job.folder / "result.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(result, **end)))
-        return subprocess.Popen(["true"], start_new_session=True)
+        if (end := fake.ends.get(job.label, {})) is not None:
+            (folder / "result.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(result, **end)))
+        queue = Queue(run).refresh()
+        job = queue.write("run", job.label, supervisor=process.me(), child=process.me())
+        verdict = settle.verdict(job, folder, code=3)
+        queue.write(verdict.step, job.label, **verdict.facts)
+        return subprocess.Popen(["true"])
 
-    monkeypatch.setattr(schedule, "launch", launch)
-    monkeypatch.setattr(schedule, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(preflight, "steps", lambda *_: [])
+    monkeypatch.setattr(scheduler, "spawn", spawn)
+    monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.01)
     return fake
 
 
 def test_a_dry_run_shows_rows_sizes_and_gpus_where_there_is_none(project, monkeypatch):
-    monkeypatch.setattr(gpus, "gpus", list)
+    monkeypatch.setenv("ELMANCTL_NVML", "absent")
     ran = project.run("bench", "e88_vs_baselines", "--gpus", "0-5", "--dry-run")
-    assert ran.code == 0 and "E88h8n32" in ran.out and "99.06M" in ran.out and "GPU 0" in ran.out
+    assert ran.code == 0 and "E88h8n32" in ran.out and "99.06M" in ran.out
     assert "Not ready: There is no GPU here" in ran.err
     assert not (project.path / "runs").exists()
     data = json.loads(project.run("bench", "e88_vs_baselines", "--gpus", "0,3", "--dry-run", "--json").out)
@@ -88,13 +88,13 @@ def test_the_receipt_of_a_row_is_looked_up_for_the_target_that_verify_writes(min
     made = SimpleNamespace(source_hash="0123456789abcdef")
     monkeypatch.setattr(receipt, "find", lambda spec, target: made if target == device_target(9, 0) else None)
     if not seen:
-        monkeypatch.setattr(gpus, "gpus", list)
+        box.file.unlink()
     plan = json.loads(mine.run("bench", "big", "--dry-run", "--json").out)
     assert {row["label"]: row["receipt"] for row in plan["rows"]} == {"gru": "", "E42": "0123456789ab"}
 
 
 def test_without_a_gpu_a_suite_for_gpus_is_refused_with_what_runs_instead(mine, monkeypatch):
-    monkeypatch.setattr(gpus, "gpus", list)
+    monkeypatch.setenv("ELMANCTL_NVML", "absent")
     ran = mine.run("bench", "big")
     assert ran.code == 2 and "elmanctl bench smoke" in ran.err
 
@@ -105,7 +105,7 @@ def test_without_a_gpu_a_suite_for_gpus_is_refused_with_what_runs_instead(mine, 
         (["--gpus", "9"], "there is no GPU 9; this machine has GPUs 0 to 7"),
         (["--gpus", "5-0"], "runs backwards. Try 0-5"),
         (["--gpus", "0,1"], "GPU 1 is in use by another process"),
-        (["--gpus", "all"], "Choose with --gpus 0,2,3,4,5,6,7"),
+        (["--gpus", "all"], "Choose with --gpus 0,2,5,6,7"),
         (["--steps", "5", "--minutes", "1"], "exactly one budget"),
         (["--steps", "0"], "steps=0 is not a positive number"),
         (["--tokens", "5Q"], "--tokens 5Q"),
@@ -166,7 +166,7 @@ def test_a_kernel_without_a_device_receipt_is_refused_unless_its_row_is_marked_f
 def test_trials_go_to_the_free_gpus_by_uuid(mine, box, trials, vouched):
     ran = mine.run("bench", "big", "--run", "r")
     assert ran.code == 0
-    assert {device.environment["CUDA_VISIBLE_DEVICES"] for _, device in trials.seen} == {"GPU-0", "GPU-2"}
+    assert {device for _, device in trials.seen} == {"GPU-0", "GPU-2"}
     trial = read_json(mine.path / "runs/r/gru/trial.json", Trial)
     assert trial.device == "cuda" and trial.suite == "big" and trial.training.batch == 2
 
@@ -230,7 +230,7 @@ def test_an_unmatched_row_stops_the_suite(mine, trials):
 
 
 def test_a_real_run_on_the_cpu_ends_with_a_report(mine):
-    ran = mine.start("bench", "mine", "--run", "r", OMP_NUM_THREADS="1")
+    ran = mine.start("bench", "mine", "--run", "r", "--no-preflight", OMP_NUM_THREADS="1")
     assert ran.code == 0, ran.err
     assert "gru: ok after 25 steps" in ran.err and "E42: ok after 25 steps" in ran.err
     report = (mine.path / "runs/r/report.md").read_text()
@@ -239,33 +239,81 @@ def test_a_real_run_on_the_cpu_ends_with_a_report(mine):
     assert len(steps) == 25 and json.loads(steps[0])["tokens"] == 16
 
 
-def test_ctrl_c_ends_the_trial_keeps_its_records_and_leaves_130(mine):
-    call = [
-        sys.executable,
-        "-c",
-        "from elmanctl.cli import main; main()",
-        "bench",
-        "mine",
-        "--steps",
-        "1000000",
-        "--run",
-        "r",
-    ]
-    bench = subprocess.Popen(call, cwd=mine.path, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    log = mine.path / "runs/r/gru/steps.jsonl"
-    deadline = time.monotonic() + 60
-    while not (log.exists() and log.stat().st_size):
-        assert time.monotonic() < deadline and bench.poll() is None
-        time.sleep(0.1)
+def test_ctrl_c_stops_the_trial_keeps_its_records_and_resume_goes_on(mine):
+    cut = mine.path / "runs/r/gru/steps.jsonl"
+    bench = start(mine, "bench", "mine", "--steps", "3000", "--run", "r", "--no-preflight")
+    wait(lambda: cut.exists() and cut.stat().st_size, bench)
     children = psutil.Process(bench.pid).children(recursive=True)
     assert children
     bench.send_signal(signal.SIGINT)
     err = bench.communicate(timeout=60)[1].decode()
-    assert bench.returncode == 130 and "elmanctl report r" in " ".join(err.split())
+    assert bench.returncode == 130 and "elmanctl bench --resume r" in " ".join(err.split())
     assert not psutil.wait_procs(children, timeout=10)[1]
     result = read_json(mine.path / "runs/r/gru/result.json", Result)
-    assert result.status == "interrupted" and result.steps >= 1
-    assert not (mine.path / "runs/r/E42").exists() or not (mine.path / "runs/r/E42/result.json").exists()
+    assert result.status == "interrupted" and 1 <= result.steps < 3000
+    assert not (mine.path / "runs/r/E42").exists()
+    job = Queue(mine.path / "runs/r").refresh().jobs["gru"]
+    assert (job.state, job.status, job.asked) == ("ended", "interrupted", "stop")
+    # To be short, the rest is not trained: what is seen is that it begins where it stopped.
+    again = start(mine, "bench", "--resume", "r")
+    wait(lambda: len(cut.read_bytes().splitlines()) > result.steps, again)
+    assert Queue(mine.path / "runs/r").refresh().jobs["gru"].attempt == 2
+    assert "Resuming after step" in (mine.path / "runs/r/gru/log.txt").read_text()
+    again.send_signal(signal.SIGINT)
+    again.communicate(timeout=60)
+
+
+def start(mine, *arguments):
+    call = [sys.executable, "-c", "from elmanctl.cli import main; main()", *arguments]
+    return subprocess.Popen(call, cwd=mine.path, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def wait(condition, process, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("more", [["--steps", "5"], ["--gpus", "0"], ["--again"], ["--wait"], ["--only", "gru"]])
+def test_resume_takes_nothing_but_the_run(mine, trials, more):
+    ran = mine.run("bench", "--resume", "r", *more)
+    assert ran.code == 2 and "--resume takes everything from the run's queue" in ran.err
+
+
+def test_resume_without_a_run_or_a_queue_says_so(mine, trials):
+    assert "There is no run" in mine.run("bench", "--resume").err
+    mine.run("bench", "mine", "--run", "r")
+    ran = mine.run("bench", "--resume", "x")
+    assert ran.code == 2 and "There is no run x" in ran.err
+    (mine.path / "runs/r/events.jsonl").unlink()
+    ran = mine.run("bench", "--resume", "r")
+    assert ran.code == 2 and "was not queued by bench" in ran.err
+    assert "Name a suite" in mine.run("bench").err
+
+
+def test_resume_of_a_finished_run_reports_it_again(mine, trials):
+    trials.ends = {"gru": {"status": "diverged"}}
+    mine.run("bench", "mine", "--run", "r")
+    ran = mine.run("bench", "--resume")
+    assert ran.code == 1 and "gru: diverged" in ran.err and len(trials.seen) == 2
+
+
+def test_a_suite_edited_while_queued_changes_nothing_of_what_is_queued(mine, trials):
+    mine.run("bench", "mine", "--run", "r")
+    queue = Queue(mine.path / "runs/r").refresh()
+    queue.write("enqueue", "gru", spec=queue.jobs["gru"].spec)
+    mine.write("suites/mine.yaml", MINE.replace("steps: 25", "steps: 99").replace("model: gru", "model: lstm"))
+    assert mine.run("bench", "--resume", "r").code == 0
+    assert [label for label, _ in trials.seen] == ["gru", "E42", "gru"]
+    assert read_json(mine.path / "runs/r/gru/trial.json", Trial).budget.steps == 25
+
+
+def test_two_runs_of_the_same_second_have_a_folder_each(mine, trials, monkeypatch):
+    from elmanctl import plan
+
+    names = [plan.new_folder("mine-1").name for _ in range(3)]
+    assert names == ["mine-1", "mine-1-2", "mine-1-3"]
 
 
 @pytest.mark.parametrize(
@@ -278,9 +326,29 @@ def test_ctrl_c_ends_the_trial_keeps_its_records_and_leaves_130(mine):
         (["bench", "--kernels", "E42", "--sweep", "H"], "--sweep H"),
         (["bench", "--kernels", "gru"], "no kernel of its own"),
         (["bench", "--kernels", "E42", "--gpus", "0,2"], "names 2 GPUs"),
-        (["bench", "--kernels", "E42", "--gpus", "1"], "her"),
+        (["bench", "--kernels", "E42", "--gpus", "1"], "pid 4000001"),
     ],
 )
 def test_timing_kernels_refuses_what_it_cannot_do(project, box, arguments, says):
     ended = project.run(*arguments)
     assert ended.code == 2 and says in ended.err
+
+
+def test_ctrl_c_of_a_bench_that_only_watches_stops_nothing(mine, trials, monkeypatch):
+    from elmanctl.gpus import locks
+    from elmanctl.queue import live
+
+    mine.run("bench", "mine", "--run", "r", "--only", "gru")
+    held = locks.take(mine.path / "runs/r" / scheduler.LOCK, "run r")
+    looks = []
+
+    def interrupt(self, now):
+        looks.append(now.chief)
+        if len(looks) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(live.Watch, "observe", interrupt)
+    ran = mine.run("bench", "mine", "--run", "r")
+    os.close(held)
+    assert ran.code == 130 and "goes on under another bench" in " ".join(ran.err.split()) and "run r" in looks[0]
+    assert [label for label, _ in trials.seen] == ["gru"]

@@ -1,9 +1,19 @@
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import msgspec
+import pytest
+
 from elmanctl import train
-from elmanctl.files import write_json
+from elmanctl.files import read_json, write_json
+from elmanctl.queue import scheduler
+from elmanctl.queue.log import Queue
+from elmanctl.queue.states import Spec
+from elmanctl.records import Budget, Result, Training, Trial
 
 
 def make_runs(trainee):
@@ -74,7 +84,126 @@ def test_listing_does_not_import_torch(project):
     Path("runs").mkdir()
     for verb in ("ls", "rescue"):
         code = f"import sys; from elmanctl import cli; cli.run(['runs', '{verb}']); sys.exit('torch' in sys.modules)"
-        import subprocess
-        import sys
-
         assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+SCRIPT = (
+    "trap 'cp $1/../stopped.json $1/result.json; exit 1' INT; echo hello; touch $1/up; while :; do sleep 0.05; done"
+)
+
+
+@pytest.fixture
+def night(project, monkeypatch):
+    """A run `night` of three jobs in the project: a has a script that runs until it is stopped, b and c end at once."""
+    monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.01)
+    queue = Queue(Path("runs/night"))
+    ok = Result(status="ok", steps=7, tokens=70, seconds=1.0)
+    with queue.locked() as file:
+        for label, script in (
+            ("a", SCRIPT),
+            ("b", "cp $1/../ok.json $1/result.json"),
+            ("c", "echo last words; exit 3"),
+        ):
+            trial = Trial(label=label, model="M", dim=8, depth=1, params=1, budget=Budget(steps=7), training=Training())
+            spec = Spec(trial=trial, folder=label, command=("sh", "-c", script, "sh"))
+            queue.write_locked(file, "enqueue", label, spec=spec)
+    write_json(Path("runs/night/ok.json"), ok)
+    write_json(Path("runs/night/stopped.json"), msgspec.structs.replace(ok, status="interrupted"))
+    return queue
+
+
+def status(queue):
+    return {label: job.status or job.state for label, job in queue.refresh().jobs.items()}
+
+
+def test_jobs_that_wait_are_held_released_and_cancelled(project, night):
+    assert project.run("runs", "hold", "night", "b", "c", "--why", "for Ann").out.splitlines() == ["b: held", "c: held"]
+    assert project.run("runs", "hold", "night", "b").out == "b: stays held\n"
+    assert project.run("runs", "release", "night", "b").out == "b: queued\n"
+    assert json.loads(project.run("runs", "cancel", "night", "a", "c", "--json").out) == {
+        "a": "cancelled",
+        "c": "cancelled",
+    }
+    assert project.run("runs", "cancel", "night", "a").out == "a: has ended already (interrupted)\n"
+    scheduler.Scheduler(night.refresh()).run({"a", "b", "c"})
+    assert status(night) == {"a": "interrupted", "b": "ok", "c": "interrupted"}
+    assert not Path("runs/night/a").exists()
+    ran = project.run("runs", "hold", "night", "x")
+    assert ran.code == 2 and "has no row x" in ran.err and "Rows: a, b, c" in ran.err
+
+
+def test_a_running_trial_is_cancelled_in_good_order_and_not_resumed(project, night):
+    from elmanctl.queue.enqueue import resume
+
+    now = scheduler.Scheduler(night)
+    now.tick()
+    deadline = time.monotonic() + 20
+    while status(night)["a"] != "running" or not Path("runs/night/a/up").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert json.loads(project.run("runs", "show", "night", "--json").out)[0]["state"] == "running"
+    assert project.run("runs", "cancel", "night", "a").out == "a: is being cancelled\n"
+    now.run({"a", "b", "c"})
+    assert status(night) == {"a": "interrupted", "b": "ok", "c": "failed"}
+    assert read_json(Path("runs/night/a/result.json"), Result).steps == 7
+    assert resume("night").labels == set()
+
+
+def test_show_tells_why_and_the_whole_history(project, night):
+    night.write("end", "a", status="interrupted", ask="cancel", why="cancelled")
+    scheduler.Scheduler(night.refresh()).run({"b", "c"})
+    out = project.run("runs", "show").out
+    assert "b" in out and "failed" in out and "The trial ended with exit code 3" in out
+    found = json.loads(project.run("runs", "show", "night", "c", "--json").out)
+    assert [s["step"] for s in found["steps"]] == ["enqueue", "start", "run", "end"]
+    assert found["last_line"] == "last words" and found["result"]["status"] == "failed"
+    out = project.run("runs", "show", "night", "c").out
+    assert "last words" in out and "ended failed" in out and "enqueue" in out
+
+
+def test_logs_are_printed_and_followed_until_the_end(project, night):
+    night.write("end", "a", status="interrupted", ask="cancel", why="cancelled")
+    follower = subprocess.Popen(
+        [sys.executable, "-c", "from elmanctl.cli import main; main()", "runs", "logs", "night", "c", "-f"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(0.3)
+    scheduler.Scheduler(night.refresh()).run({"b", "c"})
+    assert follower.communicate(timeout=30)[0] == "last words\n"
+    assert project.run("runs", "logs", "night", "c").out == "last words\n"
+    assert project.run("runs", "logs", "night", "c", "-n", "0").out == ""
+    ran = project.run("runs", "logs", "night")
+    assert ran.code == 2 and "has 3 rows; name one: a, b, c" in ran.err
+
+
+def test_gc_lists_and_deletes_what_nobody_needs(project, night):
+    for name in ("runs/night/previous/b-1", "runs/.snapshots/0123"):
+        Path(name).mkdir(parents=True)
+        (Path(name) / "file").write_text("x" * 1000)
+    found = json.loads(project.run("runs", "gc", "--json").out)
+    assert [(f["path"], f["bytes"], f["deleted"]) for f in found] == [
+        ("runs/.snapshots/0123", 1000, False),
+        ("runs/night/previous", 1000, False),
+    ]
+    ran = project.run("runs", "gc", "--delete")
+    assert (
+        "deleted" in ran.err and not Path("runs/night/previous").exists() and not Path("runs/.snapshots/0123").exists()
+    )
+    assert json.loads(project.run("runs", "gc", "--json").out) == []
+
+
+def test_a_run_without_a_queue_says_so(trainee):
+    make_runs(trainee)
+    ran = trainee.run("runs", "show", "c")
+    assert ran.code == 2 and "has no queue: it is a single trial" in ran.err
+    assert trainee.run("runs", "show", "nothing").code == 2
+
+
+def test_reindex_reads_everything_anew(trainee):
+    make_runs(trainee)
+    assert trainee.run("runs", "ls").code == 0
+    Path("runs/index.sqlite").write_text("damaged " * 100)
+    ran = trainee.run("runs", "ls")
+    assert ran.code == 0 and "runs reindex" in ran.err and "suite/a" in ran.out
+    assert trainee.run("runs", "reindex").err == "" and trainee.run("runs", "ls").err == ""

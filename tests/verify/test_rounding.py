@@ -91,3 +91,20 @@ def test_an_undeclared_point_and_a_wrong_direction_are_errors():
         r.at("q", torch.zeros(1, dtype=torch.float64))
     with pytest.raises(ValueError, match="p: sideways; use forward"):
         Rounding(kernel(p="sideways"), "bfloat16", 0)
+
+
+@pytest.mark.parametrize(("dtype", "moved"), [("bfloat16", True), ("float32", False), ("float64", False)])
+def test_an_absolute_point_moves_values_of_the_bf16_build_by_its_size(dtype, moved):
+    x = torch.tensor([1e-12, 0.5, -1.0], dtype=torch.float64).repeat(500).requires_grad_()
+    with Rounding(kernel(p="absolute 2e-7"), dtype, 0) as r:
+        y = r.at("p", x)
+        (gradient,) = torch.autograd.grad(y, x, torch.ones_like(x))
+    error = (y - x).detach().abs()
+    assert error.max() <= 2e-7 and (error.view(500, 3).max(0).values > 1.9e-7).all() == moved
+    assert torch.allclose(gradient, torch.ones_like(x), rtol=1e-6), "the gradient passes"
+
+
+@pytest.mark.parametrize("text", ["absolute", "absolute x", "absolute 0", "absolute 1e-3", "absolutely 1e-9"])
+def test_an_absolute_point_has_a_small_size(text):
+    with pytest.raises(ValueError):
+        Rounding(kernel(p=text), "bfloat16", 0)

@@ -8,6 +8,7 @@ namespace e1 {
 using namespace elman;
 
 struct Step {
+  static constexpr bool gated = true;
   template <class A> static ELMAN_FN A state(A pre) { return tanh_of(pre); }
   template <class A> static ELMAN_FN A state_slope(A h) { return tanh_slope(h); }
   template <class A> static ELMAN_FN A readout(A h, A z) { return h * silu_of(z); }

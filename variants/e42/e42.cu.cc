@@ -8,6 +8,7 @@ namespace e42 {
 using namespace elman;
 
 struct Step {
+  static constexpr bool gated = false;
   template <class A> static ELMAN_FN A state(A pre) { return pre; }
   template <class A> static ELMAN_FN A state_slope(A) { return 1; }
   template <class A> static ELMAN_FN A readout(A h, A) { return h * silu_of(h); }

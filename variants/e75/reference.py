@@ -20,7 +20,7 @@ def forward(qkvb, beta_bias, s0, *, constants, at=exact):
         beta_bias: added to the logits of beta, [H, N].
         s0: state before the first step, [B, H, N, N] (value rows, key columns); the computation runs in its dtype.
         constants: see binding.py.
-        at: rounding points; this kernel has none besides loads and stores.
+        at: rounding points; besides loads and stores the bf16 build's tanh.
     Returns:
         y [B, T, H N] in the dtype of qkvb, and the last state.
     Source: README.md, equations 1 to 5.
@@ -34,7 +34,7 @@ def forward(qkvb, beta_bias, s0, *, constants, at=exact):
     for t in range(T):
         key = k[:, t, :, None, :]
         delta = v[:, t] - (s * key).sum(-1)
-        s = torch.tanh(beta[:, t, :, :, None] * s + delta[..., None] * key)
+        s = at("tanh", torch.tanh(beta[:, t, :, :, None] * s + delta[..., None] * key))
         readouts.append((s * q[:, t, :, None, :]).sum(-1))
     r = torch.stack(readouts, 1).reshape(B, T, H * N)
     return (r.square() * torch.sigmoid(r)).to(qkvb.dtype), s

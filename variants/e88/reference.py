@@ -27,7 +27,7 @@ def forward(qkv, decay_logit, A_log, dt_bias, decay_bias, write_logit, gate, s0,
         write_logit: [B, T, H] or None. gate: [B, T, H M] or None.
         s0: state before the first step, [B, H, M, N]; the computation runs in its dtype.
         constants: see binding.py.
-        at: rounding points; this kernel has none besides loads and stores.
+        at: rounding points; besides loads and stores the bf16 build's tanh.
     Returns:
         y [B, T, H M] in the dtype of qkv, and the last state.
     Source: README.md, equations 1 to 6 and 8.
@@ -48,7 +48,7 @@ def forward(qkv, decay_logit, A_log, dt_bias, decay_bias, write_logit, gate, s0,
         key = k[:, t, :, None, :]
         delta = v[:, t] - (s * key).sum(-1)
         p = decay[:, t, :, None, None] * s + (write[:, t, :, None] * delta)[..., None] * key
-        s = p if constants["LINEAR"] else torch.tanh(p)
+        s = p if constants["LINEAR"] else at("tanh", torch.tanh(p))
         ys.append((s * q[:, t, :, None, :]).sum(-1))
     y = torch.stack(ys, 1).reshape(B, T, H * M)
     if constants["GATE"]:

@@ -3,15 +3,16 @@
 //   h[t] = phi(wx[t] + W h[t-1]),   y[t] = readout(h[t], gate[t]).
 // A variant supplies a Step, the one definition of its elementwise part, for both passes:
 //   struct Step {
+//     static constexpr bool gated;                                     // whether the readout has a gate
 //     template <class A> static ELMAN_FN A state(A pre);               // phi
 //     template <class A> static ELMAN_FN A state_slope(A h);           // d phi / d pre, from h = phi(pre)
 //     template <class A> static ELMAN_FN A readout(A h, A gate);       // gate is 0 where there is none
 //     template <class A> static ELMAN_FN Pair<A> readout_slope(A h, A gate);   // d y / d h and d y / d gate
 //   };
 // One cooperative launch runs a whole pass.
-// * The batch is cut into tiles of 8 rows, shared out to groups of blocks; a group that has several (TURNS) takes turns. Each block of a group owns
-//   TILES tiles of 16 rows of W (backward: of W^T), which stay in registers, the last SHARED of them in shared memory. Its WARPS warps
-//   share the terms of the sum, CHUNKS times 32 each, and add their parts in a fixed order: two runs are equal bit by bit.
+// * The batch is cut into tiles of 8 rows, shared out to groups of blocks; a group that has several (TURNS) takes turns. Each block of a
+//   group owns TILES tiles of 16 rows of W (backward: of W^T), which stay in registers, the last SHARED of them in shared memory. Its
+//   WARPS warps share the terms of the sum, CHUNKS times 32 each, and add their parts in a fixed order: two runs are equal bit by bit.
 // * A step's order follows from what the other blocks wait for: after the barrier only the sums, the step's result and its publication;
 //   stores and erasures while the others' results are on the way, loads for the next step after they have come.
 //   Too early a look at the exchange costs a second one, so something is done before it: derivatives in the backward pass, the stores in the
@@ -20,7 +21,7 @@
 //   fragments of the product. A word there is its own ready flag (exchange.cuh), so that there is no barrier between blocks.
 // * Use of a slot again: slot s - 1 is erased after the block's barrier of step s, when every block of the group has published slot s and
 //   so has read all of slot s - 1. An erasure is ordered before the word's next value, and each reader's look at it, by one fence every
-//   `fence_steps` steps in every thread: eraser, fence, publication, reader, fence, look. RING is at least twice that and two more.
+//   `fence_steps` steps in every thread: eraser, fence, publication, reader, fence, look. RING is at least twice that and four more.
 // * Any D that is a multiple of 16 and fits C::WARPS * C::CHUNKS * 32, any B and T of at least 1. h is kept and carried in Acc<S>.
 // * C is `args::Constant`: WARPS, CHUNKS, TILES, SHARED, TURNS, WHOLE, RING and DELAY, chosen by elmanctl/tiles.py from (B, D, device).
 // * Rounding points in a bf16 build besides loads and stores: h as operand of W h (`h_operand`), and d_pre as operand of
@@ -34,7 +35,7 @@ inline constexpr int rows = 8;  // batch rows of a tile: columns of the product
 inline constexpr int chunk = 32;  // terms that a warp multiplies at once
 inline constexpr int fence_steps = 8;
 
-// S is the storage type. Shapes as in binding.py; gate and d_gate are null where the readout has none.
+// S is the storage type. Shapes as in binding.py; gate and d_gate are null where Step::gated is false.
 template <class S> struct Forward {
   const S *wx, *W;
   const Acc<S>* h0;
@@ -60,7 +61,7 @@ template <class C> inline constexpr int threads = C::WARPS * 32;
 
 template <class S, class C> struct Layout {
   static_assert(C::WARPS >= 2 * C::TILES, "one thread for each two channels and batch row of a block's tiles");
-  static_assert(C::SHARED <= C::TILES && C::RING >= 2 * fence_steps + 2 && (C::RING & (C::RING - 1)) == 0);
+  static_assert(C::SHARED <= C::TILES && C::RING >= 2 * fence_steps + 4 && (C::RING & (C::RING - 1)) == 0);
   static constexpr unsigned kept = C::WARPS * C::CHUNKS * C::SHARED * 2 * 32;
   static constexpr unsigned part = C::WARPS * C::TILES * tile * rows;  // of one step; two steps are in flight
   Carve carve;
@@ -155,7 +156,8 @@ ELMAN_FN void run(const S* W, S* exchange, Division split, int B, int T, int D, 
   const A* const read = parts + thread_x() * 2;
 
   const auto place_of = [&](int step, int turn) {
-    return Place{step, cell + (int64_t)turn * rows * T * D, corner + turn * rows * D, sums && (C::WHOLE || row + turn * rows < B) && step < steps};
+    const bool mine = sums && (C::WHOLE || row + turn * rows < B) && step < steps;
+    return Place{step, cell + (int64_t)turn * rows * T * D, corner + turn * rows * D, mine};
   };
   const auto slot = [&](int step, int turn) { return (step & (C::RING - 1)) * slot_size + turn * tile_size; };
   using Input = typename Pass::Input;
@@ -250,7 +252,7 @@ template <class Step, class S> struct ForwardPass {
   ELMAN_FN Pair<A> first(const Place& at) const { return load2(p.h0 + at.corner); }
   ELMAN_FN void fetch(const Place& at, Input& in) const {
     in.wx = load_packed(p.wx + offset(at));
-    if (p.gate) in.gate = load_packed(p.gate + offset(at));
+    if constexpr (Step::gated) in.gate = load_packed(p.gate + offset(at));
   }
   ELMAN_FN Work prepare(const Place&, const Input& in) const { return in; }
   ELMAN_FN Pair<A> value(const Work& w, Pair<A> sum) const {
@@ -265,8 +267,8 @@ template <class Step, class S> struct ForwardPass {
   }
 };
 
-// Step s is time T - 1 - s. The state's gradient is what the readout gives, and W^T d_pre of the time after or, at the end, the gradient of
-// the last state. Step T, time -1, leaves the gradient of h0.
+// Step s is time T - 1 - s. The state's gradient is what the readout gives, and W^T d_pre of the time after or, at the end, the gradient
+// of the last state. Step T, time -1, leaves the gradient of h0.
 template <class Step, class S> struct BackwardPass {
   using A = Acc<S>;
   struct Input {
@@ -286,7 +288,7 @@ template <class Step, class S> struct BackwardPass {
     in.h = load_packed(at.step < T ? p.h + offset(at) : p.h0 + at.corner);
     if (at.step == T) return;
     in.d_y = load_packed(p.d_y + offset(at));
-    if (p.gate) in.gate = load_packed(p.gate + offset(at));
+    if constexpr (Step::gated) in.gate = load_packed(p.gate + offset(at));
   }
   ELMAN_FN Work prepare(const Place& at, const Input& in) const {
     const Pair<A> d_y = unpacked(in.d_y), gate = unpacked(in.gate), h = unpacked(in.h);
@@ -304,7 +306,7 @@ template <class Step, class S> struct BackwardPass {
     if (at.step > 0) store_word(p.former + offset(at) + D, w.h);
     if (at.step == T) return store2(p.d_h0 + at.corner, d.x, d.y);
     store2(p.d_wx + offset(at), d.x, d.y);
-    if (p.d_gate) store_word(p.d_gate + offset(at), w.d_gate);
+    if constexpr (Step::gated) store_word(p.d_gate + offset(at), w.d_gate);
   }
 };
 

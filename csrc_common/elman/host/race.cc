@@ -3,6 +3,7 @@
 //   linked: this file answers, so kernels keep plain pointers. Link it with the runtime; compile neither with that flag.
 // * The finding depends on the barriers that ran, not on the order of the fibers. Code that did not run is not checked.
 // * Watched: the launch's shared memory, and tensors named by elman_race_watch. Two bytes, the smallest element, are one cell.
+// * Words of an exchange are not watched and order nothing: the runtime, which is not instrumented, moves them.
 // * Between blocks only add_release / wait_until_acquire orders. An acquire holds for its own thread at once, for the rest
 //   of its block from the next sync_block on; a release covers all before the block's last sync_block, and its own thread.
 // * For one calling thread at a time.

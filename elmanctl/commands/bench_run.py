@@ -1,0 +1,128 @@
+"""Carries a planned bench through: preflight, queue, trials, report, and the command at the end."""
+
+import os
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from elmanctl.console import note, print_json, print_table
+from elmanctl.errors import CheckFailed
+from elmanctl.sizes import short_bytes
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Whether one step of each row is run before anything is queued, whether that is all, and the command to run at the end."""
+
+    preflight: bool
+    only: bool
+    hook: str | None
+
+
+def execute(plan, name: str | None, again: bool, limits, checks: Checks, json: bool) -> None:
+    """Check that each row can run, queue what is planned, run it and report it."""
+    from elmanctl import bench as benching
+    from elmanctl import plan as runs
+    from elmanctl.gpus.witness import CPU
+    from elmanctl.queue import preflight, snapshot
+    from elmanctl.queue.enqueue import enqueue, todo
+
+    trials = todo(plan, runs.RUNS / name, again) if name else [p.trial for p in plan.rows if p.trial]
+    kept = snapshot.take(runs.RUNS, plan.suite.path, [p.sized.row.spec.variant for p in plan.rows]) if trials else None
+    preflight.check_disk(runs.RUNS, preflight.disk(trials, len(plan.devices), limits.checkpoint_seconds))
+    findings = []
+    if trials and checks.preflight and plan.kind != runs.BATCHES:
+        devices = [CPU] if plan.pool is None else list(plan.pool.uuids[: len(plan.devices)])
+        findings = preflight.steps(trials, devices, snapshot.environment(kept), runs.RUNS)
+    if checks.only:
+        show_preflight(findings, json)
+        return
+    folder = runs.start(plan.suite, [planned.row for planned in plan.rows], name, plan.kind)
+    for planned in plan.rows:
+        if planned.trial is not None and planned.trial.unverified:
+            state = benching.receipt(planned, plan.target)
+            note(f"{planned.row.label}: receipt for {plan.target}: {state}; the row is marked unverified.")
+    split = {finding.label: finding.micro_batches for finding in findings}
+    queued = enqueue(plan, folder, again, limits, kept, split)
+    go_on(queued, {planned.row.label for planned in plan.rows}, checks.hook, json)
+
+
+def show_preflight(findings: list, json: bool) -> None:
+    """Print what one step of each row showed."""
+    if json:
+        print_json([vars(finding) for finding in findings])
+        return
+    rows = [[f.label, f.status, short_bytes(f.peak_memory), f.micro_batches] for f in findings]
+    print_table(["row", "one step", "peak memory", "micro-batches"], rows, right=("peak memory", "micro-batches"))
+
+
+def go_on(queued, rows: set[str] | None, hook: str | None, json: bool) -> None:
+    """Run a queue's jobs and report the run. Ctrl-C stops the trials, keeps their records and leaves with code 130.
+
+    Args:
+        queued: what enqueue or resume returned; rows: labels that the exit code speaks of, None for all of the run; hook: command
+            to run at the end.
+    """
+    from elmanctl import bench as benching
+    from elmanctl import plan as runs
+    from elmanctl.queue.live import Watch
+    from elmanctl.queue.log import Queue
+    from elmanctl.queue.scheduler import Scheduler
+
+    folder = queued.folder
+    note(f"Run {folder}")
+    for text in queued.notes:
+        note(text)
+    queue = Queue(folder).refresh()
+    with Watch() as watch:
+        scheduler = Scheduler(queue, watch.observe)
+        try:
+            scheduler.run(queued.labels)
+        except KeyboardInterrupt:
+            note(stopped(folder, scheduler.chief))
+            raise
+    if text := queue.complaint():
+        note(text)
+    show_report(folder, runs.BATCHES if runs.is_batches(folder) else "suite", json)
+    bad = benching.not_ok(rows, folder)
+    call_hook(hook, folder, bad)
+    if bad:
+        raise CheckFailed(f"Not ok: {'; '.join(bad)}. Each row's folder in {folder} has its log.txt.")
+
+
+def stopped(folder: Path, chief: str) -> str:
+    """Return what is said after Ctrl-C: what was stopped, and how to go on."""
+    if chief:
+        return f"No longer watching. {folder} goes on under another bench ({chief})."
+    return f"Stopped. `elmanctl report {folder.name}` shows what there is; `elmanctl bench --resume {folder.name}` goes on."
+
+
+def call_hook(hook: str | None, folder: Path, bad: list[str]) -> None:
+    """Run the command of --on-end, without a shell; what becomes of it changes nothing but is said."""
+    if hook is None:
+        return
+    told = {"ELMANCTL_RUN": str(folder), "ELMANCTL_OK": "0" if bad else "1", "ELMANCTL_NOT_OK": "; ".join(bad)}
+    try:
+        code = subprocess.run(shlex.split(hook), env={**os.environ, **told}, stdin=subprocess.DEVNULL).returncode
+    except OSError as error:
+        code = error.strerror
+    if code:
+        note(f"--on-end {hook}: {code if isinstance(code, str) else f'exit code {code}'}.")
+
+
+def show_report(folder: Path, kind: str, json: bool) -> None:
+    """Print a run's report and leave it as report.md in its folder."""
+    from elmanctl import plan as runs
+    from elmanctl.files import atomic
+    from elmanctl.report import batches, render, rows
+
+    form, show = (batches, batches.print_cells) if kind == runs.BATCHES else (render, render.print_report)
+    report = (batches if kind == runs.BATCHES else rows).build(folder)
+    with atomic(folder / "report.md") as file:
+        file.write(form.markdown(report))
+    if json:
+        print(form.as_json(report), end="")
+    else:
+        show(report)
+    note(f"Report: {folder / 'report.md'}")

@@ -1,0 +1,117 @@
+"""What a user does to a run from outside: find a job, cancel, hold, release, and clear away what nobody needs."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from elmanctl import plan
+from elmanctl.errors import UserError, did_you_mean
+from elmanctl.queue import process
+from elmanctl.queue.log import EVENTS, Queue, Refused, read_line
+from elmanctl.queue.states import ACTIVE, ENDED, HELD, QUEUED, Job
+
+
+def queue_of(name: str | None) -> Queue:
+    """Return a run's queue, by name below runs/ or by path; the newest run's without a name.
+
+    Raises:
+        UserError: when there is no such run, or it was not queued.
+    """
+    folder = plan.find(name)
+    if not (folder / EVENTS).exists():
+        raise UserError(
+            f"{folder} has no queue: it is a single trial, or older than queues. Its records are in its folder."
+        )
+    return Queue(folder).refresh()
+
+
+def chosen(queue: Queue, rows: list[str]) -> list[Job]:
+    """Return the jobs that are named, all of them without a name.
+
+    Raises:
+        UserError: for a name that the run does not have.
+    """
+    if unknown := next((name for name in rows if name not in queue.jobs), None):
+        close = did_you_mean(unknown, queue.jobs)
+        raise UserError(f"{queue.run} has no row {unknown}.{close} Rows: {', '.join(list(queue.jobs)[:20])}.")
+    return [queue.jobs[name] for name in dict.fromkeys(rows)] if rows else list(queue.jobs.values())
+
+
+def cancel(queue: Queue, jobs: list[Job], why: str) -> dict[str, str]:
+    """Cancel jobs: those that wait at once, those that run by their supervisors. Returns what was done, by label."""
+    done = {}
+    for job in jobs:
+        for _ in range(5):  # it may move on meanwhile
+            try:
+                done[job.label] = _cancel(queue, queue.refresh().jobs[job.label], why)
+                break
+            except Refused:
+                continue
+    return done
+
+
+def _cancel(queue: Queue, job: Job, why: str) -> str:
+    if job.state == ENDED:
+        return f"has ended already ({job.status})"
+    if job.state not in ACTIVE:
+        queue.write("end", job.label, status="interrupted", ask="cancel", why=why or "cancelled")
+        return "cancelled"
+    queue.write("ask", job.label, ask="cancel", why=why)
+    if process.alive(job.supervisor) or job.supervisor is None:
+        return "is being cancelled"
+    return "is cancelled as soon as `elmanctl bench --resume` takes the run up; its supervisor is gone"
+
+
+def hold(queue: Queue, jobs: list[Job], why: str) -> dict[str, str]:
+    """Hold jobs that wait. Returns what was done, by label."""
+    return _move(queue, jobs, "hold", QUEUED, why)
+
+
+def release(queue: Queue, jobs: list[Job]) -> dict[str, str]:
+    """Let held jobs wait for their turn again. Returns what was done, by label."""
+    return _move(queue, jobs, "release", HELD, "")
+
+
+def _move(queue: Queue, jobs: list[Job], step: str, wanted: str, why: str) -> dict[str, str]:
+    done = {}
+    for job in jobs:
+        try:
+            if job.state != wanted:
+                raise Refused
+            queue.write(step, job.label, why=why)
+            done[job.label] = {"hold": "held", "release": "queued"}[step]
+        except Refused:
+            job = queue.refresh().jobs[job.label]
+            done[job.label] = f"stays {job.state}{f' ({job.status})' if job.status and job.state == ENDED else ''}"
+    return done
+
+
+def history(queue: Queue, label: str) -> list[dict[str, Any]]:
+    """Return the steps of one job as the log has them."""
+    found = []
+    for text in queue.path.read_bytes().split(b"\n"):
+        event = read_line(text) if text else None
+        if event is not None and event.job == label:
+            facts = {"attempt": event.attempt, "status": event.status, "device": event.device, "why": event.why}
+            found.append({"time": event.time, "step": event.step, **facts})
+    return found
+
+
+def garbage(runs: Path) -> list[tuple[Path, int]]:
+    """Return what can go, with its size in bytes: rows that were run anew, and snapshots that no unfinished job needs."""
+    needed: set[str] = set()
+    for log in runs.glob(f"*/{EVENTS}"):
+        needed |= {job.spec.snapshot for job in Queue(log.parent).refresh().jobs.values() if job.state != ENDED}
+    found = [path for path in runs.glob("*/previous") if path.is_dir()]
+    found += [path for path in runs.glob(".snapshots/*") if path.name not in needed]
+    return [(path, size(path)) for path in sorted(found)]
+
+
+def size(folder: Path) -> int:
+    """Return the bytes that a folder's files take."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder that `garbage` named."""
+    shutil.rmtree(folder)

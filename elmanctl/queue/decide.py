@@ -1,0 +1,84 @@
+"""Which job goes where now, and why the others wait. A pure function of the jobs and the box, fast for a thousand jobs."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from elmanctl.gpus.free import Reason
+from elmanctl.gpus.witness import CPU
+from elmanctl.queue.states import ACTIVE, HELD, QUEUED, Job
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Jobs to start with the device for each (a GPU's UUID, or CPU), and for every other queued job why it waits."""
+
+    starts: list[tuple[Job, str]]
+    waiting: dict[str, str]
+
+
+class Backoff:
+    """Holds jobs back for the time that their last attempt asked for, whatever the wall clock does meanwhile."""
+
+    def __init__(self, clock=time.monotonic, wall=time.time):
+        self._clock, self._wall = clock, wall
+        self._until: dict[tuple[str, int], float] = {}
+
+    def left(self, job: Job) -> float:
+        """Return the seconds that a job still has to wait; never more than its `wait`."""
+        if not job.wait:
+            return 0.0
+        key = (job.label, job.attempt)
+        if key not in self._until:
+            passed = min(max(self._wall() - job.since, 0.0), job.wait)
+            self._until[key] = self._clock() + job.wait - passed
+        return max(0.0, self._until[key] - self._clock())
+
+
+def decide(
+    jobs: dict[str, Job], reasons: Callable[[str], list[Reason]], names: dict[str, str], backoff: Backoff
+) -> Decision:
+    """Return what to start now, in the order in which jobs were enqueued.
+
+    Args:
+        reasons: why a GPU, by UUID, is not free; asked once for each GPU.
+        names: UUID -> name for people: `GPU 3`.
+        backoff: who knows how long a job that failed has to wait.
+    """
+    taken = {job.device: job.label for job in jobs.values() if job.state in ACTIVE}
+    used = Counter(job.spec.pool for job in jobs.values() if job.state in ACTIVE)
+    asked: dict[str, list[Reason]] = {}
+    starts, waiting = [], {}
+    for job in jobs.values():
+        if job.state == HELD:
+            waiting[job.label] = f"held{f': {job.why}' if job.why else ''}"
+        if job.state != QUEUED:
+            continue
+        if left := backoff.left(job):
+            waiting[job.label] = f"again in {left:.0f} s: {job.why}"
+            continue
+        pool = job.spec.pool
+        if pool is not None and pool.most is not None and used[pool] >= pool.most:
+            waiting[job.label] = f"waits for one of its {pool.most} GPUs"
+            continue
+        device, blocked = None, []
+        for candidate in (CPU,) if pool is None else pool.uuids:
+            if candidate in taken:
+                continue
+            if candidate != CPU and candidate not in asked:
+                asked[candidate] = reasons(candidate)
+            if found := asked.get(candidate):
+                blocked.append(f"{names.get(candidate, candidate)} is {found[0].text}")
+                continue
+            device = candidate
+            break
+        if device is None:
+            mine = [names.get(d, d) for d in ((CPU,) if pool is None else pool.uuids) if d in taken]
+            busy = f"waits for {', '.join(mine)}" if mine else "waits"
+            waiting[job.label] = f"{busy}{': ' if blocked else ''}{'; '.join(blocked)}"
+        else:
+            starts.append((job, device))
+            taken[device] = job.label
+            used[pool] += 1
+    return Decision(starts, waiting)

@@ -1,0 +1,157 @@
+"""From a planned bench to jobs in a run's queue, and back to work on a run that was interrupted."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from elmanctl import plan
+from elmanctl.bench import Bench
+from elmanctl.errors import UserError
+from elmanctl.files import read_json, write_json
+from elmanctl.queue.log import EVENTS, Queue
+from elmanctl.queue.states import ENDED, Spec
+from elmanctl.records import Budget, Result, Trial
+from elmanctl.report.rows import SHOWN
+from elmanctl.runlog import RESULT
+
+CHECKPOINT_SECONDS = 300.0
+WALL_FACTOR, WALL_SECONDS = 2.0, 3600.0  # of the minutes asked for, and for what does not count as training
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a trial is held to: seconds between checkpoints to go on from, seconds of an attempt (None: from the budget), and
+    seconds until a trial that the machine failed is tried again for the first time.
+    """
+
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    wall_seconds: float | None = None
+    backoff_seconds: float = 10.0
+
+    def wall(self, budget: Budget) -> float:
+        """Return the longest time of an attempt in seconds, 0 for no limit."""
+        if self.wall_seconds is not None:
+            return self.wall_seconds
+        return budget.minutes * 60 * WALL_FACTOR + WALL_SECONDS if budget.minutes is not None else 0.0
+
+
+@dataclass(frozen=True)
+class Enqueued:
+    """A run with the labels of the jobs that a call waits for, and notes on rows that are not run."""
+
+    folder: Path
+    labels: set[str]
+    notes: list[str] = field(default_factory=list)
+
+
+def todo(bench: Bench, folder: Path, again: bool) -> list[Trial]:
+    """Return the trials of a bench that `enqueue` would queue now."""
+    jobs = Queue(folder).refresh().jobs
+    found = []
+    for planned in bench.rows:
+        job, old = jobs.get(planned.row.label), result(folder / planned.row.folder)
+        waits = job is not None and job.state != ENDED
+        if planned.trial is not None and not waits and (again or old is None or old.status not in SHOWN):
+            found.append(planned.trial)
+    return found
+
+
+def enqueue(
+    bench: Bench,
+    folder: Path,
+    again: bool,
+    limits: Limits,
+    snapshot: Path | None = None,
+    split: dict[str, int] | None = None,
+) -> Enqueued:
+    """Put the rows of a bench that are still to run into a run's queue, all of them or none.
+
+    * A row that is finished stays, unless `again`; one that waits or runs already is left to it. One that ended otherwise is run anew.
+    * What a folder held before moves to `previous/`; nothing is deleted.
+    * A row that cannot be built here gets its failed result at once.
+
+    Args:
+        folder: the run's; again: run finished rows anew; snapshot: of the sources that the trials run from; split: the micro-batches
+            that a row, by label, was seen to need.
+    """
+    queue, labels, notes = Queue(folder), set(), []
+    with queue.locked() as file:
+        for planned in bench.rows:
+            label, place = planned.row.label, folder / planned.row.folder
+            job = queue.jobs.get(label)
+            if job is not None and job.state != ENDED:
+                notes.append(f"{label} is {job.state} in this run already.")
+                labels.add(label)
+                continue
+            old = result(place)
+            if old is not None and old.status in SHOWN and not again:
+                other = "" if trial_of(place) == planned.trial else ", with other settings than now"
+                notes.append(f"{label} is finished{other}; --again runs it anew.")
+                continue
+            set_aside(folder, place)
+            if planned.trial is None:
+                problem = planned.row.problem
+                write_json(place / RESULT, Result(status="failed", steps=0, tokens=0, seconds=0.0, message=problem))
+                notes.append(problem)
+                continue
+            spec = Spec(
+                trial=planned.trial,
+                folder=planned.row.folder,
+                pool=bench.pool,
+                wall_seconds=limits.wall(planned.trial.budget),
+                checkpoint_seconds=limits.checkpoint_seconds,
+                backoff_seconds=limits.backoff_seconds,
+                snapshot=snapshot.name if snapshot else "",
+            )
+            queue.write_locked(file, "enqueue", label, spec=spec, micro_batches=(split or {}).get(label, 1))
+            labels.add(label)
+    return Enqueued(folder, labels, notes)
+
+
+def resume(name: str | None) -> Enqueued:
+    """Go on with a run: what was stopped is queued again, what waits or runs is left to the scheduler.
+
+    Raises:
+        UserError: when there is no such run, or it has no queue.
+    """
+    folder = plan.find(name)
+    queue = Queue(folder)
+    if not (folder / EVENTS).exists():
+        raise UserError(f"{folder} has no {EVENTS}: it was not queued by bench, so there is nothing to go on with.")
+    labels = set()
+    with queue.locked() as file:
+        for job in list(queue.jobs.values()):
+            if job.state == ENDED and job.status == "interrupted" and job.asked != "cancel":
+                queue.write_locked(file, "enqueue", job.label, spec=job.spec, micro_batches=job.micro_batches)
+            if queue.jobs[job.label].state != ENDED:
+                labels.add(job.label)
+    return Enqueued(folder, labels, [complaint] if (complaint := queue.complaint()) else [])
+
+
+def result(place: Path) -> Result | None:
+    """Return a row's result, None where there is none that can be read."""
+    try:
+        return read_json(place / RESULT, Result)
+    except UserError:
+        return None
+
+
+def trial_of(place: Path) -> Trial | None:
+    """Return the trial that a row's folder was run with, as it was planned; None where it cannot be read."""
+    try:
+        return msgspec.structs.replace(read_json(place / "trial.json", Trial), micro_batches=1)
+    except UserError:
+        return None
+
+
+def set_aside(folder: Path, place: Path) -> None:
+    """Move what a row's folder holds to `previous/<row>-<n>`."""
+    if not place.exists():
+        return
+    previous = folder / "previous"
+    previous.mkdir(exist_ok=True)
+    number = 1
+    while (previous / f"{place.name}-{number}").exists():
+        number += 1
+    place.rename(previous / f"{place.name}-{number}")

@@ -1,0 +1,157 @@
+"""Before anything is queued: room on the disk, and one real step of each row, with its peak memory, on the device it will run on.
+
+A row whose batch does not fit is tried in smaller and smaller micro-batches of the same batch; one that does not run at all refuses
+the whole bench, so that nobody finds it in the morning.
+"""
+
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from elmanctl.console import note
+from elmanctl.errors import CheckFailed, UserError
+from elmanctl.files import read_json, write_json
+from elmanctl.gpus import locks
+from elmanctl.gpus.witness import CPU
+from elmanctl.queue.settle import LARGEST_SPLIT
+from elmanctl.queue.supervisor import confinement
+from elmanctl.queue.watchdog import SETUP_SECONDS
+from elmanctl.records import Budget, Result, Trial
+from elmanctl.runlog import RESULT, TRIAL
+from elmanctl.sizes import short_bytes
+
+# fp32 weights and two moments of AdamW; checkpoint.KEEP of them, and the one that is being written.
+BYTES_A_PARAMETER, CHECKPOINTS = 12, 3
+BYTES_A_STEP = 150
+STEPS_A_MINUTE = 6000  # of a run by time: 10 ms a step, so that the forecast is rather too large
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one step of a row showed: status, peak memory in bytes, the micro-batches it took, and a message where it failed."""
+
+    label: str
+    status: str
+    peak_memory: int | None
+    micro_batches: int
+    message: str = ""
+
+
+def disk(trials: Iterable[Trial], devices: int, checkpoint_seconds: float) -> int:
+    """Return the bytes that a run may need: every row's steps, the checkpoints that are kept, and those of the rows that run at once."""
+    trials = list(trials)
+    steps = sum(BYTES_A_STEP * forecast(trial) for trial in trials)
+    sizes = sorted((trial.params * BYTES_A_PARAMETER * CHECKPOINTS for trial in trials), reverse=True)
+    kept = sum(t.params * BYTES_A_PARAMETER * CHECKPOINTS for t in trials if t.training.checkpoint_every)
+    return steps + kept + (sum(sizes[:devices]) if checkpoint_seconds else 0)
+
+
+def forecast(trial: Trial) -> float:
+    """Return about how many steps a trial takes; rather too many where its budget is a time."""
+    b, t = trial.budget, trial.training
+    return b.steps or (b.tokens / (t.batch * t.chunk) if b.tokens else b.minutes * STEPS_A_MINUTE)
+
+
+def check_disk(runs: Path, need: int) -> None:
+    """Refuse a run that the disk has no room for.
+
+    Raises:
+        UserError: with what is needed and what there is.
+    """
+    place = next(path for path in (runs, *runs.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if need > free:
+        raise UserError(
+            f"The run may need {short_bytes(need)} below {runs}, mostly for checkpoints, and the disk has {short_bytes(free)} free. "
+            "Free some space, run fewer rows at once, or leave checkpoints out with --checkpoint-minutes 0."
+        )
+
+
+def steps(trials: list[Trial], devices: list[str], environment: dict[str, str], where: Path) -> list[Finding]:
+    """Run one step of each trial, on each device one at a time, and return what they showed in the order of the trials.
+
+    Args:
+        devices: UUIDs of GPUs, or CPU; locked meanwhile. environment: of the trials. where: folder for a folder of the moment.
+    Raises:
+        CheckFailed: naming each row that does not run.
+    """
+    where.mkdir(parents=True, exist_ok=True)
+    free: queue.Queue[str] = queue.Queue()
+    held = {device: None if device == CPU else locks.acquire(device, "preflight") for device in devices}
+    for device, lock in held.items():
+        if lock is not None or device == CPU:
+            free.put(device)
+    if free.empty():
+        raise CheckFailed(
+            "Every chosen GPU was locked just now by somebody else. Try again, or leave preflight out with --no-preflight."
+        )
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix=".preflight-", dir=where) as folder,
+            ThreadPoolExecutor(free.qsize()) as pool,
+        ):
+            places = [Path(folder) / str(number) for number in range(len(trials))]
+            found = list(pool.map(lambda trial, place: _one(trial, place, free, environment), trials, places))
+    finally:
+        for lock in held.values():
+            if lock is not None:
+                locks.release(lock)
+    if bad := [f"{f.label}: {f.status}. {f.message}" for f in found if f.status != "ok"]:
+        raise CheckFailed(
+            "\n".join([*bad, "One step of each row is run before anything is queued; --only leaves rows out."])
+        )
+    return found
+
+
+def _one(trial: Trial, folder: Path, free: queue.Queue, environment: dict[str, str]) -> Finding:
+    device = free.get()
+    try:
+        split = trial.micro_batches
+        while True:
+            result = run_step(msgspec.structs.replace(trial, micro_batches=split), folder, device, environment)
+            larger = split * 2
+            if result.status != "oom" or larger > LARGEST_SPLIT or trial.training.batch % larger:
+                break
+            split = larger
+    finally:
+        free.put(device)
+    note(f"{trial.label}: one step {result.status}{memory(result.peak_memory_bytes)}{parts(trial, split)}")
+    return Finding(trial.label, result.status, result.peak_memory_bytes, split, result.message)
+
+
+def memory(peak: int | None) -> str:
+    return "" if peak is None else f", peak memory {short_bytes(peak)}"
+
+
+def parts(trial: Trial, split: int) -> str:
+    return "" if split == 1 else f", in {split} micro-batches of {trial.training.batch // split} rows"
+
+
+def run_step(trial: Trial, folder: Path, device: str, environment: dict[str, str]) -> Result:
+    """Run one step of a trial in a process of its own and return its result."""
+    training = msgspec.structs.replace(trial.training, eval_batches=0, eval_every=0, checkpoint_every=0)
+    write_json(folder / TRIAL, msgspec.structs.replace(trial, budget=Budget(steps=1), training=training))
+    call = [sys.executable, "-m", "elmanctl.trial", str(folder)]
+    env = {**os.environ, **environment, **confinement(device)}
+    try:
+        ran = subprocess.run(
+            call, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SETUP_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        message = f"No step within {SETUP_SECONDS / 60:.0f} minutes."
+        return Result(status="timeout", steps=0, tokens=0, seconds=0.0, message=message)
+    try:
+        return read_json(folder / RESULT, Result)
+    except UserError:
+        last = (ran.stderr.strip().splitlines() or ["no output"])[-1]
+        message = f"The trial ended with exit code {ran.returncode}: {last}"
+        return Result(status="failed", steps=0, tokens=0, seconds=0.0, message=message)

@@ -1,0 +1,145 @@
+"""The states of a job and the steps between them: this table is all there is.
+
+    queued -> starting -> running -> ended          a trial that is tried once
+    running | starting -> queued                    tried again, or given back
+    queued <-> held                                 by the user
+    ended -> queued                                 run anew, or gone on with
+
+A step that the table does not have, or that names another attempt than the present one, is refused when it is written. So two
+schedulers, or a supervisor that was given up and wakes late, cannot both move a job.
+"""
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from elmanctl.gpus.choice import Pool
+from elmanctl.queue.process import Identity
+from elmanctl.records import Trial
+
+VERSION = 1
+QUEUED, HELD, STARTING, RUNNING, ENDED = "queued", "held", "starting", "running", "ended"
+ACTIVE = (STARTING, RUNNING)
+
+# Step -> (states it may be taken from, state it leads to). None: a job that does not exist yet.
+STEPS = {
+    "enqueue": ((None, ENDED), QUEUED),
+    "hold": ((QUEUED,), HELD),
+    "release": ((HELD,), QUEUED),
+    "start": ((QUEUED,), STARTING),
+    "run": ((STARTING,), RUNNING),
+    "adopt": ((RUNNING,), RUNNING),
+    "ask": ((STARTING, RUNNING), None),  # the supervisor is asked to end the trial; the state stays
+    "requeue": ((STARTING, RUNNING), QUEUED),
+    "end": ((QUEUED, HELD, STARTING, RUNNING), ENDED),
+}
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an attempt needs, fixed when a job is enqueued: an edited suite or source changes nothing any more.
+
+    `folder` is relative to the run; `pool` None means the CPU; `command` and `environment` start the trial (empty: the trial of
+    this very installation); `wall_seconds` and `checkpoint_seconds` are 0 for no limit and no checkpoints; `backoff_seconds` the wait
+    after a first failure of the machine.
+    """
+
+    trial: Trial
+    folder: str
+    pool: Pool | None = None
+    command: tuple[str, ...] = ()
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
+    snapshot: str = ""
+    wall_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
+    backoff_seconds: float = 10.0
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One step of one job: a line of events.jsonl. `time` is seconds since 1970 and orders nothing; the file's order does."""
+
+    v: int
+    time: float
+    job: str
+    step: str
+    attempt: int = 0
+    why: str = ""
+    status: str = ""
+    device: str = ""
+    wait: float = 0.0
+    failures: int = 0
+    progress: int = 0
+    micro_batches: int = 1
+    ask: str = ""
+    spec: Spec | None = None
+    supervisor: Identity | None = None
+    child: Identity | None = None
+
+
+@dataclass
+class Job:
+    """A job as its events leave it.
+
+    Args:
+        attempt: number of the present or last attempt, from 1.
+        failures: attempts that failed for the machine's sake since the trial last got further; `progress` is how far, in steps.
+        why: reason of the present state; `since` when it began; `wait` the seconds that it shall be waited before the next attempt.
+        asked: `cancel` or `stop`, what the supervisor was asked to do.
+    """
+
+    label: str
+    spec: Spec
+    state: str = QUEUED
+    attempt: int = 0
+    failures: int = 0
+    progress: int = 0
+    micro_batches: int = 1
+    status: str = ""
+    why: str = ""
+    device: str = ""
+    since: float = 0.0
+    wait: float = 0.0
+    asked: str = ""
+    supervisor: Identity | None = None
+    child: Identity | None = None
+    starts: list[float] = field(default_factory=list)
+
+
+def refusal(job: Job | None, event: Event) -> str:
+    """Return why a step may not be taken now, or an empty text."""
+    before, _ = STEPS[event.step]
+    state = job.state if job else None
+    if state not in before:
+        return f"{event.job} is {state or 'unknown'}, and {event.step} is not a step from there"
+    attempt = 0 if job is None else job.attempt
+    expected = {"start": attempt + 1, "enqueue": event.attempt}.get(event.step, attempt)
+    if event.attempt != expected:
+        return f"{event.job} is at attempt {attempt}, and {event.step} names attempt {event.attempt}"
+    return ""
+
+
+def apply(jobs: dict[str, Job], event: Event) -> None:
+    """Take a step that was found in the log. Where lines before it were lost, the step's own state counts."""
+    job = jobs.get(event.job)
+    if event.step == "enqueue" and event.spec is not None:
+        # Attempts go on counting, so that one that was given up long ago is still known as an old one.
+        attempt = job.attempt if job else 0
+        job = jobs[event.job] = Job(event.job, event.spec, attempt=attempt, micro_batches=event.micro_batches)
+    if job is None:  # its first line was lost: nothing is known of what to run
+        return
+    if event.step == "ask":
+        job.asked = event.ask
+        return
+    job.state, job.since, job.why, job.wait = STEPS[event.step][1], event.time, event.why, event.wait
+    if event.step == "start":
+        job.attempt, job.device, job.asked = event.attempt, event.device, ""
+        job.supervisor = job.child = None
+        job.starts.append(event.time)
+    elif event.step == "run":
+        job.supervisor, job.child = event.supervisor, event.child
+    elif event.step == "adopt":
+        job.supervisor = event.supervisor
+    elif event.step == "requeue":
+        job.failures, job.progress, job.micro_batches = event.failures, event.progress, event.micro_batches
+        job.device = ""
+    elif event.step == "end":
+        job.status, job.asked = event.status, event.ask or job.asked

@@ -1,0 +1,259 @@
+"""The scheduler with real supervisors, and small scripts in the place of trials."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from elmanctl.files import read_json
+from elmanctl.gpus import free, locks
+from elmanctl.gpus.choice import Pool
+from elmanctl.queue import process, scheduler
+from elmanctl.queue.log import Queue
+from elmanctl.records import Result
+
+ONE = Pool(("GPU-0",))
+SLEEP = "sleep 60 & echo $! > $1/pid.new; mv $1/pid.new $1/pid; wait"
+
+
+def gone(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_jobs_run_one_after_the_other_on_the_cpu_and_are_confined_to_it(line):
+    line.add(
+        "a",
+        f"echo $CUDA_VISIBLE_DEVICES,$OMP_NUM_THREADS > $1/seen; {os.environ.get('X', '')}cp $1/../ok.json $1/result.json",
+    )
+    line.add("b")
+    line.go()
+    assert {job.status for job in line.queue.jobs.values()} == {"ok"}
+    assert (line.run / "a/seen").read_text().strip() == f",{os.environ.get('OMP_NUM_THREADS', '1')}"
+    assert line.events() == [
+        ("a", "enqueue"), ("b", "enqueue"),
+        ("a", "start"), ("a", "run"), ("a", "end"),
+        ("b", "start"), ("b", "run"), ("b", "end"),
+    ]  # fmt: skip
+
+
+def test_a_child_that_ends_without_a_result_is_failed_and_the_others_run(line):
+    line.add("a", "echo trouble; exit 3")
+    line.add("b")
+    line.go()
+    assert (line.job("a").status, line.job("b").status) == ("failed", "ok")
+    assert "exit code 3" in read_json(line.run / "a/result.json", Result).message
+    assert (line.run / "a/log.txt").read_text() == "trouble\n"
+
+
+def test_what_a_trial_leaves_running_is_ended_with_it(line):
+    line.add(script=f"{SLEEP.replace('; wait', '')}; cp $1/../ok.json $1/result.json; exit 0")
+    line.go()
+    line.until(lambda: gone(int((line.run / "a/pid").read_text())))
+
+
+def test_a_trial_gets_its_gpu_by_uuid_and_the_lock_is_held_while_it_runs(line, box):
+    line.add(
+        script="echo $CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER > $1/seen; sleep 0.5; cp $1/../ok.json $1/result.json",
+        pool=ONE,
+    )
+    now = line.scheduler()
+    now.tick()
+    line.until(lambda: (line.run / "a/seen").exists())
+    assert "r, a" in str(locks.holder("GPU-0")) and locks.acquire("GPU-0", "another") is None
+    now.run({"a"})
+    assert locks.holder("GPU-0") is None
+    assert (line.run / "a/seen").read_text() == "GPU-0 PCI_BUS_ID\n" and line.job().status == "ok"
+
+
+def test_the_lock_outlives_the_supervisor_with_the_trial(line, box):
+    line.add(script="touch $1/up; sleep 1; cp $1/../ok.json $1/result.json", pool=ONE)
+    now = line.scheduler()
+    now.tick()
+    line.until(lambda: line.job().state == "running" and (line.run / "a/up").exists())
+    os.kill(line.job().supervisor.pid, signal.SIGKILL)
+    line.until(lambda: now._children["a"].poll() is not None)
+    assert locks.holder("GPU-0") is not None
+    now.run({"a"})
+    assert (line.job().status, line.job().attempt) == ("ok", 1)
+
+
+def test_a_busy_gpu_is_waited_for_with_the_reason_and_used_once_it_is_free(line, box):
+    box.change(0, processes=[[4_000_009, 2**30]], memory_used=2**31)
+    line.add(pool=ONE)
+    seen = []
+
+    def observe(now):
+        seen.append(now.waiting.get("a", ""))
+        if len(seen) == 5:
+            box.change(0, processes=[], memory_used=0)
+
+    now = line.scheduler(observe=observe)
+    now.queue.refresh()
+    now.run({"a"})
+    assert seen[0] == "waits: GPU 0 is in use by another process (pid 4000009; 2 GiB)"
+    assert line.job().status == "ok" and line.job().attempt == 1
+
+
+def test_a_gpu_taken_between_decision_and_launch_is_not_used(line, box, monkeypatch):
+    line.add(pool=ONE)
+    now = line.scheduler(sampler=free.Sampler().settle())
+    monkeypatch.setattr(scheduler, "SAMPLE_SECONDS", 60.0)
+    now.queue.refresh()
+    now._next_sample = time.monotonic() + 60
+    box.change(0, utilisation=90)
+    now.tick()
+    assert line.job().state == "queued" and "90 % utilised" in now.waiting["a"]
+
+
+def test_a_locked_gpu_is_waited_for_with_its_holder(line, box):
+    held = locks.acquire("GPU-0", "run of somebody else")
+    line.add(pool=ONE)
+    now = line.scheduler()
+    now.queue.refresh()
+    now.tick()
+    assert "run of somebody else" in now.waiting["a"]
+    locks.release(held)
+    now.run({"a"})
+    assert line.job().status == "ok"
+
+
+def test_a_vanished_gpu_is_said_and_another_of_the_pool_is_used(line, box):
+    box.only(*box.devices[:1])
+    line.add("a", "sleep 0.3; cp $1/../ok.json $1/result.json", pool=Pool(("GPU-7", "GPU-0")))
+    line.add("b", pool=Pool(("GPU-7",)))
+    now = line.scheduler()
+    now.queue.refresh()
+    now.run({"a"})
+    assert line.job("a").status == "ok"
+    assert now.waiting["b"] == "waits: GPU-7 is no longer visible to NVML"
+
+
+def test_two_benches_at_once_run_each_job_once(line):
+    for label in "abc":
+        line.add(label, "echo >> $1/begun; sleep 0.2; cp $1/../ok.json $1/result.json")
+    code = (
+        "import sys; from pathlib import Path; from elmanctl.queue import log, scheduler\n"
+        "queue = log.Queue(Path(sys.argv[1])).refresh()\n"
+        "scheduler.Scheduler(queue).run(set(queue.jobs))\n"
+    )
+    benches = [subprocess.Popen([sys.executable, "-c", code, str(line.run)]) for _ in range(2)]
+    assert [bench.wait(timeout=60) for bench in benches] == [0, 0]
+    assert {job.status for job in line.queue.refresh().jobs.values()} == {"ok"}
+    assert [(line.run / label / "begun").read_text() for label in "abc"] == ["\n"] * 3
+    assert len([step for _, step in line.events() if step == "start"]) == 3
+
+
+def test_a_second_bench_watches_and_says_who_schedules(line):
+    held = locks.take(line.run / scheduler.LOCK, "run r")
+    line.add()
+    now = line.scheduler()
+    now.tick()
+    assert line.job().state == "queued" and "run r" in now.chief
+    os.close(held)
+    now.run({"a"})
+    assert now.chief == "" and line.job().status == "ok"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_stops_what_runs_in_good_order_and_keeps_what_was_finished(line, number):
+    line.add("a")
+    line.add(
+        "b",
+        "trap 'sed s/ok/interrupted/ $1/../ok.json > $1/result.json; exit 1' INT; touch $1/up; while :; do sleep 0.05; done",
+    )
+    line.add("c")
+    before = signal.getsignal(signal.SIGTERM)
+
+    def observe(now):
+        if (line.run / "b/up").exists() and not now.queue.jobs["b"].asked and now.queue.jobs["b"].state == "running":
+            os.kill(os.getpid(), number)
+
+    now = line.scheduler(observe=observe)
+    now.queue.refresh()
+    with pytest.raises(KeyboardInterrupt):
+        now.run({"a", "b", "c"})
+    assert signal.getsignal(signal.SIGTERM) is before
+    jobs = line.queue.refresh().jobs
+    assert {name: (job.state, job.status) for name, job in jobs.items()} == {
+        "a": ("ended", "ok"), "b": ("ended", "interrupted"), "c": ("queued", "")
+    }  # fmt: skip
+    assert read_json(line.run / "b/result.json", Result).steps == 7
+
+
+def test_a_second_interrupt_ends_the_whole_tree(line):
+    line.add(script=f"trap '' INT TERM; {SLEEP}; sleep 60")
+    asked = []
+
+    def observe(now):
+        if (line.run / "a/pid").exists() and now.queue.jobs["a"].state == "running" and len(asked) < 2:
+            asked.append(1)
+            raise KeyboardInterrupt
+
+    now = line.scheduler(observe=observe)
+    now.queue.refresh()
+    with pytest.raises(KeyboardInterrupt):
+        now.run({"a"})
+    assert len(asked) == 2
+    line.until(lambda: gone(int((line.run / "a/pid").read_text())))
+    assert (line.job().state, line.job().status) == ("ended", "interrupted")
+
+
+def test_a_terminal_that_goes_away_stops_nothing(line):
+    line.add(script="touch $1/up; sleep 1; cp $1/../ok.json $1/result.json")
+    line.add("b")
+    code = (
+        "import sys; from pathlib import Path; from elmanctl.queue import live, log, scheduler\n"
+        "queue = log.Queue(Path(sys.argv[1])).refresh()\n"
+        "with live.Watch() as watch: scheduler.Scheduler(queue, watch.observe).run(set(queue.jobs))\n"
+    )
+    bench = subprocess.Popen(
+        [sys.executable, "-c", code, str(line.run)], stderr=subprocess.PIPE, start_new_session=True
+    )
+    line.until((line.run / "a/up").exists)
+    bench.stderr.close()
+    os.killpg(bench.pid, signal.SIGHUP)
+    assert bench.wait(timeout=60) == 0
+    assert {job.status for job in line.queue.refresh().jobs.values()} == {"ok"}
+
+
+def test_a_trial_of_another_machine_is_left_to_it(line):
+    line.add()
+    line.queue.write("start", "a", device="CPU")
+    there = process.Identity(1, 1, "faraway 0")
+    line.queue.write("run", "a", supervisor=there, child=there)
+    now = line.scheduler()
+    now.queue.refresh()
+    now.tick()
+    assert line.job().state == "running" and now.waiting["a"] == "runs on another machine (faraway)"
+
+
+def test_a_supervisor_that_cannot_work_is_not_started_for_ever(line):
+    line.add()
+    (line.run / "a").mkdir()
+    (line.run / "a" / "trial.json").mkdir()  # cannot be written over
+    line.go()
+    assert line.job().status == "failed" and line.job().attempt == 4
+    assert "supervisor.log" in read_json(line.run / "a/result.json", Result).message
+    assert "trial.json could not be written" in (line.run / "a/supervisor.log").read_text()
+
+
+def test_a_look_at_a_thousand_jobs_takes_under_50_milliseconds(line, box):
+    spec = line.add("a", pool=Pool(tuple(f"GPU-{n}" for n in range(8)))).spec
+    with line.queue.locked() as file:
+        for number in range(999):
+            line.queue.write_locked(file, "enqueue", f"job{number}", spec=spec)
+    now = line.scheduler(sampler=free.Sampler().settle())
+    now.queue.refresh()
+    now.launch = lambda job, device: None
+    now.tick()
+    times = []
+    for _ in range(5):
+        began = time.process_time()
+        now.tick()
+        times.append(time.process_time() - began)
+    assert len(now.waiting) == 995 and min(times) < 0.05, times
+    assert len(Queue(line.run).refresh().jobs) == 1000
