@@ -1,10 +1,7 @@
 """`elmanctl verify`: is a variant right? Every output and gradient against fp64, and properties that need no truth."""
 
 import contextlib
-import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +13,6 @@ from elmanctl.plugins.registry import registry
 from elmanctl.variant import Spec, parse_options
 
 DEVICES = ("cpu", "cuda")
-POLL_SECONDS = 0.5
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +51,9 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option("--train", help="Also train a tiny model with kernel and reference; curves must coincide."),
         ] = False,
-        watch: Annotated[bool, typer.Option("--watch", help="Run again when a source changes.")] = False,
+        watch: Annotated[
+            bool, typer.Option("--watch", help="Run the quick set now and whenever a source changes.")
+        ] = False,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
     ) -> None:
         """Check a variant's kernel and layer; exit 1 if a check fails. A complete pass writes a receipt."""
@@ -82,7 +80,11 @@ def register(app: typer.Typer) -> None:
         for spec in specs:
             spec.check()
         if watch:
-            follow(specs, [a for a in sys.argv[1:] if a != "--watch"])
+            from elmanctl.verify.watch import follow
+
+            part = quick or thorough or case is not None or dtype is not None
+            follow(specs, [a for a in sys.argv[1:] if a != "--watch"] + ([] if part else ["--quick"]))
+            return
         results, failed = [], []
         for spec in specs:
             request = plan.Request(spec, where, seed, quick, case, dtype, sanitize, thorough, train)
@@ -205,30 +207,3 @@ def keep(outcome) -> tuple[Path | None, str]:
     kind = "Quick receipt" if outcome.request.quick else "Receipt"
     elsewhere = path != receipt.places(spec.variant, target)[0]
     return path, f"{kind}: {path}" + (" (the variant's folder cannot be written)" if elsewhere else "")
-
-
-def follow(specs: list[Spec], arguments: list[str]) -> None:
-    """Run verify in a child process now and whenever a source changes, until interrupted."""
-    seen: dict[Path, int] = {}
-    call = [sys.executable, "-c", "from elmanctl.cli import main; main()", *arguments]
-    while True:
-        now = stamps(specs)
-        if now != seen:
-            seen = now
-            note(time.strftime("%H:%M:%S") + f" verifying {', '.join(s.name for s in specs)}")
-            subprocess.run(call, env=os.environ, check=False)
-            note("Waiting for a change; Ctrl-C ends.")
-        time.sleep(POLL_SECONDS)
-
-
-def stamps(specs: list[Spec]) -> dict[Path, int]:
-    """Return the time of change of every source that a variant's results depend on."""
-    from elmanctl.toolchain import sources
-    from elmanctl.verify.receipt import code_files
-
-    files: set[Path] = set()
-    for spec in specs:
-        files.update(code_files(spec.variant.folder))
-        if spec.variant.has_kernel:
-            files.update(sources(spec.variant.folder))
-    return {path: path.stat().st_mtime_ns for path in files if path.exists()}

@@ -11,7 +11,7 @@ import pytest
 
 from elmanctl.cli import run
 from elmanctl.plugins.registry import registry
-from elmanctl.verify import receipt
+from elmanctl.verify import receipt, watch
 
 _path = Path(__file__).parent.parent / "verify" / "conftest.py"
 _fixtures = importlib.util.spec_from_file_location("verify_fixtures", _path)
@@ -144,25 +144,34 @@ def test_a_kernel_that_does_not_compile_is_shown_with_its_line(folder, capsys):
     assert code == 2 and f"{folder.name}.cu.cc:" in err and "error" not in err.lower().split("does not compile")[0]
 
 
-def test_watch_runs_again_when_a_source_changes(folder, monkeypatch):
-    from elmanctl.commands import verify
-
-    spec, calls = registry().resolve("Integrator"), []
-
-    def child(call, **_):
-        calls.append(call)
+def test_watch_runs_again_when_a_source_changes_and_reads_it_anew(folder, monkeypatch):
+    spec, codes = registry().resolve("Integrator"), []
+    original = watch.again
 
     def sleep(seconds):
-        if len(calls) == 1:
-            edit(folder, "kernel", "acc h = p.h0[i];", "acc h = p.h0[i] + 0;")
+        if len(codes) == 1:
+            edit(folder, "kernel", "store(p.y + at, h * h);", "store(p.y + at, h * h * acc(1.01));")
+        elif len(codes) == 2:
+            edit(folder, "kernel", " * acc(1.01)", "")
+            edit(folder, "__init__.py", '"tanh on the state"', '"a tanh on the state"')
         else:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(verify.subprocess, "run", child)
-    monkeypatch.setattr(verify.time, "sleep", sleep)
+    monkeypatch.setattr(watch, "again", lambda *given: codes.append(original(*given)))
+    monkeypatch.setattr(watch.time, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
-        verify.follow([spec], ["verify", "Integrator"])
-    assert len(calls) == 2 and calls[0][-2:] == ["verify", "Integrator"]
+        watch.follow([spec], ["verify", "Integrator", "--device", "cpu", "--case", "float32 B3 T2"])
+    assert codes == [0, 1, 0]
+
+
+def test_watch_runs_the_quick_set_unless_another_part_is_named(folder, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(watch, "follow", lambda specs, arguments: seen.append(arguments))
+    for more in ([], ["--quick"], ["--case", "float32 B3 T2"]):
+        given = ["verify", "Integrator", "--device", "cpu", "--watch", *more]
+        monkeypatch.setattr(sys, "argv", ["elmanctl", *given])
+        run(given)
+    assert [s.count("--quick") for s in seen] == [1, 1, 0] and not any("--watch" in s for s in seen)
 
 
 def test_changed_verifies_what_is_not_green_and_one_of_each_family(spec, monkeypatch):
