@@ -5,9 +5,9 @@ from pathlib import Path
 
 import msgspec
 
-from elmanctl import plan, toolchain
+from elmanctl import plan, seeds, toolchain
 from elmanctl import suite as suites
-from elmanctl.errors import UserError, did_you_mean
+from elmanctl.errors import UserError
 from elmanctl.gpus import choice, free
 from elmanctl.records import Budget, Training, Trial
 
@@ -55,6 +55,7 @@ def prepare(
     dry_run: bool,
     wait: bool = False,
     unverified: bool = False,
+    repeats: int | None = None,
 ) -> Bench:
     """Load, size and check a suite, and choose its devices.
 
@@ -66,11 +67,12 @@ def prepare(
         wait: let trials wait for GPUs that are in use now.
         dry_run: report missing devices, data and receipts as obstacles instead of refusing.
         unverified: run kernels without a receipt too; their trials say so for good.
+        repeats: seeds of each row, in place of the suite's; a table against batch takes the first.
     Raises:
         UserError: for anything that would make the run fail or be unfair.
     """
-    suite = suites.load(name)
-    chosen = choose(suite, only)
+    suite = suites.load(name, repeats)
+    chosen = seeds.choose(suite, only)
     rows = suites.sized(suite)
     suites.check_sizes(suite, rows)
     on_cpu = suite.device == "cpu" and gpu_text is None
@@ -102,7 +104,7 @@ def prepare(
     training = suite.training
     need(lambda: check_data(training))
     planned = []
-    for sized in rows:
+    for sized in seeds.first_of_each(rows, lambda sized: sized.row) if batches else rows:
         if sized.row.label not in chosen:
             continue
         for batch in batches or [None]:
@@ -128,18 +130,6 @@ def prepare(
         plan.BATCHES if batches else "suite",
         tuple(obstacles),
     )
-
-
-def choose(suite: suites.Suite, only: list[str]) -> set[str]:
-    """Return the labels of the rows that --only names, all without it."""
-    labels = {row.label.lower(): row.label for row in suite.rows}
-    models = {row.spec.name.lower(): row.label for row in suite.rows}
-    if unknown := next((name for name in only if name.lower() not in {**models, **labels}), None):
-        known = [row.label for row in suite.rows]
-        raise UserError(
-            f"--only {unknown}: {suite.name} has no such row.{did_you_mean(unknown, known)} Rows: {', '.join(known)}."
-        )
-    return {{**models, **labels}[name.lower()] for name in only} if only else set(labels.values())
 
 
 def check_data(training: Training) -> None:

@@ -108,8 +108,8 @@ def find(name: str) -> Path:
     return known[name]
 
 
-def load(name: str) -> Suite:
-    """Load a suite by name or path: read, check, and resolve each model. Nothing is built; see `sized`.
+def load(name: str, repeats: int | None = None) -> Suite:
+    """Load a suite by name or path, with `repeats` seeds of each row in place of its own: read, check, resolve models, build nothing.
 
     Raises:
         UserError: naming the file and the key or row at fault.
@@ -147,7 +147,7 @@ def load(name: str) -> Suite:
         training=file.training,
         rows=tuple(rows.values()),
     )
-    return seeds.expanded(suite, file.seeds)
+    return seeds.expanded(suite, file.seeds if repeats is None else repeats)
 
 
 def resized(

@@ -32,6 +32,10 @@ def register(app: typer.Typer) -> None:
         steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps of each row.")] = None,
         tokens: Annotated[str | None, typer.Option("--tokens", help="Target bytes of each row, such as 50M.")] = None,
         only: Annotated[list[str] | None, typer.Option("--only", help="Run this row; may be repeated.")] = None,
+        seeds: Annotated[
+            int | None,
+            typer.Option("--seeds", min=1, help="Runs of each row with different seeds; default: the suite's."),
+        ] = None,
         batch_sizes: Annotated[
             str | None,
             typer.Option("--batch-sizes", help="8,16,32: a table of throughput and memory against batch instead."),
@@ -84,7 +88,7 @@ def register(app: typer.Typer) -> None:
         if run is not None and (Path(run).name != run or run in (".", "..")):
             raise UserError(f"--run {run} is not a plain folder name; runs lie below runs/.")
         if resume:
-            others = (gpus, minutes, steps, tokens, only, batch_sizes, checkpoint_minutes, wall_minutes)
+            others = (gpus, minutes, steps, tokens, only, seeds, batch_sizes, checkpoint_minutes, wall_minutes)
             if any(value is not None for value in others) or wait or again or dry_run or (suite and run):
                 raise UserError(
                     "--resume takes everything from the run's queue: give the run alone, or nothing for the newest."
@@ -97,6 +101,7 @@ def register(app: typer.Typer) -> None:
                 "--steps": steps,
                 "--tokens": tokens,
                 "--only": only,
+                "--seeds": seeds,
                 "--batch-sizes": batch_sizes,
             }
             others |= {"--again": again, "--dry-run": dry_run, "--unverified": unverified}
@@ -122,7 +127,7 @@ def register(app: typer.Typer) -> None:
             )
         else:
             budget.check()
-        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run, wait, unverified)
+        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run, wait, unverified, seeds)
         if dry_run:
             show_plan(plan, json)
         else:

@@ -352,3 +352,15 @@ def test_ctrl_c_of_a_bench_that_only_watches_stops_nothing(mine, trials, monkeyp
     os.close(held)
     assert ran.code == 130 and "goes on under another bench" in " ".join(ran.err.split()) and "run r" in looks[0]
     assert [label for label, _ in trials.seen] == ["gru"]
+
+
+def test_seeds_repeat_every_row_and_a_plain_name_means_all_of_them(mine):
+    def labels(*arguments):
+        ran = mine.run("bench", "mine", "--dry-run", "--json", *arguments)
+        return [row["label"] for row in json.loads(ran.out)["rows"]]
+
+    assert labels("--seeds", "3", "--only", "gru") == ["gru", "gru seed 43", "gru seed 44"]
+    assert labels("--seeds", "2") == ["gru", "gru seed 43", "E42", "E42 seed 43"]
+    assert labels("--seeds", "2", "--batch-sizes", "1,2") == labels("--batch-sizes", "1,2"), "a table takes the first"
+    refused = mine.run("bench", "mine", "--seeds", "0")
+    assert refused.code == 2 and "--seeds" in refused.err
