@@ -11,8 +11,6 @@ from elmanctl.kernel import Kernel
 from elmanctl.step import autocast
 from elmanctl.variant import Spec
 
-DTYPE_BYTES = {"float64": 8, "float32": 4, "int32": 4, "bfloat16": 2}
-
 
 @dataclass(frozen=True)
 class Call:
@@ -68,13 +66,12 @@ def capture(spec: Spec, dim: int, batch: int, length: int, device: torch.device,
 def least_bytes(call: Call, both: bool) -> int:
     """Return the bytes a pass must move if each declared tensor is read or written once: inputs, outputs and saved ones; for
     `both` also the gradients, and inputs and saved tensors a second time."""
-    scalar, sizes = launch.compute_dtype(call.kernel, call.inputs), call.sizes
-    count = {"forward": (*call.kernel.input_specs, *call.kernel.output_specs, *call.kernel.saved_specs)}
-    gradients = (*call.kernel.output_gradient_specs, *call.kernel.gradient_specs)
-    count["backward"] = (*call.kernel.input_specs, *call.kernel.saved_specs, *gradients)
-    total = 0
-    for part in ("forward", "backward") if both else ("forward",):
-        for tensor in count[part]:
-            if tensor.present(call.constants):
-                total += torch.Size(tensor.shape(sizes)).numel() * DTYPE_BYTES[tensor.dtype(scalar)]
-    return total
+    kernel, sizes, scalar = call.kernel, call.sizes, launch.compute_dtype(call.kernel, call.inputs)
+    moved = [*kernel.input_specs, *kernel.output_specs, *kernel.saved_specs]
+    if both:
+        moved += [*kernel.input_specs, *kernel.saved_specs, *kernel.output_gradient_specs, *kernel.gradient_specs]
+    return sum(
+        torch.Size(tensor.shape(sizes)).numel() * getattr(torch, tensor.dtype(scalar)).itemsize
+        for tensor in moved
+        if tensor.present(call.constants)
+    )

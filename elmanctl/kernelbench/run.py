@@ -117,20 +117,16 @@ def contenders(
         try:
             if name == "cublas_loop" and shape.T > LONGEST_LOOP:
                 raise rivals.Absent(f"a graph of {shape.T} products")
-            passes[name] = rivals.RIVALS[name](call.sizes, count)
-            passes[name](0, True)
+            one = rivals.RIVALS[name](call.sizes, count)
+            one(0, True)
             if device.type == "cuda":
                 torch.cuda.synchronize()  # an error of its kernels is its own, not the next contender's
         except rivals.Absent as error:
             absent[name] = str(error)
-            passes.pop(name, None)
-        except (
-            RuntimeError,
-            ValueError,
-            AssertionError,
-        ) as error:  # a library that refuses these sizes, in its own way
+        except (RuntimeError, ValueError, AssertionError) as error:  # sizes that a library refuses, in its own way
             absent[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            passes.pop(name, None)
+        else:
+            passes[name] = one
     return passes, absent
 
 
