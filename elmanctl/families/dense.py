@@ -3,7 +3,7 @@
 The kernel's half is csrc_common/elman/families/dense_recurrence.cuh, the reference's half dense_reference.py. Torch is not imported.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from elmanctl.kernel import Kernel
@@ -24,7 +24,7 @@ RULES = Rules(
 
 
 @dataclass(frozen=True)
-class Options:
+class CellOptions:
     """Options that every variant on the dense family has; a variant's Config adds its own."""
 
     expansion: float = option(1.0, "width of the cell over the model width")
@@ -35,25 +35,32 @@ class Options:
         ("kernel", "cublas"),
         same=True,
     )
+
+
+@dataclass(frozen=True)
+class Options(CellOptions):
+    """Options of a variant whose recurrent weight may be normalised."""
+
     spectral_norm: bool = option(True, "keep the largest singular value of the recurrent weight below 1")
 
 
-def kernel(package: str, gates: Iterable[str] = ()) -> Kernel:
+def kernel(package: str, gates: Iterable[str] = (), constants: Mapping[str, str] | None = None) -> Kernel:
     """Return the declaration of a dense recurrence's tensors.
 
     Args:
         package: `__package__` of the variant's binding.py.
-        gates: names of the inputs of the readout besides h, each [B, T, D].
+        gates: names of the inputs of the readout besides h, each [B, T, D]; `q ?GATE` is one that exists where the constant GATE is not 0.
+        constants: the variant's own compile-time constants, name -> meaning.
     """
     return Kernel(
         package=package,
-        inputs={"wx": "B T D", **dict.fromkeys(gates, "B T D"), "W": "D D", "h0": "B D @acc"},
+        inputs={"wx": "B T D", **dict(map(_gate, gates)), "W": "D D", "h0": "B D @acc"},
         outputs={"y": "B T D", "h_last": "B D @acc"},
         saved={"h": "B T D @acc"},
         scratch={"exchange": "RING*8*cdiv(B,8)*D"},
         backward_scratch={"exchange": "RING*8*cdiv(B,8)*D"},
         backward_outputs={"former": "B T D"},
-        constants={"CUBLAS": "1 for one cuBLAS product a step in place of the kernel"},
+        constants={"CUBLAS": "1 for one cuBLAS product a step in place of the kernel", **(constants or {})},
         torch_gradients=("W",),
         after_backward="weight_gradients",
         rounds={"h_operand": "forward", "d_pre": "backward"},
@@ -66,6 +73,11 @@ def kernel(package: str, gates: Iterable[str] = ()) -> Kernel:
     )
 
 
-def constants(config: Options) -> dict[str, int]:
+def _gate(text: str) -> tuple[str, str]:
+    name, _, condition = text.partition(" ")
+    return name, f"B T D {condition}".strip()
+
+
+def constants(config: CellOptions) -> dict[str, int]:
     """Return the compile-time constants that depend on options."""
     return {"CUBLAS": int(config.recurrence == "cublas")}

@@ -2,25 +2,22 @@
 
 from torch import Tensor
 
-from elmanctl.ops import recurrence
-from elmanctl.shells import RecurrentWeight, Shell, linear
+from elmanctl.families.dense_layer import DenseLayer
+from elmanctl.shells import linear
 
-from .binding import constants, kernel
-
-RHO = 0.99  # largest singular value of W_h
+from . import binding
 
 
-class Layer(Shell):
+class Layer(DenseLayer):
     """Source: README.md, equations 1 to 3."""
 
+    binding = binding
     split = True
+    rho = 0.99
 
     def make_cell(self, inner: int, config) -> None:
-        self.constants = constants(config)
         self.W_x = linear(inner, inner)
-        self.W_h = RecurrentWeight(inner, RHO if config.spectral_norm else None)
+        self.W_h = self.recurrent_weight(inner)
 
-    def cell(self, state: dict[str, Tensor], u: Tensor, z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        inputs = {"wx": self.W_x(u), "z": z, "W": self.W_h(), "h0": state["h"]}
-        out = recurrence(kernel, inputs, self.constants)
-        return out["y"], {"h": out["h_last"]}
+    def inputs(self, u: Tensor, z: Tensor) -> dict[str, Tensor]:
+        return {"wx": self.W_x(u), "z": z, "W": self.W_h()}

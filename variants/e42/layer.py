@@ -4,23 +4,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from elmanctl.ops import recurrence
-from elmanctl.shells import RecurrentWeight, Shell
+from elmanctl.families.dense_layer import DenseLayer
 
-from .binding import constants, kernel
-
-RHO = 0.999  # largest singular value of W: the state must not grow, since nothing bounds it
+from . import binding
 
 
-class Layer(Shell):
+class Layer(DenseLayer):
     """Source: README.md, equations 1 to 3."""
 
+    binding = binding
+    rho = 0.999  # nothing else bounds the state
+
     def make_cell(self, inner: int, config) -> None:
-        self.constants = constants(config)
-        self.W = RecurrentWeight(inner, RHO if config.spectral_norm else None)
+        self.W = self.recurrent_weight(inner)
         self.b = nn.Parameter(torch.zeros(inner))
 
-    def cell(self, state: dict[str, Tensor], u: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def inputs(self, u: Tensor) -> dict[str, Tensor]:
         W = self.W()
-        out = recurrence(kernel, {"wx": F.linear(u, W, self.b), "W": W, "h0": state["h"]}, self.constants)
-        return out["y"], {"h": out["h_last"]}
+        return {"wx": F.linear(u, W, self.b), "W": W}

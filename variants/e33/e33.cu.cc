@@ -1,0 +1,11 @@
+// h[t] = tanh(wx[t] + W h[t-1]), y[t] = h[t] silu(h[t]): equations 2 and 3 of README.md; wx = W_x u + b is a torch product.
+#include <elman/families/dense_recurrence.cuh>
+
+#include "elman_args.h"
+
+namespace e33 {
+struct Step : elman::dense::Tanh, elman::dense::SelfGate {};
+}  // namespace e33
+
+ELMAN_FORWARD(a) { return elman::dense::forward<e33::Step, args::Constant>("e33_forward", a); }
+ELMAN_BACKWARD(a) { return elman::dense::backward<e33::Step, args::Constant>("e33_backward", a); }

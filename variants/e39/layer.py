@@ -1,0 +1,20 @@
+"""The E39 layer: tanh recurrence without input weight or bias, self-gated, in a single-branch shell."""
+
+from torch import Tensor
+
+from elmanctl.families.dense_layer import DenseLayer
+
+from . import binding
+
+
+class Layer(DenseLayer):
+    """Source: README.md, equations 1 to 3."""
+
+    binding = binding
+    rho = 0.99
+
+    def make_cell(self, inner: int, config) -> None:
+        self.W_h = self.recurrent_weight(inner)
+
+    def inputs(self, u: Tensor) -> dict[str, Tensor]:
+        return {"wx": u, "W": self.W_h()}
