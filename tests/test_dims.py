@@ -31,6 +31,9 @@ FIGURES = [
     ("hx:expansion=2", 512, 20, 63_097_344),
     ("E1:expansion=2", 640, 20, 114_890_880),
     ("E1", 1280, 6, 49_496_320),
+    ("E2s8:expansion=2", 320, 20, 86_207_200),
+    ("E2:expansion=2", 352, 20, 104_289_664),
+    ("E2s8:expansion=2,independent=true", 320, 20, 86_207_200 + 20 * 7 * 640 * 640),
     ("E33", 1280, 6, 39_665_920),
     ("E33:expansion=2", 640, 20, 98_506_880),
     ("E35", 1280, 6, 39_665_920),
@@ -45,6 +48,8 @@ FIGURES = [
     ("E42:expansion=2", 640, 20, 65_738_880),
     ("E42", 1536, 6, 42_880_512),
     ("E42", 1280, 6, 29_835_520),
+    ("E56:expansion=2", 640, 20, 114_890_880),
+    ("E56", 1280, 6, 49_496_320),
     ("llama", 640, 20, 101_770_880),
     # Without the layer norm of their own that the specification's GRU and LSTM have: 2n less a layer, n more for LadderLM's.
     ("gru", 384, 20, 82_781_952 - 20 * 384 - 384),
