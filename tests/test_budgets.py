@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from kernels import distinct
 
 from elmanctl import resources
 from elmanctl.cli import run
@@ -13,6 +14,8 @@ from elmanctl.toolchain import device_target
 
 OWN = Path(__file__).resolve().parent.parent / "variants"
 KERNELS = [v for v in registry().variants().values() if v.has_kernel and v.folder.is_relative_to(OWN)]
+DISTINCT = {v.folder: v for v in KERNELS}
+DISTINCT = [DISTINCT[folder] for folder in distinct(DISTINCT)]
 ARCHITECTURES = ((8, 0), (8, 9), (9, 0))
 FIGURES = {"registers", "spill_bytes", "shared_bytes"}
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
@@ -25,7 +28,7 @@ def test_a_kernel_states_a_budget_for_each_figure(variant):
 
 @pytest.mark.skipif(NVCC is None, reason="nvcc is absent: registers, spills and shared memory were not checked")
 @pytest.mark.parametrize("capability", ARCHITECTURES, ids=lambda c: f"sm_{c[0]}{c[1]}")
-@pytest.mark.parametrize("variant", KERNELS, ids=lambda v: v.name)
+@pytest.mark.parametrize("variant", DISTINCT, ids=lambda v: v.name)
 def test_a_kernel_keeps_its_budget(variant, capability, capsys):
     """In bf16, in which models are trained on a GPU; as `elmanctl build` has it."""
     code = run(["build", variant.name, "--arch", device_target(*capability), "--dtype", "bfloat16", "--json"])
@@ -37,6 +40,12 @@ def test_a_kernel_keeps_its_budget(variant, capability, capsys):
     assert len(built["functions"]) >= 2, "a forward and a backward kernel"
     for row in built["functions"]:
         assert row["registers"] > 0 and row.keys() >= FIGURES, row
+
+
+def test_only_kernels_that_differ_in_name_alone_count_as_one():
+    of = {v.name: v.folder for v in KERNELS}
+    assert distinct([of["E33"], of["E38"], of["E42"], of["E36"], of["E1"]]) == [of["E33"], of["E42"], of["E1"]]
+    assert distinct([of["E0"], of["E1"], of["E2"], of["E35"]]) == [of["E0"], of["E1"], of["E2"], of["E35"]]
 
 
 def test_a_figure_above_its_budget_is_named():

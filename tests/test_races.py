@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from kernels import distinct
 
 from elmanctl import toolchain
 from elmanctl.plugins.discovery import forget, load_folder
@@ -22,7 +23,7 @@ def plan_of(folder: Path) -> Plan:
     return Plan(Request(Spec(variant, variant.config()), "cpu"))
 
 
-@pytest.mark.parametrize("folder", KERNELS, ids=lambda p: p.name)
+@pytest.mark.parametrize("folder", distinct(KERNELS), ids=lambda p: p.name)
 def test_no_race(folder):
     plan = plan_of(folder)
     ok, text, ran = host.race(plan, sanitize.runs(plan, "float32"))
