@@ -76,6 +76,11 @@ def mix(a: Tensor, h: Tensor, v: Tensor) -> Tensor:
     return torch.sigmoid(a) * h + torch.sigmoid(-a) * v
 
 
+def positive(u: Tensor) -> Tensor:
+    """Return u + 1/2 for u >= 0, sigmoid(u) below: continuous, positive, unbounded above."""
+    return torch.where(u >= 0, u + 0.5, torch.sigmoid(u))
+
+
 # Readouts: y from h; the inputs are there for readouts with a gate.
 
 

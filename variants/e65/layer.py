@@ -14,7 +14,7 @@ class Layer(PointwiseLayer):
     binding = binding
     biases = (2.0, 0.0)  # of a, so that a state keeps 0.88 of itself at first, and of x
 
-    def make_vectors(self, inner: int, config) -> None:
+    def make_parameters(self, inner: int, config) -> None:
         self.w_h = nn.Parameter(torch.full((inner,), 0.5))
 
     def vectors(self) -> dict[str, Tensor]:

@@ -251,7 +251,7 @@ Status forward(const char* name, const Args& a, const Rows<const S, I>& in, cons
   return launch_pass<C, ForwardShared<C, S, I>>(forward_pass<Step, C, S, I, V>, name, p, a.stream);
 }
 template <class Step, class C, class Args, class S, int I> Status forward(const char* name, const Args& a, const Rows<const S, I>& in) {
-  return forward<Step, C>(name, a, in, {nullptr});
+  return forward<Step, C, Args, S, I, 1>(name, a, in, {nullptr});
 }
 
 // `a` is the variant's args::Backward: h, and the gradients d_y, d_h_last and d_h0; `part` where each vector's partial sums go.
@@ -265,6 +265,6 @@ Status backward(const char* name, const Args& a, const Rows<const S, I>& in, con
 }
 template <class Step, class C, class Args, class S, int I>
 Status backward(const char* name, const Args& a, const Rows<const S, I>& in, const Rows<S, I>& d_in) {
-  return backward<Step, C>(name, a, in, {nullptr}, d_in, {nullptr});
+  return backward<Step, C, Args, S, I, 1>(name, a, in, {nullptr}, d_in, {nullptr});
 }
 }  // namespace elman::pointwise

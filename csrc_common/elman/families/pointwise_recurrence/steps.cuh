@@ -40,6 +40,15 @@ template <class S> ELMAN_FN Gate<Acc<S>> gate(Acc<S> a) {
   }
 }
 
+// g(u) = u + 1/2 for u >= 0, sigmoid(u) below, and its slope.
+template <class A> struct Positive {
+  A value, slope;
+};
+template <class S> ELMAN_FN Positive<Acc<S>> positive(Acc<S> u) {
+  const Gate<Acc<S>> s = gate<S>(u);
+  return {u < 0 ? s.open : u + Acc<S>(0.5), u < 0 ? s.slope() : Acc<S>(1)};
+}
+
 // Readouts.
 
 struct Plain {
