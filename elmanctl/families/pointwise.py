@@ -1,0 +1,90 @@
+"""Options, rules and tensors of the variants on the pointwise family: h[t] = update(h[t-1], in[t], vec), y[t] = readout(h[t], in[t], vec).
+
+No product crosses channels, so that each channel is a recurrence of its own. The kernel's half is
+csrc_common/elman/families/pointwise_recurrence.cuh, the reference's half pointwise_reference.py, the layer's pointwise_layer.py. Torch is not
+imported.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from elmanctl.kernel import Kernel
+from elmanctl.rules import Multiple, Range, Rules, inner_multiple
+from elmanctl.variant import option
+
+RULES = Rules(
+    sizes={
+        "dim": (
+            Multiple(8, "16 bytes of bf16, the unit of the kernel's copies and of the products around it"),
+            Multiple(128, "one alignment for every model that is compared", method=True),
+        ),
+        "expansion": Range(0.125, 8.0, "a cell of the model's order of width"),
+    },
+    combinations=(("a copy of the kernel is 8 channels wide", inner_multiple(8)),),
+)
+
+# What a thread of the kernel does, for every variant: docs/performance.md says where the numbers come from.
+DIVISION = {"CHANNELS": 1, "FLIGHT": 4}
+CONSTANTS = {
+    "CHANNELS": "neighbouring channels of a thread, 1 or 2",
+    "FLIGHT": "KiB of inputs that a warp keeps on the way",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options that every variant in a shell on the pointwise family has; a variant's Config adds its own."""
+
+    expansion: float = option(1.0, "width of the cell over the model width")
+    conv: bool = option(False, "a causal convolution over four steps, channel by channel, before the cell")
+
+
+def kernel(
+    package: str,
+    inputs: Mapping[str, str],
+    vectors: Iterable[str] = (),
+    constants: Mapping[str, str] | None = None,
+    tanh: bool = False,
+    flops: tuple[int, int] = (20, 40),
+) -> Kernel:
+    """Return the declaration of a pointwise recurrence's tensors.
+
+    Args:
+        package: `__package__` of the variant's binding.py.
+        inputs: tensors over time by name, with their shapes.
+        vectors: names of the vectors [D].
+        constants: the variant's own compile-time constants, name -> meaning.
+        tanh: whether a step has a tanh, whose bf16 build has a bounded absolute error (the rounding point `tanh`).
+        flops: floating-point operations of an element and step, forward and backward; an elementary function counts as one.
+    """
+    vectors = tuple(vectors)
+    forward, backward = flops
+    return Kernel(
+        package=package,
+        inputs={**inputs, **dict.fromkeys(vectors, "D @acc"), "h0": "B D @acc"},
+        outputs={"y": "B T D", "h_last": "B D @acc"},
+        saved={"h": "B T+1 D @acc"},
+        backward_outputs={f"{name}_part": "B D @acc" for name in vectors},
+        constants=CONSTANTS | dict(constants or {}),
+        torch_gradients=vectors,
+        after_backward="weight_gradients" if vectors else None,
+        rounds={"tanh": "absolute 2e-7"} if tanh else {},
+        terms={"*": "T", **dict.fromkeys(vectors, "B*T")},
+        # 168 registers leave 12 warps a multiprocessor, which keep 48 KiB on the way: more than memory needs (docs/performance.md).
+        budgets={"registers": 168, "spill_bytes": 0, "shared_bytes": 0},
+        work={"forward": f"{forward}*B*T*D", "backward": f"{backward}*B*T*D"},
+    )
+
+
+def projections(count: int | str) -> dict[str, str]:
+    """Return the one input of a kernel that reads `count` projections side by side, as one product leaves them.
+
+    Args:
+        count: a number, or the name of the constant that holds it.
+    """
+    return {"proj": f"B T {count}*D" if count != 1 else "B T D"}
+
+
+def constants(config: object) -> dict[str, int]:
+    """Return the compile-time constants of a variant that has none of its own."""
+    return dict(DIVISION)

@@ -1,0 +1,17 @@
+"""Tensors of the E68 kernel: proj is W_a u + b_a, then W_x u + b; w_g and b_g make the write gate from the state."""
+
+from elmanctl.families import pointwise
+
+kernel = pointwise.kernel(
+    __package__,
+    pointwise.projections(2),
+    vectors=("w_g", "b_g"),
+    constants={"INHIBIT": "1: a large state closes the write gate"},
+    tanh=True,
+    flops=(17, 32),
+)
+
+
+def constants(config) -> dict[str, int]:
+    """Return the compile-time constants of a Config."""
+    return pointwise.constants(config) | {"INHIBIT": int(config.inhibit)}

@@ -1,0 +1,22 @@
+"""minGRU: a GRU whose gate and candidate see the input alone."""
+
+from dataclasses import dataclass
+
+from elmanctl.families import pointwise
+from elmanctl.variant import Variant, option
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of minGRU."""
+
+    expansion: float = option(1.0, "width of the cell over the model width")
+
+
+variant = Variant(
+    package=__name__,
+    name="mingru",
+    summary="minimal GRU: gate and candidate of the input alone, run step by step",
+    config=Config,
+    rules=pointwise.RULES,
+)
