@@ -170,7 +170,7 @@ def run_forward(kernel: Kernel, constants: Mapping[str, int], inputs: Mapping[st
     inputs = {name: t.contiguous() for name, t in inputs.items() if t is not None}
     if stepwise.asked(constants):
         kernel.sizes(inputs, constants)
-        return stepwise.forward(kernel, inputs)
+        return stepwise.forward(kernel, constants, inputs)
     scalar, first = compute_dtype(kernel, inputs), next(iter(inputs.values()))
     sizes = kernel.sizes(inputs, constants)
     full = build_constants(kernel, constants, sizes, scalar, first)
@@ -195,7 +195,7 @@ def run_backward(
     given = {name: t.contiguous() for name, t in (*tensors.items(), *output_gradients.items()) if t is not None}
     inputs = {name: given[name] for name in kernel.inputs if name in given}
     if stepwise.asked(constants):
-        new = stepwise.backward(kernel, given, given)
+        new = stepwise.backward(kernel, constants, given, given)
     else:
         scalar, first = compute_dtype(kernel, inputs), next(iter(inputs.values()))
         sizes = kernel.sizes(inputs, constants)

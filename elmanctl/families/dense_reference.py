@@ -1,17 +1,27 @@
 """The dense recurrence in plain PyTorch: a loop over time, in any floating dtype, and the elementwise parts that several variants name.
 
 A variant's reference.py names its parts as `state`, `state_slope`, `readout` and `readout_slopes` (the per-step mode of stepwise.py reads
-them there) and calls `run`. Slopes are written out, since an op's own code runs below autograd; verify holds the kernel against autograd
-through `run`, so that a wrong slope shows.
+them there), or returns them from `parts(constants)` where constants choose among them, and calls `run`. Slopes are written out, since an
+op's own code runs below autograd; verify holds the kernel against autograd through `run`, so that a wrong slope shows.
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 DRAWS = ("typical", "saturated", "extreme")
+
+
+class Parts(NamedTuple):
+    """The elementwise parts of a recurrence: functions of this module, or like them."""
+
+    state: Callable
+    state_slope: Callable
+    readout: Callable
+    readout_slopes: Callable
 
 
 def exact(name: str, x: Tensor) -> Tensor:
@@ -109,6 +119,26 @@ def silu_slope(x: Tensor) -> Tensor:
     return torch.sigmoid(x) * (1 + x * torch.sigmoid(-x))
 
 
+def plain(h: Tensor) -> Tensor:
+    """Return h."""
+    return h
+
+
+def plain_slopes(h: Tensor) -> tuple[Tensor]:
+    """Return (1,)."""
+    return (torch.ones_like(h),)
+
+
+def cube(h: Tensor) -> Tensor:
+    """Return h^3."""
+    return h * h * h
+
+
+def cube_slopes(h: Tensor) -> tuple[Tensor]:
+    """Return (3 h^2,)."""
+    return (3 * h * h,)
+
+
 def self_gate(h: Tensor) -> Tensor:
     """Return h silu(h)."""
     return h * F.silu(h)
@@ -127,3 +157,14 @@ def gated(h: Tensor, gate: Tensor) -> Tensor:
 def gated_slopes(h: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
     """Return (silu(gate), h silu'(gate))."""
     return F.silu(gate), h * silu_slope(gate)
+
+
+def sum_gated(h: Tensor, gate: Tensor) -> Tensor:
+    """Return h silu(h + gate)."""
+    return h * F.silu(h + gate)
+
+
+def sum_gated_slopes(h: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (silu(h + gate) + h silu'(h + gate), h silu'(h + gate))."""
+    d_gate = h * silu_slope(h + gate)
+    return F.silu(h + gate) + d_gate, d_gate

@@ -15,6 +15,16 @@ struct Linear {
 };
 
 // y from h and a gate, and the slopes of y by both.
+struct Plain {
+  static constexpr bool gated = false;
+  template <class A> static ELMAN_FN A readout(A h, A) { return h; }
+  template <class A> static ELMAN_FN Pair<A> readout_slope(A, A) { return {1, 0}; }
+};
+struct Cube {
+  static constexpr bool gated = false;
+  template <class A> static ELMAN_FN A readout(A h, A) { return h * h * h; }
+  template <class A> static ELMAN_FN Pair<A> readout_slope(A h, A) { return {3 * h * h, 0}; }
+};
 struct SelfGate {
   static constexpr bool gated = false;
   template <class A> static ELMAN_FN A readout(A h, A) { return h * silu_of(h); }
@@ -24,5 +34,13 @@ struct SiluGate {
   static constexpr bool gated = true;
   template <class A> static ELMAN_FN A readout(A h, A gate) { return h * silu_of(gate); }
   template <class A> static ELMAN_FN Pair<A> readout_slope(A h, A gate) { return {silu_of(gate), h * silu_slope(gate)}; }
+};
+struct SumGate {
+  static constexpr bool gated = true;
+  template <class A> static ELMAN_FN A readout(A h, A gate) { return h * silu_of(h + gate); }
+  template <class A> static ELMAN_FN Pair<A> readout_slope(A h, A gate) {
+    const A d_gate = h * silu_slope(h + gate);
+    return {silu_of(h + gate) + d_gate, d_gate};
+  }
 };
 }  // namespace elman::dense
