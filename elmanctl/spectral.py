@@ -60,5 +60,47 @@ class SpectralNorm(nn.Module):
             return W * (self.rho / (sigma + EPS))
 
 
+class FactoredNorm(nn.Module):
+    """U, V -> sqrt(s) U, sqrt(s) V with s = rho / (sigma + 1e-8), where sigma estimates the largest singular value of U V.
+
+    As SpectralNorm does for a whole matrix; the product is never formed.
+
+    Args:
+        rows: rows of U.
+        rho: the largest singular value of the result's product.
+    """
+
+    def __init__(self, rows: int, rho: float):
+        super().__init__()
+        self.rho = rho
+        self.register_buffer("u", F.normalize(torch.randn(rows, dtype=torch.float32), dim=0, eps=EPS))
+
+    def extra_repr(self) -> str:
+        return f"rho={self.rho}"
+
+    @torch.no_grad()
+    def warm(self, U: Tensor, V: Tensor, iterations: int = WARM_ITERATIONS) -> None:
+        """Run power iterations on U [rows, r], V [r, columns], and keep u. Does nothing on the meta device."""
+        if not U.is_meta:
+            with torch.autocast(U.device.type, enabled=False):
+                self._iterate(U.float(), V.float(), iterations)
+
+    def _iterate(self, U: Tensor, V: Tensor, iterations: int) -> None:
+        for _ in range(iterations):
+            self.u.copy_(_unit(U.mv(V.mv(_unit(V.mT.mv(U.mT.mv(self.u)))))))
+
+    def forward(self, U: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both factors, scaled, in fp32 (fp64 for fp64 factors)."""
+        with torch.autocast(U.device.type, enabled=False):
+            U, V = (x if x.dtype == torch.float64 else x.float() for x in (U, V))
+            with torch.no_grad():
+                if self.training:
+                    self._iterate(U.to(self.u.dtype), V.to(self.u.dtype), ITERATIONS)
+                u = self.u.to(U.dtype, copy=True)
+                v = _unit(V.mT.mv(U.mT.mv(u)))
+            scale = (self.rho / (u.dot(U.mv(V.mv(v))).abs() + EPS)).sqrt()
+            return U * scale, V * scale
+
+
 def _unit(x: Tensor) -> Tensor:
     return x / (x.norm() + EPS)

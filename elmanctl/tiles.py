@@ -1,25 +1,29 @@
 """How a dense recurrence is divided over a device: one pure function, whose numbers are compiled into the kernel.
 
-* The kernel keeps the recurrent matrix on the chip for a whole pass (csrc_common/elman/families/dense_recurrence.cuh says how), so its
-  registers and shared memory must hold it. `dense` finds the fastest division that does, or raises DoesNotFit. A binding names it as `tiling=tiles.DENSE`.
+* The kernel keeps the recurrent matrices on the chip for a whole pass (csrc_common/elman/families/dense_recurrence/engine.cuh says how), so
+  its registers and shared memory must hold them. `divide` finds the fastest division that does, or raises DoesNotFit. A binding names a
+  tiling: DENSE, or one of families/gated.py.
 * Time is estimated in cycles by a formula fitted to measurements on an H200; docs/performance.md has both.
 * This module does not import torch.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from elmanctl.tensors import ArgumentError, cdiv
 
-CONSTANTS = {
+COMMON = {
     "WARPS": "warps of a block; they share the terms of a sum",
-    "CHUNKS": "times 32 terms that a warp multiplies",
-    "TILES": "times 16 rows of the matrix that a block keeps",
-    "SHARED": "of these tiles, kept in shared memory, the others in registers",
     "TURNS": "tiles of 8 batch rows that a group of blocks takes in turn",
-    "WHOLE": "1 where no warp, tile of the batch or turn is partly empty, which saves the tests",
     "RING": "steps after which a slot of the exchange is used again",
     "DELAY": "cycles after a block's barrier before it first looks for the others' values",
+}
+OF_A_PRODUCT = {
+    "CHUNKS": "times 32 terms of each operand that a warp multiplies",
+    "TILES": "times 16 channels whose rows of the matrix a block keeps",
+    "SHARED": "of these tiles, for each sum of a channel, kept in shared memory, the others in registers",
+    "WHOLE": "1 where no warp, tile of the batch or turn is partly empty, which saves the tests",
 }
 TILE, ROWS, CHUNK = 16, 8, 32  # rows of the matrix, batch rows and terms of the kernel's smallest product
 RING, DELAY = 32, 400
@@ -27,6 +31,8 @@ WARPS = (12, 8, 16, 4)  # in order of preference
 BYTES = {"float32": 4, "bfloat16": 2, "float64": 8}
 REGISTERS = 65536  # of a multiprocessor
 OTHER_REGISTERS = 44  # of a thread, besides the matrix, the operand and the sums
+SUM_REGISTERS = 10  # for each further sum of a channel
+CARRIED = 16  # bytes that a thread carries of two channels, in shared memory where it has several turns
 # Cycles: a step's fixed chain (barrier, store, trip through the cache, load) with 12 warps, what two warps fewer add to it, and a turn of
 # several, which hides a part of the chain.
 CHAIN, EXPOSED, TURN = 1240, 55, 900
@@ -92,6 +98,26 @@ class Tiling:
 
 
 @dataclass(frozen=True)
+class Product:
+    """One product of a step: M [sums * channels, terms] times what the blocks exchange; the backward pass multiplies by its transpose.
+
+    Args:
+        prefix: of its constants' names.
+        channels, terms: names of the dimensions.
+        sums: rows of M for each channel, a number or the name of a constant.
+    """
+
+    prefix: str = ""
+    channels: str = "D"
+    terms: str = "D"
+    sums: int | str = 1
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, int, int]:
+        """Return channels, terms and sums."""
+        return sizes[self.channels], sizes[self.terms], self.sums if isinstance(self.sums, int) else sizes[self.sums]
+
+
+@dataclass(frozen=True)
 class Division:
     """One way to divide, and the cycles that a step is estimated to take."""
 
@@ -99,80 +125,123 @@ class Division:
     cycles: float
 
 
-def dense(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[str, int]:
-    """Return the values of CONSTANTS for a batch and a width.
+def divide(
+    sizes: Mapping[str, int], dtype: str, device: Device | None, products: tuple[Product, ...], registers: int
+) -> dict[str, int]:
+    """Return the values of a tiling's constants for a batch and a width.
 
     Args:
-        sizes: B and D.
+        sizes: B, D and what else the products name.
         dtype: compute dtype.
         device: None for the host backend, whose division is small: every feature of the kernel shows at tiny sizes.
+        products: of a step, in their order; the last one's channels are D.
+        registers: of a thread with one sum a channel, besides the matrices, the operand and the sums.
     Raises:
-        DoesNotFit: where no division holds the matrix, with the largest width that would.
+        DoesNotFit: where no division holds the matrices, with the largest width that would.
     """
-    B, D = sizes["B"], sizes["D"]
+    D = sizes["D"]
     if device is None:
-        chunks = 1
-        while chunks * 4 * CHUNK < D:
-            chunks *= 2
-        turns = cdiv(cdiv(B, ROWS), 2)
-        names = {
-            "WARPS": 4,
-            "CHUNKS": chunks,
-            "TILES": 2,
-            "SHARED": 1,
-            "TURNS": turns,
-            "WHOLE": whole(B, D, 4, chunks, turns),
-        }
-        return names | {"RING": RING, "DELAY": 0}
-    found = min(divisions(B, D, dtype, device), key=lambda d: d.cycles, default=None)
+        return _host(sizes, products)
+    found = min(divisions(sizes, dtype, device, products, registers), key=lambda d: d.cycles, default=None)
     if found is None:
-        widest = next((w for w in range(D // TILE * TILE, 0, -TILE) if any(divisions(B, w, dtype, device))), 0)
+        wider = ({**sizes, "D": w} for w in range(D // TILE * TILE, 0, -TILE))
+        widest = next((w["D"] for w in wider if any(divisions(w, dtype, device, products, registers))), 0)
+        elements = sum(channels * terms * sums for channels, terms, sums in (p.shape(sizes) for p in products))
         raise DoesNotFit(
-            f"D={D} in {dtype}: {D * D * BYTES[dtype] / 2**20:.0f} MiB of recurrent matrix do not fit the registers and shared memory of "
+            f"D={D} in {dtype}: {elements * BYTES[dtype] / 2**20:.0f} MiB of recurrent matrix do not fit the registers and shared memory of "
             f"{device.multiprocessors} multiprocessors, where the persistent kernel keeps it. The widest that fits is D={widest}. "
-            "The option recurrence=cublas takes one library product a step instead, at any width."
+            "The option recurrence=cublas takes library products in each step instead, at any width."
         )
     return found.constants
 
 
-def divisions(B: int, D: int, dtype: str, device: Device) -> Iterator[Division]:
-    """Yield every division that fits."""
-    tensor_cores = dtype == "bfloat16"
-    row_tiles, batch_tiles = cdiv(D, TILE), cdiv(B, ROWS)
+def _host(sizes: Mapping[str, int], products: tuple[Product, ...]) -> dict[str, int]:
+    B, turns, tiles = sizes["B"], cdiv(cdiv(sizes["B"], ROWS), 2), 2
+    names = {"WARPS": 4, "TURNS": turns, "RING": RING, "DELAY": 0}
+    blocks = cdiv(cdiv(sizes["D"], TILE), tiles)
+    for p in products:
+        channels, terms, _ = p.shape(sizes)
+        chunks = 1
+        while chunks * 4 * CHUNK < terms:
+            chunks *= 2
+        own = tiles if p.channels == "D" else cdiv(cdiv(channels, TILE), blocks)
+        values = {"CHUNKS": chunks, "TILES": own, "SHARED": 1, "WHOLE": whole(B, terms, 4, chunks, turns)}
+        names |= {p.prefix + name: value for name, value in values.items()}
+    return names
+
+
+def divisions(
+    sizes: Mapping[str, int], dtype: str, device: Device, products: tuple[Product, ...], registers: int
+) -> Iterator[Division]:
+    """Yield every division that fits; the arguments are those of `divide`."""
+    B, D, tensor_cores = sizes["B"], sizes["D"], dtype == "bfloat16"
     words = 8 * BYTES[dtype] // 4  # 32-bit words of the 8 elements that a lane holds of a row
     for warps in WARPS:
-        chunks = cdiv(D, CHUNK * warps)
         if warps > max(4, cdiv(D, CHUNK)):
             continue  # some would have nothing to multiply
         limit = min(255, REGISTERS // (32 * warps) // 8 * 8)
         for tiles in range(1, warps // 2 + 1):
-            blocks = cdiv(row_tiles, tiles)
+            blocks = cdiv(cdiv(D, TILE), tiles)
             if blocks > device.multiprocessors:
                 continue
-            used = OTHER_REGISTERS + chunks * words + 4 * tiles
-            # Only tensor cores are worth the registers: the product in plain arithmetic needs them itself.
-            held = max(0, min(tiles, (limit - used) // (2 * chunks * words))) if tensor_cores else 0
-            if used > limit and tensor_cores:
+            turns = cdiv(cdiv(B, ROWS), device.multiprocessors // blocks)
+            shapes = [p.shape(sizes) for p in products]
+            parts = [_part(c, t, k, warps, cdiv(cdiv(c, TILE), blocks)) for c, t, k in shapes]
+            # The forward pass has sums times the rows, the backward pass as many times the terms.
+            moved = max(
+                max(p.chunks * words + 4 * p.units, p.units // p.tiles * p.chunks * words + 4 * p.tiles) for p in parts
+            )
+            free = limit - registers - SUM_REGISTERS * (max(k for _, _, k in shapes) - 1) - moved
+            if 2 * max(p.tiles for p in parts) > warps or (free < 0 and tensor_cores):
                 continue
-            shared = tiles - held
-            kept = warps * chunks * shared * 64 * words * 4
-            parts = 2 * warps * tiles * TILE * ROWS * 4
-            if kept + parts > device.shared_bytes:
-                continue
-            groups = device.multiprocessors // blocks
-            turns = cdiv(batch_tiles, groups)
-            work = tiles * chunks * 2 * cdiv(warps, 4) * (MMA if tensor_cores else PLAIN) + tiles * warps * SUM
-            work += kept / SHARED_BYTES + D * ROWS * BYTES[dtype] / EXCHANGE_BYTES
-            work += EXPOSED * max(0, 12 - warps) / 2
-            cycles = CHAIN + work if turns == 1 else turns * (TURN + work)
-            names = {"WARPS": warps, "CHUNKS": chunks, "TILES": tiles, "SHARED": shared, "TURNS": turns}
-            names |= {"WHOLE": whole(B, D, warps, chunks, turns), "RING": RING, "DELAY": DELAY}
-            yield Division(names, cycles)
+            names = {"WARPS": warps, "TURNS": turns, "RING": RING, "DELAY": DELAY}
+            kept, cycles = 0, 0.0
+            for p, product, (_, terms, _) in zip(parts, products, shapes, strict=True):
+                # Only tensor cores are worth the registers: the product in plain arithmetic needs them itself.
+                held = max(0, min(p.units, free // (2 * p.chunks * words))) if tensor_cores else 0
+                free -= held * 2 * p.chunks * words
+                shared = (p.units - held) * warps * p.chunks * 64 * words * 4
+                kept += shared
+                work = p.units * p.chunks * 2 * cdiv(warps, 4) * (MMA if tensor_cores else PLAIN)
+                work += (p.units + p.tiles) / 2 * warps * SUM  # the mean of both passes, here and below
+                work += (p.units // p.tiles + 1) / 2 * terms * ROWS * BYTES[dtype] / EXCHANGE_BYTES
+                work += shared / SHARED_BYTES + EXPOSED * max(0, 12 - warps) / 2
+                cycles += CHAIN + work if turns == 1 else turns * (TURN + work)
+                values = {"CHUNKS": p.chunks, "TILES": p.tiles, "SHARED": p.units - held}
+                values["WHOLE"] = whole(B, terms, warps, p.chunks, turns)
+                names |= {product.prefix + name: value for name, value in values.items()}
+            sums = 2 * warps * max(p.units for p in parts) * TILE * ROWS * 4
+            carried = (turns * 64 * tiles * CARRIED) if turns > 1 and registers > OTHER_REGISTERS else 0
+            if kept + sums + carried <= device.shared_bytes:
+                yield Division(names, cycles)
 
 
-def whole(B: int, D: int, warps: int, chunks: int, turns: int) -> int:
-    """Return 1 where the warps' chunks make up D and the turns of the groups make up B, else 0."""
-    return int(warps * chunks * CHUNK == D and B % (ROWS * turns) == 0)
+@dataclass(frozen=True)
+class _Part:
+    """What a block has of a product: times 32 terms a warp, times 16 channels, and these times the sums of a channel."""
+
+    chunks: int
+    tiles: int
+    units: int
 
 
-DENSE = Tiling(CONSTANTS, dense, {"B": 32, "D": 1536})
+def _part(channels: int, terms: int, sums: int, warps: int, tiles: int) -> _Part:
+    return _Part(cdiv(terms, CHUNK * warps), tiles, tiles * sums)
+
+
+def whole(B: int, terms: int, warps: int, chunks: int, turns: int) -> int:
+    """Return 1 where the warps' chunks make up the terms and the turns of the groups make up B, else 0."""
+    return int(warps * chunks * CHUNK == terms and B % (ROWS * turns) == 0)
+
+
+def tiling(*products: Product, typical: Mapping[str, int], registers: int) -> Tiling:
+    """Return a tiling for these products of a step; the arguments are those of `divide`, and `typical` sizes."""
+    own = {
+        p.prefix + name: f"of the product {p.prefix[:-1]}: {text}" if p.prefix else text
+        for p in products
+        for name, text in OF_A_PRODUCT.items()
+    }
+    return Tiling(COMMON | own, partial(divide, products=products, registers=registers), typical)
+
+
+DENSE = tiling(Product(), typical={"B": 32, "D": 1536}, registers=OTHER_REGISTERS)  # h[t] from W h[t-1]

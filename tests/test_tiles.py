@@ -6,9 +6,10 @@ import pytest
 
 from elmanctl import tiles
 from elmanctl.tensors import ArgumentError, cdiv
-from elmanctl.tiles import CHUNK, DENSE, DEVICES, REGISTERS, ROWS, TILE, DoesNotFit, dense
+from elmanctl.tiles import CHUNK, DENSE, DEVICES, REGISTERS, ROWS, TILE, DoesNotFit
 
 H200 = DEVICES["sm_90a"]
+dense = DENSE.choose
 WIDTHS = (16, 48, 80, 256, 768, 1024, 1536, 1552, 2048, 2432)
 BATCHES = (1, 3, 8, 17, 32, 64, 128, 1000)
 
@@ -22,7 +23,7 @@ def test_a_division_covers_everything_and_fits(device, dtype):
         except DoesNotFit:
             assert device and D * D * tiles.BYTES[dtype] > device.multiprocessors * device.shared_bytes / 4, (B, D)
             continue
-        assert set(c) == set(tiles.CONSTANTS)
+        assert set(c) == set(DENSE.constants)
         assert c["WARPS"] * c["CHUNKS"] * CHUNK >= D and c["WARPS"] >= 2 * c["TILES"] and 0 <= c["SHARED"] <= c["TILES"]
         assert not c["WHOLE"] or (c["WARPS"] * c["CHUNKS"] * CHUNK == D and B % (ROWS * c["TURNS"]) == 0)
         if device is None:
