@@ -25,6 +25,7 @@ FIGURES = [
     # Published with an unused norm weight of 32 in each layer: 99,605,280.
     ("E88h20n32", 1920, 20, 99_605_280 - 20 * 32),
     ("E88h83n32:use_gate=true", 1920, 17, 436_697_222),
+    ("E70n96:expansion=2", 1408, 20, 98_612_116),
     ("E1:expansion=2", 640, 20, 114_890_880),
     ("E1", 1280, 6, 49_496_320),
     ("E42:expansion=2", 768, 20, 94_615_296),
