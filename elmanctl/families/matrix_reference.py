@@ -63,7 +63,7 @@ def unit(x: Tensor) -> Tensor:
 def sums(t: Mapping[str, Tensor], *parameters: str) -> dict[str, Tensor]:
     """Return gradients of parameters [H, N] from what the kernel summed over time: the sum over the batch."""
     parts = t["parameter_parts"].sum(0).unbind(1)
-    return {f"d_{name}": part.contiguous() for name, part in zip(parameters, parts, strict=True)}
+    return {f"d_{name}": part.clone() for name, part in zip(parameters, parts, strict=True)}
 
 
 def draw(kind: str, shapes: Mapping[str, tuple], randn: Callable, bounded: bool) -> dict[str, Tensor]:

@@ -45,13 +45,7 @@ struct Step : matrix_state::SelfGated<args::scalar, args::Constant, 3> {
 
   template <class Args>
   ELMAN_FN static void prepare(const Args&, const Place&, const Team& team, const Raw& raw, acc* record) {
-    acc x[E];
-    numbers(x, raw.x[QUERY]);
-    team.put(record + Record::q(), x);
-    numbers(x, raw.x[KEY]);
-    team.put(record + Record::k(), x);
-    numbers(x, raw.x[VALUE]);
-    team.put(record + Record::row(WRITE), x);
+    put_raw<Record>(team, raw, record);
   }
   template <class Args> ELMAN_FN static void prepare_scalars(const Args& a, const Place& at, const RawScalars&, acc* record) {
     record[Record::scalar(LAMBDA)] = a.decay[at.h];
@@ -63,13 +57,7 @@ struct Step : matrix_state::SelfGated<args::scalar, args::Constant, 3> {
   template <class Args>
   ELMAN_FN static void finish(const Args& a, const Place& at, const Team& team, const Raw&, const acc*,
                               const matrix_state::RecordGradient<Step>& gradient, Sums&) {
-    acc d[E];
-    gradient.q(team, d);
-    give(a, at, team, QUERY, d);
-    gradient.k(team, d);
-    give(a, at, team, KEY, d);
-    gradient.row(team, WRITE, d);
-    give(a, at, team, VALUE, d);
+    give_raw(a, at, team, gradient);
   }
   template <class Args>
   ELMAN_FN static void finish_scalars(const Args&, const Place&, const RawScalars&, const acc*, const acc* gradient, Sums& sums) {

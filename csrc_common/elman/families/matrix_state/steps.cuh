@@ -43,6 +43,27 @@ template <class Scalar_, class Constant, int VECTORS, int PARAMETERS = 0> struct
 #pragma unroll
     for (int j = 0; j < E; ++j) x[j] = raw[j];
   }
+  // Query, key and value into a record as they are, the value as its first row.
+  template <class Record> ELMAN_FN static void put_raw(const Team& team, const Raw& raw, acc* record) {
+    acc x[E];
+    numbers(x, raw.x[QUERY]);
+    team.put(record + Record::q(), x);
+    numbers(x, raw.x[KEY]);
+    team.put(record + Record::k(), x);
+    numbers(x, raw.x[VALUE]);
+    team.put(record + Record::row(0), x);
+  }
+  // And their gradients from a record's.
+  template <class Args, class Gradient>
+  ELMAN_FN static void give_raw(const Args& a, const Place& at, const Team& team, const Gradient& gradient) {
+    acc d[E];
+    gradient.q(team, d);
+    give(a, at, team, QUERY, d);
+    gradient.k(team, d);
+    give(a, at, team, KEY, d);
+    gradient.row(team, 0, d);
+    give(a, at, team, VALUE, d);
+  }
   // Store the gradient of a raw vector.
   template <class Args>
   ELMAN_FN static void give(const Args& a, const Place& at, const Team& team, int vector, const acc (&d)[E]) {
