@@ -52,6 +52,7 @@ def kernel(
     vectors: int,
     parameters: Iterable[str] = (),
     numbers: Iterable[str] = (),
+    columns: str = "0",
     operations: int = 7,
     more_constants: Mapping[str, str] | None = None,
     **more,
@@ -64,6 +65,7 @@ def kernel(
         parameters: inputs [H, N] that have a number for each value row; the kernel sums their gradients over time into `parameter_parts`, in
             this order.
         numbers: inputs [H], likewise each into `<name>_part` [B, H].
+        columns: further vectors over keys in a record besides q and k, an expression of constants.
         operations: floating-point operations of a forward step for each element of the state.
         more_constants: compile-time integers besides those of all, name -> meaning.
         more: further arguments of Kernel, as `rounds` and `budgets`.
@@ -83,7 +85,7 @@ def kernel(
         saved={"slots": "B H cdiv(T,K) N N @acc", "readout": "B T H*N @acc"},
         backward_scratch={
             "history": "B H K+1 N N @acc ?GLOBAL_HISTORY",
-            "partial": "B H 2*K 16 2*N @acc ?GLOBAL_HISTORY",
+            "partial": f"B H 2*K 16 (2+{columns})*N @acc ?GLOBAL_HISTORY",
         },
         backward_outputs=parts | {f"{name}_part": "B H @acc" for name in numbers},
         constants={

@@ -4,12 +4,20 @@
 
 namespace elman::matrix_state {
 
-// d_k += A^T x over a lane's rows. The one place that knows how a step's gradient holds that of the key.
+// d_k += A^T x over a lane's rows, and the same for a further column. The one place that knows how a step's gradient holds them.
 template <class Gradients, class A, int R, int C> ELMAN_FN void add_to_key(Gradients& d, const A (&a)[R][C], const A (&x)[R]) {
 #pragma unroll
   for (int r = 0; r < R; ++r)
 #pragma unroll
     for (int c = 0; c < C; ++c) d.k[c] += a[r][c] * x[r];
+}
+
+template <class Gradients, class A, int R, int C>
+ELMAN_FN void add_to_column(Gradients& d, int j, const A (&a)[R][C], const A (&x)[R]) {
+#pragma unroll
+  for (int r = 0; r < R; ++r)
+#pragma unroll
+    for (int c = 0; c < C; ++c) d.column[j][c] += a[r][c] * x[r];
 }
 
 // A square state for each head whose step takes VECTORS raw vectors, side by side in one projection, and whose readout gates itself:
