@@ -85,14 +85,18 @@ class Shell(nn.Module):
         self.W_in = linear(dim, (2 if self.split else 1) * self.inner, bias=False)
         self.conv = CausalConv(self.inner) if config.conv else None
         self.make_cell(self.inner, config)
-        self.W_out = linear(self.inner, dim, bias=False)
+        self.W_out = self.make_readout(dim, config)
+
+    def make_readout(self, dim: int, config) -> nn.Linear:
+        """Return the projection of the cell's output to the model's width."""
+        return linear(self.inner, dim, bias=False)
 
     def make_cell(self, inner: int, config) -> None:
         """Make the cell's parameters."""
         raise NotImplementedError
 
     def cell(self, state: dict[str, Tensor], u: Tensor, *z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the cell's output [B, T, inner] and its last state, from u [B, T, inner] and, where `split`, z of the same shape."""
+        """Return the cell's output, what W_out takes, and its last state, from u [B, T, inner] and, where `split`, z of the same shape."""
         raise NotImplementedError
 
     def cell_state(self, batch: int) -> dict[str, tuple[int, ...]]:

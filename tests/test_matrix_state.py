@@ -18,7 +18,7 @@ def relative_errors(name, dtype, T, draw="typical", B=2, seed=0):
     spec = registry().resolve(name)
     binding, reference = spec.variant.module("binding"), spec.variant.module("reference")
     kernel, constants = binding.kernel, binding.constants(spec.config)
-    sizes = {**constants, "B": B, "T": T, "H": spec.config.n_heads}
+    sizes = {**constants, "B": B, "T": T, "H": getattr(spec.config, "n_heads", 3)}
     generator = torch.Generator().manual_seed(seed)
 
     def randn(*shape):
@@ -83,6 +83,11 @@ def test_large_sizes(n):
 )
 def test_options_of_the_kernel(name):
     check(name, "float64", 5 if "use_l2_norm=false" in name else 19)
+
+
+@pytest.mark.parametrize("name", ["E70n8", "E71n8", "E72in8", "E73n8", "E73rn8", "E73fn16", "E73fn8:form=plain"])
+def test_steps_of_one_matrix(name):
+    check(name, "float64", 19, draw="extreme")
 
 
 @pytest.mark.parametrize("name", ["E75h3n24", "E88h3n32"])

@@ -17,7 +17,16 @@ def test_the_shipped_suites_are_listed(project):
         "e88_heads",
         "e88_vs_baselines",
     } <= names
-    assert {"e88_jan22", "e42_vs_baselines", "e33_e41", "ladder_40m", "levels_50m", "smoke", "standard"} <= names
+    assert {
+        "e33_e41",
+        "e42_vs_baselines",
+        "e88_jan22",
+        "ladder_40m",
+        "levels_50m",
+        "matrix_100m",
+        "smoke",
+        "standard",
+    } <= names
     assert data["problems"] == []
     table = project.run("suites").out
     assert all(name in table for name in names) and "100M unmatched" in table

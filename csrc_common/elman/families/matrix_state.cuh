@@ -19,6 +19,7 @@
 //   Team, EM             matrix_state::Team<N, M>; how many of M values each of its lanes has
 //   rows, scalars        vectors of length M and numbers in a record besides q and k; all rows and the first grad_scalars numbers
 //                        reach `forward` and get a gradient
+//   columns              further vectors of length N in a record, if any, which reach `forward` and get a gradient
 //   needs_readout        the backward pass needs y, which forward then keeps
 //   Raw, load            a team's part of the raw vectors of a step, and reading them
 //   RawScalars, load_scalars   the raw numbers of a step, and reading them

@@ -17,7 +17,7 @@ template <class Step> struct BackwardShared {
   // States: before each step, and after the last one unless it stays in registers.
   static constexpr unsigned places = Step::K + !Plan::joint;
   static constexpr unsigned histories = Step::global_history ? 0 : places * history_step;
-  static constexpr unsigned partials = Step::global_history ? 0 : items * Tile::warps * 2 * Tile::N;
+  static constexpr unsigned partials = Step::global_history ? 0 : items * Tile::warps * Record<Step>::vectors * Tile::N;
   // Scalar gradients: one for so many lanes.
   static constexpr unsigned fold = Tile::lanes > 256 ? 8 : 2, lines = Tile::lanes / fold, line = lines + 4;
   static constexpr unsigned rows = items * Step::M * Step::rows, scalars = items * Step::grad_scalars * line;
@@ -32,19 +32,22 @@ template <class Step> struct BackwardShared {
 template <class Step> struct RecordGradient {
   using A = Acc<typename Step::Scalar>;
   using Tile = typename Plan<Step, true>::Tile;
-  const A *partial, *rows;  // of this step: [warps, 2 N], [rows, M]
+  const A *partial, *rows;  // of this step: [warps, vectors N], [rows, M]
   template <int E> ELMAN_FN void columns(const typename Step::Team& team, A (&d)[E], int from) const {
     team.get(d, partial + from);
 #pragma unroll(E < 8 ? Tile::warps : 1)
     for (int w = 1; w < Tile::warps; ++w) {
       A more[E];
-      team.get(more, partial + w * 2 * Tile::N + from);
+      team.get(more, partial + w * Record<Step>::vectors * Tile::N + from);
 #pragma unroll
       for (int j = 0; j < E; ++j) d[j] += more[j];
     }
   }
   template <int E> ELMAN_FN void q(const typename Step::Team& team, A (&d)[E]) const { columns(team, d, 0); }
   template <int E> ELMAN_FN void k(const typename Step::Team& team, A (&d)[E]) const { columns(team, d, Tile::N); }
+  template <int E> ELMAN_FN void column(const typename Step::Team& team, int j, A (&d)[E]) const {
+    columns(team, d, (2 + j) * Tile::N);
+  }
   template <int E> ELMAN_FN void row(const typename Step::Team& team, int j, A (&d)[E]) const { team.get(d, rows + j * Tile::M); }
 };
 
@@ -56,7 +59,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   using Lane = matrix_state::Lane<Step, Plan>;
   using Shared = BackwardShared<Step>;
   constexpr int R = Tile::R, C = Tile::C, N = Tile::N, M = Tile::M, EM = Step::EM, K = Step::K, stride = Record<Step>::stride;
-  constexpr int heads = Plan::heads, warps = Tile::warps, W = pack_width<A>(R * C);
+  constexpr int heads = Plan::heads, warps = Tile::warps, W = pack_width<A>(R * C), vectors = Record<Step>::vectors;
   constexpr int64_t state = M * N;
   static_assert(!Step::global_history || heads == 1);
   const Shared at;
@@ -68,8 +71,8 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   A *row_grads = shared<A>(at.row, 2 * at.rows);
   A* scalar_grads = shared<A>(at.scalar, 2 * at.scalars);
   A* histories = Step::global_history ? a.history + (int64_t)bh0 * (K + 1) * state : shared<A>(at.history, at.histories);
-  constexpr int partial_chunk = Step::global_history ? K * 16 * 2 * N : (int)Shared::partials;
-  constexpr int partial_item = (Step::global_history ? 16 : warps) * 2 * N;
+  constexpr int partial_chunk = Step::global_history ? K * 16 * vectors * N : (int)Shared::partials;
+  constexpr int partial_item = (Step::global_history ? 16 : warps) * vectors * N;
   A* partials = Step::global_history ? a.partial + (int64_t)bh0 * 2 * partial_chunk : shared<A>(at.partial, 2 * at.partials);
 
   const typename Step::Team team(producer);
@@ -166,7 +169,12 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   bool owner = true;
   scattered_sums<Tile::KG, 2 * C>(first, owner);
   const int warp_of_head = thread % Tile::lanes / 32, column = mine.col0 + (first < C ? first : N - C + first);
-  const int partial0 = mine.head * partial_item + warp_of_head * 2 * N + column;
+  const int warp0 = mine.head * partial_item + warp_of_head * vectors * N, partial0 = warp0 + column;
+  // The same of one further column alone.
+  int further = 0;
+  bool owner_further = true;
+  scattered_sums<Tile::KG, C>(further, owner_further);
+  const int further0 = warp0 + mine.col0 + 2 * N + further - partial0;
   // The state while a chunk is replayed; the state after the step that is walked back; and the gradient of the latter, or of
   // the state before that step once it is walked back.
   A s[R][C] = {}, after[R][C] = {}, g[R][C];
@@ -262,6 +270,15 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
 #pragma unroll
         for (int i = 0; i < kept_sums<Tile::KG, 2 * C>(); ++i) partial[i < C ? i : N - C + i] = columns[i];
       }
+      if constexpr (vectors > 2)
+#pragma unroll
+        for (int j = 0; j < vectors - 2; ++j) {
+          scatter_sums<Tile::KG, C>(d.column[j]);
+          if (owner_further) {
+#pragma unroll
+            for (int i = 0; i < kept_sums<Tile::KG, C>(); ++i) partial[further0 + j * N + i] = d.column[j][i];
+          }
+        }
       if (mine.first()) {
 #pragma unroll
         for (int j = 0; j < Step::rows; ++j) write(row + j * M, d.row[j]);

@@ -69,21 +69,32 @@ template <class Step, bool BACKWARD> struct Plan {
   static constexpr int share = 2;
 };
 
-// One step as a lane sees it: the key's columns, R entries of each row vector, the scalars. As gradients: of `k` and the
-// scalars this lane's contribution, of the rows the whole sum.
-template <class Step, class Tile> struct Inputs {
+// How many vectors over keys a record has besides q and k.
+template <class Step> ELMAN_BOTH int further_columns() {
+  if constexpr (requires { Step::columns; }) return Step::columns;
+  else return 0;
+}
+template <class A, int COLUMNS, int C> struct Further {
+  A column[COLUMNS][C];
+};
+template <class A, int C> struct Further<A, 0, C> {};
+
+// One step as a lane sees it: the key's columns, those of further vectors, R entries of each row vector, the scalars. As
+// gradients: of columns and scalars this lane's contribution, of the rows the whole sum.
+template <class Step, class Tile> struct Inputs : Further<Acc<typename Step::Scalar>, further_columns<Step>(), Tile::C> {
   using A = Acc<typename Step::Scalar>;
   A k[Tile::C], row[Step::rows][Tile::R], scalar[Step::grad_scalars > 0 ? Step::grad_scalars : 1];
 };
 
-// Where a record keeps its parts, in elements: q [N], k [N], rows [rows, M], scalars.
+// Where a record keeps its parts, in elements: q [N], k [N], columns [columns, N], rows [rows, M], scalars.
 template <class Step> struct Record {
-  static constexpr int N = Step::N, M = Step::M;
-  static constexpr int stride = (2 * N + Step::rows * M + Step::scalars + 3) / 4 * 4;  // whole 16-byte words
+  static constexpr int N = Step::N, M = Step::M, vectors = 2 + further_columns<Step>();
+  static constexpr int stride = (vectors * N + Step::rows * M + Step::scalars + 3) / 4 * 4;  // whole 16-byte words
   ELMAN_BOTH static int q() { return 0; }
   ELMAN_BOTH static int k() { return N; }
-  ELMAN_BOTH static int row(int j) { return 2 * N + j * M; }
-  ELMAN_BOTH static int scalar(int j) { return 2 * N + Step::rows * M + j; }
+  ELMAN_BOTH static int column(int j) { return (2 + j) * N; }
+  ELMAN_BOTH static int row(int j) { return vectors * N + j * M; }
+  ELMAN_BOTH static int scalar(int j) { return vectors * N + Step::rows * M + j; }
 };
 
 // A consumer's place in the states of its block.
@@ -139,6 +150,9 @@ template <class Step, class Plan> struct Lane {
   }
   ELMAN_FN void inputs(Inputs& in, const A* record) const {
     read(in.k, record + Record<Step>::k() + col0);
+    if constexpr (further_columns<Step>() > 0)
+#pragma unroll
+      for (int j = 0; j < further_columns<Step>(); ++j) read(in.column[j], record + Record<Step>::column(j) + col0);
 #pragma unroll
     for (int j = 0; j < Step::rows; ++j) read(in.row[j], record + Record<Step>::row(j) + row0);
 #pragma unroll
