@@ -17,12 +17,22 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 DIED = "the process died while this ran (an invalid access, or out of memory)"
 SECONDS = 300.0  # of one call, a kernel's compilation included
+
+
+def cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Return how many cores this process may use: its affinity, and no more than its control group's share of time."""
+    allowed = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        share, period = map(int, quota.read_text().split())  # "max 100000" where there is none
+        allowed = min(allowed, max(1, -(-share // period)))
+    return allowed
 
 
 class Call(NamedTuple):
