@@ -8,7 +8,7 @@ from elmanctl.toolchain import csrc_folder
 from elmanctl.verify.plan import Plan, Request
 from elmanctl.verify.prove import kernel_mutants, proof
 from elmanctl.verify.prove.compiling import candidates
-from elmanctl.verify.prove.edits import edits
+from elmanctl.verify.prove.edits import Edit, edits
 from elmanctl.verify.prove.findings import Findings
 from elmanctl.verify.prove.kernel_mutants import Fate
 from elmanctl.verify.prove.show import summary
@@ -106,3 +106,24 @@ def test_a_proof_without_divisions_says_so_and_an_older_one_says_nothing():
 def test_the_matrix_family_marks_its_choice_of_tiles(name):
     found = {e.division for e in candidates(registry().resolve(name).variant.folder) if e.division}
     assert "choose" in found and "team_width" in found
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "old", "new"),
+    [
+        ("E88", "tile.cuh", "N * M <= 1600 ? 8 : 16", "4"),
+        ("E75", "tile.cuh", "N * M <= 1600 ? 8 : 16", "16"),
+        ("E75", "vectors.cuh", "% 16 == 0 ? 16 : 8", "% 16 == 0 ? 16 : 4"),
+    ],
+)
+def test_a_shipped_kernel_in_another_division_gives_other_bits_and_passes(model, file, old, new):
+    plan = Plan(Request(registry().resolve(model), "cpu"))
+    case = plan.cases(["float32"], quick=True)[1]
+    bench = proof._bench(plan, "float32", [case], [], {case.id: plan.truth(plan.named(case.id))})
+    (edit,) = {
+        (e.line, e.old): Edit(e.file, e.line, "by hand", e.old, e.old.replace(old, new), e.division)
+        for e in candidates(plan.spec.variant.folder)
+        if e.file.name == file and old in e.old
+    }.values()
+    found = kernel_mutants.fate([bench], kernel_mutants.original([bench]), edit)
+    assert edit.division and found.outcome == "survived" and found.different == case.id, found
