@@ -136,8 +136,17 @@ def _sendable(error: Exception) -> Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
+def prepare(every: bool = False) -> None:
+    """Import what torch itself imports at a first gradient (and at a first opcheck), before processes are forked that would each do so."""
+    import torch.fx.experimental.symbolic_shapes
+
+    if every:
+        import torch.testing._internal.optests  # noqa: F401
+
+
 def forked(plan) -> Worker:
     """Return a worker forked from this process."""
+    prepare()
     mine, theirs = multiprocessing.Pipe()
 
     def run() -> None:

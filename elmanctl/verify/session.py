@@ -46,6 +46,7 @@ def _start_worker() -> None:
 @contextlib.contextmanager
 def workers(count: int) -> Iterator[ProcessPoolExecutor]:
     """Give a pool of forked processes, which have the variant's modules and torch already; end them at once on an error."""
+    pool.prepare()
     executor = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), _start_worker)
     try:
         yield executor
