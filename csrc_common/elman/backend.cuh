@@ -1,6 +1,8 @@
 #pragma once
 // Which backend compiles this file, and the markers every declaration uses.
 // * ELMAN_FN: a function of kernel code. ELMAN_BOTH: also callable at the launch, constexpr. ELMAN_EXPORT: visible outside the library.
+// * ELMAN_DIVISION: a function of the compiler's time alone, whose answer only divides the work: every answer that compiles gives a right
+//   kernel, which `verify --prove` holds it to.
 // * The build says which backend it means (-DELMAN_DEVICE). nvcc without `-x cu` takes a .cu.cc file for host C++ and would
 //   build the CPU library without a word, so a mismatch stops here.
 #if defined(ELMAN_DEVICE) && !defined(__CUDACC__)
@@ -17,6 +19,7 @@
 #ifdef ELMAN_DEVICE
 #define ELMAN_FN __device__ __forceinline__
 #define ELMAN_BOTH __host__ __device__ constexpr
+#define ELMAN_DIVISION __host__ __device__ consteval
 #define ELMAN_SITE
 #define ELMAN_COMMA_SITE
 #define ELMAN_SAME_SITE
@@ -28,6 +31,7 @@ using Stream = cudaStream_t;
 #include <elman/host/host.h>
 #define ELMAN_FN inline
 #define ELMAN_BOTH constexpr
+#define ELMAN_DIVISION consteval
 // Last parameters of a wrapper: where kernel code called it (the place of the call, since the optimiser duplicates addresses).
 // SAME_SITE hands the own caller's place on, so that a helper's error names its user. COMMA_: after other parameters.
 #define ELMAN_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()

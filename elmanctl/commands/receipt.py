@@ -129,3 +129,5 @@ def show(name: str, held) -> None:
         print_table(["shape", "truth mutants", "kernel mutants"], rows, right=("truth mutants", "kernel mutants"))
     for survivor in proof.survivors if proof else ():
         out().print(f"  survived  {survivor}", markup=False, soft_wrap=True)
+    for place in (proof.divisions or ()) if proof else ():
+        out().print(f"  left out  {place}", markup=False, soft_wrap=True)

@@ -51,6 +51,9 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option("--train", help="Also train a tiny model with kernel and reference; curves must coincide."),
         ] = False,
+        jobs: Annotated[
+            int | None, typer.Option("--jobs", min=1, help="Worker processes. Default: one per core.")
+        ] = None,
         watch: Annotated[
             bool, typer.Option("--watch", help="Run the quick set now and whenever a source changes.")
         ] = False,
@@ -88,9 +91,9 @@ def register(app: typer.Typer) -> None:
         results, failed = [], []
         for spec in specs:
             request = plan.Request(spec, where, seed, quick, case, dtype, sanitize, thorough, train)
-            data, ok = verify_one(request, json)
+            data, ok = verify_one(request, json, jobs)
             if prove and ok and spec.variant.has_kernel:
-                data["proof"], ok = prove_one(spec, seed, mutants, json)
+                data["proof"], ok = prove_one(spec, seed, mutants, json, jobs)
             results.append(data)
             failed += [] if ok else [spec.name]
         if json:
@@ -120,7 +123,7 @@ def check_proof(prove: bool, mutants: int | None, partial: bool, device: str) ->
         raise UserError("--prove needs a whole run on the host: give --device cpu, and no --quick, --case or --dtype.")
 
 
-def prove_one(spec: Spec, seed: int, mutants: int | None, json: bool) -> tuple[dict, bool]:
+def prove_one(spec: Spec, seed: int, mutants: int | None, json: bool, jobs: int | None = None) -> tuple[dict, bool]:
     """Plant mistakes in one configuration that passed, print or return what became of them, and put the proof into its receipt."""
     from elmanctl.verify import plan, receipt
     from elmanctl.verify.prove import proof, show
@@ -132,7 +135,7 @@ def prove_one(spec: Spec, seed: int, mutants: int | None, json: bool) -> tuple[d
             if status is not None:
                 status.update(f"{spec.name}: {what} {done} of {count}")
 
-        found = proof.prove(plan.Plan(request), mutants or proof.MUTANTS, progress)
+        found = proof.prove(plan.Plan(request), mutants or proof.MUTANTS, progress, jobs)
     receipt.attach(spec, request.target, found.record() if found.ok else None)
     if not json:
         show.show(spec.name, found)
@@ -170,7 +173,7 @@ def changed_specs(specs: list[Spec], target: str) -> list[Spec]:
     return found
 
 
-def verify_one(request, json: bool) -> tuple[dict, bool]:
+def verify_one(request, json: bool, jobs: int | None = None) -> tuple[dict, bool]:
     """Verify one configuration, print or return what was found, and write its receipt."""
     import torch
 
@@ -181,10 +184,10 @@ def verify_one(request, json: bool) -> tuple[dict, bool]:
     if err().is_terminal and not json:
         with err().status(f"{spec.name}: starting") as status:
             outcome = session.verify(
-                request, lambda done, count: status.update(f"{spec.name}: {done} of {count} checks")
+                request, lambda done, count: status.update(f"{spec.name}: {done} of {count} checks"), jobs
             )
     else:
-        outcome = session.verify(request)
+        outcome = session.verify(request, jobs=jobs)
     path, text = keep(outcome)
     if not json:
         show.show(outcome, text)

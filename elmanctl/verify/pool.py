@@ -17,12 +17,22 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 DIED = "the process died while this ran (an invalid access, or out of memory)"
 SECONDS = 300.0  # of one call, a kernel's compilation included
+
+
+def cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Return how many cores this process may use: its affinity, and no more than its control group's share of time."""
+    allowed = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        share, period = map(int, quota.read_text().split())  # "max 100000" where there is none
+        allowed = min(allowed, max(1, -(-share // period)))
+    return allowed
 
 
 class Call(NamedTuple):
@@ -126,8 +136,17 @@ def _sendable(error: Exception) -> Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
+def prepare(every: bool = False) -> None:
+    """Import what torch itself imports at a first gradient (and at a first opcheck), before processes are forked that would each do so."""
+    import torch.fx.experimental.symbolic_shapes
+
+    if every:
+        import torch.testing._internal.optests  # noqa: F401
+
+
 def forked(plan) -> Worker:
     """Return a worker forked from this process."""
+    prepare()
     mine, theirs = multiprocessing.Pipe()
 
     def run() -> None:

@@ -26,7 +26,8 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 
     Truth mutants are damaged results, each at several extents; kernel mutants (`mutants`) are edits of the source that compile and change
     something. `score` is killed of killed and survived; `everywhere` were rejected by each case that sees them; `shapes` says how each
-    case alone did; `equivalents` changed no bit of any result over the thorough cases, and are not counted.
+    case alone did; `equivalents` changed no bit of any result over the thorough cases, and are not counted; `divisions` are functions marked
+    ELMAN_DIVISION, whose edits only divide the work in another way, with how many were left out and how many of those were tried.
     """
 
     truth_mutants: int
@@ -40,6 +41,9 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     shapes: tuple[ShapeScore, ...] = ()
     equivalent: int = 0
     equivalents: tuple[str, ...] = ()
+    divisions: tuple[str, ...] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )  # unset in older receipts, whose seals do not cover it
     score: float
     seed: int = 0
     seconds: float = 0.0

@@ -2,7 +2,6 @@
 
 import contextlib
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -47,6 +46,7 @@ def _start_worker() -> None:
 @contextlib.contextmanager
 def workers(count: int) -> Iterator[ProcessPoolExecutor]:
     """Give a pool of forked processes, which have the variant's modules and torch already; end them at once on an error."""
+    pool.prepare()
     executor = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), _start_worker)
     try:
         yield executor
@@ -64,13 +64,13 @@ def verify(request: Request, progress: Callable[[int, int], None] | None = None,
     Args:
         request: what to check.
         progress: called with (done, all) after each check.
-        jobs: worker processes; by default one per core, at most 8.
+        jobs: worker processes; by default one per core.
     """
     started = time.monotonic()
     plan = Plan(request)
     tasks = plan.tasks()
     progress = progress or (lambda done, count: None)
-    jobs = jobs or min(8, len(os.sched_getaffinity(0)))
+    jobs = jobs or pool.cores()
     seconds = THOROUGH_SECONDS if request.thorough else pool.SECONDS
     torch.backends.cudnn.allow_tf32 = False
 

@@ -15,7 +15,9 @@ POLL_SECONDS = 0.2
 
 def follow(specs: list[Spec], arguments: list[str]) -> None:
     """Run a command line now and whenever a source of these variants changes, until interrupted."""
-    import torch  # noqa: F401  (each run is forked from here, and starts without importing it)
+    from elmanctl.verify import pool, session  # noqa: F401  (each run is forked from here, and starts without importing them)
+
+    pool.prepare(every=True)
 
     seen: dict[Path, int] = {}
     while True:

@@ -111,3 +111,14 @@ def test_a_kernel_that_hangs_in_one_case_fails_that_case(folder, spec, monkeypat
         checks = session.verify(request).checks
     bad = {c.id: c.message for c in checks if not c.ok}
     assert list(bad) == ["float32 B3 T2 D48 typical"] and "it hangs" in bad["float32 B3 T2 D48 typical"]
+
+
+@pytest.mark.parametrize(
+    ("text", "most"), [("max 100000", None), ("150000 100000", 2), ("1000 100000", 1), ("nonsense", None)]
+)
+def test_no_more_workers_than_cores_and_the_share_of_the_control_group(text, most, tmp_path):
+    (tmp_path / "cpu.max").write_text(text)
+    allowed = len(os.sched_getaffinity(0))
+    assert (
+        pool.cores(tmp_path / "cpu.max") == min(allowed, most or allowed) and pool.cores(tmp_path / "none") == allowed
+    )

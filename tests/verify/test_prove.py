@@ -11,8 +11,10 @@ import torch
 from elmanctl.cli import run
 from elmanctl.verify import cases, truth
 from elmanctl.verify.plan import Plan, Request
-from elmanctl.verify.prove import extents, kernel_mutants, operators, proof, trial
+from elmanctl.verify.prove import extents, kernel_mutants, operators, proof
+from elmanctl.verify.prove.child import isolated
 from elmanctl.verify.prove.edits import Edit
+from elmanctl.verify.prove.findings import Findings
 from elmanctl.verify.prove.truth_mutants import Verdict, verdicts
 from elmanctl.verify.run import Compiled
 
@@ -112,17 +114,22 @@ def test_an_operator_makes_the_edit_that_its_name_says(operator, code, new):
 def test_a_child_that_hangs_or_dies_ends_and_what_it_said_is_kept():
     def hang(say):
         say({"case": "a"})
-        time.sleep(60)
+        while True:
+            pass
 
     def die(say):
         say({"case": "b"})
         os.abort()
 
+    def sleep(say):
+        time.sleep(1.5)
+
+    found = [isolated(work, 1) for work in (hang, die, sleep)]
+    assert [e.how for e in found] == ["hangs", "crashes", "end"], "one that waits for a core does not hang"
+    assert [e.said for e in found] == [[{"case": "a"}], [{"case": "b"}], []]
+    assert 0.9 < found[0].seconds < 3 and found[2].seconds < 1
     started = time.monotonic()
-    assert list(trial.isolated(hang, 0.3)) == [{"case": "a"}]
-    assert list(trial.isolated(die, 20)) == [{"case": "b"}]
-    assert list(trial.isolated(lambda say: None, 20)) == [{"end": True}]
-    assert time.monotonic() - started < 10
+    assert isolated(sleep, 1, wall=0.3).how == "hangs" and time.monotonic() - started < 1.4
 
 
 def test_a_proof_is_kept_in_the_receipt_and_a_later_plain_run_keeps_it(folder, spec, capsys):
@@ -174,7 +181,7 @@ def test_a_case_that_a_killed_mutant_passes_is_held_against_that_case_alone(spec
     )
     assert found.outcome == "killed" and not found.everywhere
     assert any("T2 " in case for case in found.missed) and any("T9 " in case for case in found.by)
-    findings = proof.Findings({case: [] for case in (*found.by, *found.missed)}, [found])
+    findings = Findings({case: [] for case in (*found.by, *found.missed)}, [found])
     scores = {s.case: s for s in findings.shapes()}
     assert all(scores[c].killed == 1 for c in found.by) and all(scores[c].missed for c in found.missed)
 
@@ -183,8 +190,8 @@ def test_a_truth_mutant_that_some_shape_sees_and_passes_in_full_is_no_proof():
     seen = [Verdict("late", "full", 9.0), Verdict("late", "2 %", 2.0)]
     blind = [Verdict("late", "full", 0.5), Verdict("late", "2 %", 0.1)]
     unseen = [Verdict("late", "full", 0.0, tensor="no result changes")]
-    assert proof.Findings({"a": seen, "b": unseen}).surviving_truths() == []
-    assert proof.Findings({"a": seen, "b": blind}).surviving_truths() == ["late (full) on b"]
-    scores = proof.Findings({"a": seen, "b": blind, "c": unseen}).shapes()
+    assert Findings({"a": seen, "b": unseen}).surviving_truths() == []
+    assert Findings({"a": seen, "b": blind}).surviving_truths() == ["late (full) on b"]
+    scores = Findings({"a": seen, "b": blind, "c": unseen}).shapes()
     assert [(s.truth_killed, s.truth_seen) for s in scores] == [(2, 2), (0, 2), (0, 0)]
     assert scores[1].missed == ("late (full)", "late (2 %)")

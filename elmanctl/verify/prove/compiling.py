@@ -11,7 +11,8 @@ from elmanctl.toolchain import HOST
 from elmanctl.verify.prove.edits import Edit, edits
 
 FAMILIES = "families"
-SECONDS = 60  # of one compiler call: a template can be made to recurse without end
+SECONDS = 60  # of processor time for one compiler call: a template can be made to recurse without end
+WALL = 900
 
 
 def kernel_code(folder: Path) -> list[Path]:
@@ -52,7 +53,8 @@ def compiled(
         (work / source.name).write_text(source.read_text())
     call[-1] = source.name
     try:
-        ran = subprocess.run([*call, "-w", "-o", "kernel.o"], cwd=work, capture_output=True, timeout=SECONDS)
+        limited = ["sh", "-c", f'ulimit -t {SECONDS}; exec "$@"', "sh", *call, "-w", "-o", "kernel.o"]
+        ran = subprocess.run(limited, cwd=work, capture_output=True, timeout=WALL)
     except subprocess.TimeoutExpired:
         return None
     if ran.returncode:

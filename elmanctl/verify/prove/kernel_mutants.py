@@ -3,7 +3,6 @@
 import itertools
 import random
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ class Fate:
         by: case -> what rejected it there.
         missed: cases that it passed although its results differ from the kernel's there.
         different: for a survivor, a case in which its results differ from the kernel's.
+        refused: killed by nothing but launches that no device would take.
     """
 
     edit: Edit
@@ -32,6 +32,7 @@ class Fate:
     by: dict[str, str]
     missed: tuple[str, ...] = ()
     different: str = ""
+    refused: bool = False
 
     @property
     def everywhere(self) -> bool:
@@ -59,7 +60,7 @@ class Original:
     code: dict[str, str]
     report: dict[str, Report]
     bits: dict[str, dict[str, str]]
-    seconds: dict[str, float]  # that the thorough cases take
+    seconds: dict[str, float]  # of processor time that the thorough cases take
 
 
 def libraries_of(bench: Bench, edit: Edit | None, folder: Path) -> tuple[list[Path], str] | None:
@@ -91,9 +92,7 @@ def original(benches: list[Bench]) -> Original:
             report = reports[bench.dtype] = trial(bench, libraries, 600.0)
             if report.killed:
                 raise ValueError(f"the kernel itself fails: {report.rejected}")
-            started = time.monotonic()
-            thorough[bench.dtype] = bits(bench, libraries, 600.0)
-            seconds[bench.dtype] = time.monotonic() - started
+            thorough[bench.dtype], seconds[bench.dtype] = bits(bench, libraries, 600.0)
     return Original(codes, reports, thorough, seconds)
 
 
@@ -115,11 +114,11 @@ def fate(benches: list[Bench], known: Original, edit: Edit) -> Fate:
             report = trial(bench, libraries, max(FLOOR, SLACK * base.seconds))
             missed += [i for i, d in report.results.items() if d != base.results[i]]
             if report.killed:
-                return Fate(edit, "killed", report.rejected, tuple(missed))
+                return Fate(edit, "killed", report.rejected, tuple(missed), refused=report.refused)
             if not missed:
                 same, limit = known.bits[bench.dtype], max(FLOOR, SLACK * known.seconds[bench.dtype])
-                found = bits(bench, libraries, limit)
-                different = different or next((i for i in same if found.get(i) != same[i]), "")
+                found, _ = bits(bench, libraries, limit, same)
+                different = different or next((i for i in bench.thorough if found.get(i) != same[i]), "")
     different = missed[0] if missed else different
     outcome = "same code" if identical else "survived" if different else "equivalent"
     return Fate(edit, outcome, {}, tuple(missed), different)

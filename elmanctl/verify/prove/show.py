@@ -2,10 +2,11 @@
 
 from elmanctl.console import out, print_table
 from elmanctl.verify.policy import SCORE
-from elmanctl.verify.prove.proof import EQUIVALENT, Findings
+from elmanctl.verify.prove.findings import EQUIVALENT, Findings
 from elmanctl.verify.record import ShapeScore
 
 LISTED = 12
+RULE = f"all truth mutants and {SCORE:.0%} of kernel mutants must die"
 COLUMNS = ("case", "truth mutants", "kernel mutants", "score")
 
 
@@ -32,6 +33,8 @@ def show(name: str, found: Findings) -> None:
             "SURVIVED",
             [*found.surviving_truths(), *(f"{f.edit.text()} [differs in {f.different}]" for f in found.of("survived"))],
         ),
+        ("NO DIVISION, wrong", [f"{f.edit.text()} [{', '.join(f.by)}]" for f in found.false_divisions()]),
+        ("division of the work, left out", found.left_out()),
         ("passed by one shape", passed),
         ("equivalent", [f"{f.edit.text()} [{f.outcome}]" for f in found.of(*EQUIVALENT)]),
         ("not applicable", sorted({f"{fault}: {why}" for (fault, _), why in whole(found).items()})),
@@ -52,7 +55,9 @@ def whole(found: Findings) -> dict[tuple[str, str], str]:
 def summary(name: str, found: Findings) -> str:
     """Return the last line."""
     record = found.record()
-    verdict = "proven" if found.ok else f"NOT proven (all truth mutants and {SCORE:.0%} of kernel mutants must die)"
+    wrong = len(found.false_divisions())
+    lacking = f"{wrong} edits of a marked division give wrong results" if wrong else ""
+    verdict = "proven" if found.ok else f"NOT proven ({lacking or RULE})"
     return (
         f"{name}: {verdict}; truth mutants {record.truth_killed} of {record.truth_mutants} killed, "
         f"kernel mutants {record.killed} of {record.mutants} ({record.score:.1%}), "

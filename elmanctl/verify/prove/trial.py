@@ -3,16 +3,8 @@
 The child reports each case as it is done; a death or the end of its time is a rejection by the case at hand.
 """
 
-import contextlib
-import faulthandler
 import hashlib
-import json
-import os
-import resource
-import select
-import signal
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,11 +16,12 @@ from elmanctl.errors import CheckFailed
 from elmanctl.kernel import Kernel
 from elmanctl.toolchain import HOST
 from elmanctl.verify import properties
+from elmanctl.verify.prove.child import Say, isolated
 from elmanctl.verify.run import Compiled, run
 from elmanctl.verify.truth import Problem, Truth
 
 PROPERTIES = ("repeat", "fiber-order")
-MEMORY = 1 << 33  # bytes of address space beyond which a mutant's allocation fails
+REFUSED = "launch refused"  # what the host says of a launch that no device would take
 
 
 @dataclass(frozen=True)
@@ -54,7 +47,7 @@ class Bench:
 
 @dataclass
 class Report:
-    """What one mutant did: cases that passed it, what rejected it (by case, with why and in which tensors), hashes, seconds."""
+    """What one mutant did: cases that passed it, what rejected it (by case, with why and in which tensors), hashes, seconds of processor time."""
 
     passed: list[str] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
@@ -66,11 +59,16 @@ class Report:
     def killed(self) -> bool:
         return bool(self.rejected)
 
+    @property
+    def refused(self) -> bool:
+        """Whether nothing rejects it but the launch, before a thread has run."""
+        return self.killed and all(REFUSED in why for why in self.rejected.values())
+
 
 def trial(bench: Bench, libraries: Sequence[Path], limit: float) -> Report:
-    """Run libraries, one for each of the bench's builds, on the cases in a forked child, for at most `limit` seconds."""
+    """Run libraries, one for each of the bench's builds, on the cases in a forked child, for at most `limit` seconds of its time."""
 
-    def work(say: Callable[[dict], None]) -> None:
+    def work(say: Say) -> None:
         _install(bench, libraries)
         killed = False
         for id in (*bench.quick, *PROPERTIES, *bench.rest):
@@ -81,20 +79,17 @@ def trial(bench: Bench, libraries: Sequence[Path], limit: float) -> Report:
             killed = killed or bool(why)
             say({"case": id, "why": why, "digest": digest, "tensors": tensors})
 
-    started, report, at, complete = time.monotonic(), Report(), "", False
-    for message in isolated(work, limit):
-        at = message.get("case", at)
-        if message.get("end"):
-            complete = True
+    ended, at = isolated(work, limit), ""
+    report = Report(seconds=ended.seconds)
+    for message in ended.said:
+        at = message["case"]
+        if message.get("why"):
+            report.rejected[at], report.tensors[at] = message["why"], message["tensors"]
         elif "why" in message:
-            if message["why"]:
-                report.rejected[at], report.tensors[at] = message["why"], message["tensors"]
-            else:
-                report.passed.append(at)
-                report.results[at] = message["digest"]
-    report.seconds = time.monotonic() - started
-    if not complete:
-        report.rejected[at] = "hangs" if report.seconds >= limit else "crashes"
+            report.passed.append(at)
+            report.results[at] = message["digest"]
+    if ended.how != "end":
+        report.rejected[at] = ended.how
     return report
 
 
@@ -128,62 +123,27 @@ def _install(bench: Bench, libraries: Sequence[Path]) -> None:
         build.substitute(bench.kernel, constants, bench.dtype, HOST, library)
 
 
-def bits(bench: Bench, libraries: Sequence[Path], limit: float) -> dict[str, str]:
-    """Run libraries, one for each build, on the thorough problems in a forked child; return a hash of the results of each that came to its end."""
+def bits(
+    bench: Bench, libraries: Sequence[Path], limit: float, known: Mapping[str, str] | None = None
+) -> tuple[dict[str, str], float]:
+    """Run libraries, one for each build, on the thorough problems in a forked child.
 
-    def work(say: Callable[[dict], None]) -> None:
+    Args:
+        known: hashes at whose first difference it ends.
+    Returns:
+        a hash of the results of each problem that came to its end, and seconds of processor time.
+    """
+
+    def work(say: Say) -> None:
         _install(bench, libraries)
         for id, problem in bench.thorough.items():
             try:
-                say({"case": id, "digest": digest_of(run(Compiled(bench.kernel, bench.constants), problem))})
+                digest = digest_of(run(Compiled(bench.kernel, bench.constants), problem))
             except (CheckFailed, RuntimeError) as error:
-                say({"case": id, "digest": f"refused: {error}"})
-
-    return {m["case"]: m["digest"] for m in isolated(work, limit) if "case" in m}
-
-
-def isolated(work: Callable[[Callable[[dict], None]], None], limit: float) -> Iterable[dict]:
-    """Fork, run `work(say)` in the child, and yield what it says, then `{"end": true}` if it came to its end within `limit` seconds."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(read)
-        _child(work, write, limit)
-    os.close(write)
-    deadline, buffer = time.monotonic() + limit, b""
-    try:
-        while (left := deadline - time.monotonic()) > 0:
-            if not select.select([read], [], [], left)[0]:
+                digest = f"refused: {error}"
+            say({"case": id, "digest": digest})
+            if known and known[id] != digest:
                 break
-            part = os.read(read, 1 << 16)
-            if not part:
-                break
-            *lines, buffer = (buffer + part).split(b"\n")
-            yield from map(json.loads, lines)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        os.close(read)
 
-
-def _child(work, write: int, limit: float) -> None:
-    """Run in the child, which never returns. Its words go to nobody: a mutant's runtime may complain at length."""
-    status = 1
-    try:
-        faulthandler.disable()
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 2, int(limit) + 3))
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        os.dup2(silence, 2)
-
-        def say(message: dict) -> None:
-            os.write(write, json.dumps(message).encode() + b"\n")
-
-        work(say)
-        say({"end": True})
-        status = 0
-    finally:
-        os._exit(status)
+    ended = isolated(work, limit)
+    return {m["case"]: m["digest"] for m in ended.said}, ended.seconds

@@ -12,6 +12,7 @@ ELMAN_FN void end_stage() { sync_block(); }
 template <int N_, int M_, int R_, int C_> struct Tile {
   static constexpr int N = N_, M = M_, R = R_, C = C_, KG = N / C, lanes = M / R * KG, warps = lanes / 32;
   static_assert(KG * C == N && M % R == 0 && lanes % 32 == 0 && lanes <= 512, "a head takes whole warps");
+  static_assert(KG <= 32 && (KG & (KG - 1)) == 0, "a row's lanes add up by halves, within a warp");
 };
 
 // The tile of a pass, {rows, columns} of a lane: the fewest instructions an element, counted (reads of 16 neighbours meet in
@@ -20,14 +21,14 @@ template <int N_, int M_, int R_, int C_> struct Tile {
 struct Shape {
   int R, C;
 };
-ELMAN_BOTH int accesses(int count) { return count / pack_width<float>(count) * (count % 32 == 0 ? 4 : count % 16 == 0 ? 2 : 1); }
-ELMAN_BOTH int instructions(int R, int C, int KG, bool backward) {
+ELMAN_DIVISION int accesses(int count) { return count / pack_width<float>(count) * (count % 32 == 0 ? 4 : count % 16 == 0 ? 2 : 1); }
+ELMAN_DIVISION int instructions(int R, int C, int KG, bool backward) {
   int rounds = 0;
   while (1 << rounds < KG) ++rounds;
   if (!backward) return 2 * R * rounds + 2 * accesses(C) + accesses(R);
   return 4 * R * rounds + 8 * C * (32 - KG) / 32 + 3 * accesses(C) + 3 * accesses(R) + 2 * accesses(R * C);
 }
-ELMAN_BOTH Shape choose(int N, int M, bool backward) {
+ELMAN_DIVISION Shape choose(int N, int M, bool backward) {
   const int least = (N * M + 511) / 512, usual = N * M <= 1600 ? 8 : 16, target = least > usual ? least : usual;
   Shape best{0, 0};
   int lowest = 0;

@@ -95,7 +95,7 @@ struct Place {
 
 // Lanes that work on one step of one head: each has an equal part of every vector, neighbouring elements. Eight, or sixteen
 // where eight would not have the registers.
-ELMAN_BOTH int team_width(int N, int M) { return N * M > 64 * 64 && N % 16 == 0 && M % 16 == 0 ? 16 : 8; }
+ELMAN_DIVISION int team_width(int N, int M) { return N * M > 64 * 64 && N % 16 == 0 && M % 16 == 0 ? 16 : 8; }
 template <int N, int M> struct Team {
   static constexpr int width = team_width(N, M);
   int index, lane_;
