@@ -68,6 +68,10 @@ def register(app: typer.Typer) -> None:
         preflight_only: Annotated[
             bool, typer.Option("--preflight-only", help="One step of each row with its peak memory, and stop.")
         ] = False,
+        params: Annotated[
+            str | None,
+            typer.Option("--params", help="With --preflight-only or --dry-run: size every row to this, such as 1B."),
+        ] = None,
         on_end: Annotated[
             str | None,
             typer.Option("--on-end", help="Command to run at the end; ELMANCTL_RUN and ELMANCTL_OK tell it more."),
@@ -103,6 +107,7 @@ def register(app: typer.Typer) -> None:
                 "--only": only,
                 "--seeds": seeds,
                 "--batch-sizes": batch_sizes,
+                "--params": params,
             }
             others |= {"--again": again, "--dry-run": dry_run, "--unverified": unverified}
             if wrong := [option for option, value in others.items() if value]:
@@ -115,6 +120,10 @@ def register(app: typer.Typer) -> None:
             raise UserError(f"{' and '.join(wrong)} belongs to --kernels. Add --kernels, or leave it out.")
         if suite is None:
             raise UserError("Name a suite: elmanctl bench SUITE. `elmanctl suites` lists them.")
+        if params is not None and not (preflight_only or dry_run):
+            raise UserError(
+                "--params goes with --preflight-only or --dry-run. A run takes its size from the suite's file: write one of your own."
+            )
         budget = Budget(
             steps=steps, tokens=parse_count(tokens, "--tokens") if tokens is not None else None, minutes=minutes
         )
@@ -127,7 +136,8 @@ def register(app: typer.Typer) -> None:
             )
         else:
             budget.check()
-        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run, wait, unverified, seeds)
+        size = None if params is None else parse_count(params)
+        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run, wait, unverified, seeds, size)
         if dry_run:
             show_plan(plan, json)
         else:
