@@ -11,6 +11,8 @@ from elmanctl.console import note, print_json, print_table
 from elmanctl.errors import UserError
 from elmanctl.sizes import parse_count, short_count
 
+KERNEL_SECONDS = 540.0
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb `bench`."""
@@ -48,7 +50,12 @@ def register(app: typer.Typer) -> None:
         ] = None,
         sweep: Annotated[
             str | None,
-            typer.Option("--sweep", help="With --kernels: times along T,B,dim or some of them, and pictures."),
+            typer.Option(
+                "--sweep", help="With --kernels: times along T,B,dim or some of them, or all sizes; and pictures."
+            ),
+        ] = None,
+        seconds: Annotated[
+            float | None, typer.Option("--seconds", min=1, help="With --kernels: about the longest time. Default 540.")
         ] = None,
         run: Annotated[str | None, typer.Option("--run", help="Name of the run below runs/, new or to join.")] = None,
         again: Annotated[bool, typer.Option("--again", help="Run rows anew that are finished.")] = False,
@@ -114,9 +121,10 @@ def register(app: typer.Typer) -> None:
                 raise UserError(
                     f"--kernels times passes, not training: {', '.join(wrong)} has no meaning with it. Leave it out."
                 )
-            time_kernels(suite, gpus, shape, sweep, run, json)
+            time_kernels(suite, gpus, shape, sweep, run, seconds or KERNEL_SECONDS, json)
             return
-        if wrong := [option for option, value in (("--shape", shape), ("--sweep", sweep)) if value is not None]:
+        timed = {"--shape": shape, "--sweep": sweep, "--seconds": seconds}
+        if wrong := [option for option, value in timed.items() if value is not None]:
             raise UserError(f"{' and '.join(wrong)} belongs to --kernels. Add --kernels, or leave it out.")
         if suite is None:
             raise UserError("Name a suite: elmanctl bench SUITE. `elmanctl suites` lists them.")
