@@ -56,6 +56,7 @@ def prepare(
     wait: bool = False,
     unverified: bool = False,
     repeats: int | None = None,
+    params: int | None = None,
 ) -> Bench:
     """Load, size and check a suite, and choose its devices.
 
@@ -68,13 +69,18 @@ def prepare(
         dry_run: report missing devices, data and receipts as obstacles instead of refusing.
         unverified: run kernels without a receipt too; their trials say so for good.
         repeats: seeds of each row, in place of the suite's; a table against batch takes the first.
+        params: size every row anew to so many parameters; a row that no legal width brings there has that as its problem.
     Raises:
         UserError: for anything that would make the run fail or be unfair.
     """
     suite = suites.load(name, repeats)
     chosen = seeds.choose(suite, only)
-    rows = suites.sized(suite)
-    suites.check_sizes(suite, rows)
+    if params is None:
+        rows = suites.sized(suite)
+        suites.check_sizes(suite, rows)
+    else:
+        suite = suites.resized(suite, params)
+        rows = [sized_or_why(suite, row) for row in suite.rows]
     on_cpu = suite.device == "cpu" and gpu_text is None
     obstacles: list[str] = []
 
@@ -130,6 +136,27 @@ def prepare(
         plan.BATCHES if batches else "suite",
         tuple(obstacles),
     )
+
+
+def sized_or_why(suite: suites.Suite, row: suites.Row) -> suites.Sized:
+    """Return a row sized to its suite's budget, or with the reason why it cannot be."""
+    alone = replace(suite, rows=(row,))
+    try:
+        rows = suites.sized(alone)
+        suites.check_sizes(alone, rows)
+    except UserError as error:
+        return suites.Sized(row, problem=str(error).removeprefix(f"{suite.path}: "))
+    return rows[0]
+
+
+def fitted(bench: Bench, findings: list) -> Bench:
+    """Return a bench whose trials take their steps as preflight found that they fit."""
+    fits = {finding.label: finding.fit for finding in findings}
+    rows = [
+        replace(row, trial=fits[row.row.label].applied(row.trial)) if row.trial and row.row.label in fits else row
+        for row in bench.rows
+    ]
+    return replace(bench, rows=tuple(rows))
 
 
 def check_data(training: Training) -> None:

@@ -2,6 +2,7 @@
 
 * Per sub-layer: `r += x; x = RMSNorm(r); x = layer(x)`; at the end the same add and norm, then the tied head.
 * The residual stream `r` is fp32; there is no way to run a layer without the norm before it.
+* Layer checkpointing and loss chunking (recompute.py) change what is kept for the backward pass, and nothing else.
 """
 
 import math
@@ -10,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from elmanctl.errors import UserError
 from elmanctl.norms import AddNorm
+from elmanctl.recompute import chunked_loss, recomputed
 from elmanctl.variant import Spec
 
 EMBEDDING_STD = 0.02
@@ -25,16 +28,35 @@ class LadderLM(nn.Module):
         spec: variant and options; `spec.layers(dim)` gives the sub-layers of one depth step.
         dim: model width; depth: how often the sub-layers are repeated.
         vocab_size: 256, the bytes.
+        checkpoint_layers: of the depth steps, the first so many run again in the backward pass, from their inputs. The first: when
+            their turn comes, the activations of all others are gone.
+        loss_chunks: parts of the positions that `loss` takes one after the other; 1 for all at once.
+    Raises:
+        UserError: for more checkpointed layers than there are.
     """
 
-    def __init__(self, spec: Spec, dim: int, depth: int, vocab_size: int = 256):
+    def __init__(
+        self,
+        spec: Spec,
+        dim: int,
+        depth: int,
+        vocab_size: int = 256,
+        checkpoint_layers: int = 0,
+        loss_chunks: int = 1,
+    ):
         super().__init__()
+        if checkpoint_layers > depth:
+            raise UserError(
+                f"checkpoint_layers is {checkpoint_layers}, but the model has {depth} layers. Give {depth} for all of them."
+            )
         self.dim, self.depth, self.vocab_size = dim, depth, vocab_size
         self.embedding = nn.Parameter(torch.empty(vocab_size, dim))
         nn.init.normal_(self.embedding, std=EMBEDDING_STD)
         self.layers = nn.ModuleList(layer for _ in range(depth) for layer in spec.layers(dim))
         self.norms = nn.ModuleList(AddNorm(dim) for _ in self.layers)
         self.final_norm = AddNorm(dim)
+        self.recomputed = checkpoint_layers * len(self.layers) // depth  # sub-layers
+        self.loss_chunks = loss_chunks
 
     def forward(self, tokens, state=None):
         """Predict the next byte.
@@ -45,14 +67,19 @@ class LadderLM(nn.Module):
         Returns:
             logits, [B, T, vocab_size], and the state after the last token: a list with one tree a sub-layer.
         """
+        x, after = self.hidden(tokens, state)
+        return F.linear(x, self.embedding), after
+
+    def hidden(self, tokens, state=None):
+        """Return what the head reads, [B, T, dim], and the state after the last token; arguments as in `forward`."""
         x, residual, after = F.embedding(tokens.long(), self.embedding), None, []
         before = [None] * len(self.layers) if state is None else state
-        for norm, layer, carried in zip(self.norms, self.layers, before, strict=True):
+        for number, (norm, layer, carried) in enumerate(zip(self.norms, self.layers, before, strict=True)):
             x, residual = norm(x, residual)
-            x, last = layer(x, carried)
+            x, last = recomputed(layer, x, carried) if number < self.recomputed else layer(x, carried)
             after.append(last)
         x, _ = self.final_norm(x, residual)
-        return F.linear(x, self.embedding), after
+        return x, after
 
     def loss(self, tokens, state=None):
         """Return the mean cross-entropy, nats per byte in fp32, and the state after the last input.
@@ -61,8 +88,8 @@ class LadderLM(nn.Module):
             tokens: [B, T+1]; the first T are inputs, the last T targets.
             state: as in `forward`.
         """
-        logits, after = self(tokens[:, :-1], state)
-        return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten().long()), after
+        x, after = self.hidden(tokens[:, :-1], state)
+        return chunked_loss(x.flatten(0, 1), self.embedding, tokens[:, 1:].flatten().long(), self.loss_chunks), after
 
     def initial_state(self, batch: int, device=None, dtype=torch.float32) -> list:
         """Return the state before the first byte, for `batch` rows."""

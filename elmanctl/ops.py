@@ -180,6 +180,7 @@ def _(call: str, kept: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Te
 def _setup(ctx, inputs, output) -> None:
     call, tensors = inputs
     ctx.call, ctx.count = call, len(tensors)
+    ctx.set_materialize_grads(False)  # zeros for what backward saved, as large as that, would be written and not read
     ctx.save_for_backward(*tensors, *output)
 
 

@@ -45,6 +45,8 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """The training block; defaults are the method's. Batch in rows, chunk in bytes, learning rate at its peak.
 
     `eval_every` and `checkpoint_every` count optimizer steps, 0 for never; with checkpoints on, the end is kept too.
+    Two ways to spend time for memory, without effect on what is computed: the first `checkpoint_layers` layers keep their inputs alone
+    and run again in the backward pass; the loss takes its positions in `loss_chunks` parts, so that the logits are never whole.
     """
 
     batch: int = 32
@@ -63,6 +65,8 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     eval_batches: int = 16
     eval_every: int = 0
     checkpoint_every: int = 0
+    checkpoint_layers: int = 0
+    loss_chunks: int = 1
 
     def check(self) -> None:
         """Raise UserError for a value that cannot work, naming it and what it may be."""
@@ -89,6 +93,8 @@ _TRAINING_RULES = {
     "eval_batches": _COUNT,
     "eval_every": _COUNT,
     "checkpoint_every": _COUNT,
+    "checkpoint_layers": (lambda value: value >= 0, "0 (none) or a number of layers"),
+    "loss_chunks": (lambda value: value >= 1, "a positive number"),
 }
 
 

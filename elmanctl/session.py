@@ -72,7 +72,7 @@ class Session:
         }
         self.say("building the model")
         torch.manual_seed(t.seed)
-        model = LadderLM(spec, trial.dim, trial.depth)
+        model = LadderLM(spec, trial.dim, trial.depth, checkpoint_layers=t.checkpoint_layers, loss_chunks=t.loss_chunks)
         if trial.params and parameter_count(model) != trial.params:
             raise UserError(
                 f"{trial.label}: the model has {parameter_count(model):,} parameters, but the trial says {trial.params:,}. "

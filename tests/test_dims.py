@@ -74,6 +74,7 @@ FIGURES = [
     # Without the layer norm of their own that the specification's GRU and LSTM have: 2n less a layer, n more for LadderLM's.
     ("gru", 384, 20, 82_781_952 - 20 * 384 - 384),
     ("lstm", 384, 20, 106_405_632 - 20 * 384 - 384),
+    ("rnn", 1536, 6, 57_045_504),
     ("mamba2:d_state=128", 896, 20, 101_917_712),
     ("fla-gdn:expansion=2", 768, 20, 95_020_016),
     ("fla-gdn:expansion=1", 768, 20, 59_566_576),

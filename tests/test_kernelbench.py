@@ -1,5 +1,6 @@
 """The parts of `bench --kernels` that need no GPU: what is timed, which shapes, refusals, tables and pictures."""
 
+import time
 import xml.etree.ElementTree as ElementTree
 
 import msgspec
@@ -8,7 +9,7 @@ import torch
 
 from elmanctl.commands import bench_kernels
 from elmanctl.errors import UserError
-from elmanctl.kernelbench import inputs, plot, rivals, run, shapes, show
+from elmanctl.kernelbench import clock, inputs, plot, rivals, run, shapes, show
 from elmanctl.kernelbench.clock import Timing, summary
 from elmanctl.kernelbench.run import Row
 from elmanctl.plugins.registry import registry
@@ -55,8 +56,8 @@ def test_least_bytes_counts_each_declared_tensor_once(call):
 def test_width_matters_only_to_a_kernel_that_sees_it():
     base = shapes.Shape(B=2, T=8, dim=64)
     assert run.sees_width(spec("E1"), base, CPU) and not run.sees_width(spec("E88h2n16"), base, CPU)
-    assert [s.dim for s in run.shapes_of(spec("E1"), base, ["dim"], CPU)] == [64, 768, 1536, 2048]
-    assert run.shapes_of(spec("E88h2n16"), base, ["dim"], CPU) == [base]
+    assert [s.dim for s in shapes.chosen(base, ["dim"], True)] == [64, 768, 1536, 2048]
+    assert shapes.chosen(base, ["dim"], False) == [base]
 
 
 def test_shapes_are_read_and_refused():
@@ -64,16 +65,77 @@ def test_shapes_are_read_and_refused():
     assert shapes.parse_shape("T=4K, b=4") == shapes.Shape(4, 4000, 1536)
     with pytest.raises(UserError, match="'Q=3' is none of"):
         shapes.parse_shape("Q=3")
-    with pytest.raises(UserError, match="--sweep H"):
+    with pytest.raises(UserError, match="--sweep H.*or all of them: all"):
         shapes.parse_sweeps("T,H")
-    assert shapes.parse_sweeps("T,B,T") == ["T", "B"]
+    assert shapes.parse_sweeps("T,B,T") == ["T", "B"] and shapes.parse_sweeps("all") == ["all"]
 
 
-def test_a_sweep_over_time_keeps_the_positions_bounded():
+def test_a_sweep_over_time_keeps_the_positions():
     found = shapes.sweep(shapes.Shape(B=32, T=512, dim=64), "T")
     assert [s.T for s in found] == [512, 2048, 8192, 32768]
-    assert [s.B for s in found] == [32, 8, 2, 1]
+    assert {s.B * s.T for s in found} == {32768}
     assert [s.B for s in shapes.sweep(shapes.Shape(B=16), "B")] == [8, 16, 32, 64, 128]
+
+
+def test_all_sizes_are_a_grid_where_the_width_matters_and_two_sweeps_where_not():
+    grid = shapes.chosen(shapes.Shape(), ["all"], True)
+    assert len(grid) == 24 and grid[0] == shapes.Shape() and grid[1].B * grid[1].T < grid[-1].B * grid[-1].T
+    assert {(s.T, s.B, s.dim) for s in grid} == {
+        (t, b, d) for t in (512, 8192) for b in (8, 32, 64, 128) for d in (768, 1536, 2048)
+    }
+    found = shapes.chosen(shapes.Shape(), ["all"], False)
+    assert {s.dim for s in found} == {1536} and {(s.B, s.T) for s in found} == {
+        (8, 512), (32, 512), (64, 512), (128, 512), (16, 2048), (4, 8192), (1, 32768)
+    }  # fmt: skip
+
+
+def test_rounds_fit_the_time():
+    assert clock.rounds_within(60, 0.1) == clock.ROUNDS == clock.rounds_within(float("inf"), 0.0)
+    assert clock.rounds_within(1, 0.1) == 10 and clock.rounds_within(0, 0.1) == clock.LEAST_ROUNDS
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """Let passes run once where a GPU would capture them; each takes 2 us forward and 6 us in both directions."""
+    monkeypatch.setattr(run, "captured", lambda call, count: [call(number) for number in range(count)])
+    monkeypatch.setattr(run, "rotations", lambda size, device: 2)
+    monkeypatch.setattr(run, "interleaved", lambda graphs, count, seconds: [Timing(2.0, 2.0, 2.0)] * len(graphs))
+
+
+def test_what_cannot_be_timed_is_a_row_and_the_others_are_timed(monkeypatch, host):
+    def breaks_when_captured(sizes, sets):
+        runs = []
+
+        def one(number, both):
+            runs.append(both)
+            if len(runs) > 2:
+                raise RuntimeError("operation not permitted when stream is capturing")
+
+        return one
+
+    def slow(sizes, sets):
+        return lambda number, both: time.sleep(0.05)
+
+    def works(sizes, sets):
+        return lambda number, both: None
+
+    monkeypatch.setattr(rivals, "RIVALS", {f.__name__: f for f in (breaks_when_captured, slow, works)})
+    kernel = spec("E1").variant.kernel()
+    monkeypatch.setitem(kernel.__dict__, "rivals", ("breaks_when_captured", "slow", "works"))
+    wanted = [shapes.Shape(3, 5, 32), shapes.Shape(3, 5, 33), shapes.Shape(2, 5, 32)]
+    found = list(run.rows(spec("E1"), wanted, CPU, "vouched", seconds=2.0))
+    first = {r.contender: r for r in found if r.B == 3 and r.dim == 32}
+    assert first["breaks_when_captured"].note == "RuntimeError: operation not permitted when stream is capturing"
+    assert first["slow"].note.startswith("timing it takes 1 s, more than its share")
+    assert [name for name, r in first.items() if r.step] == [run.OWN, "works"] and first[run.OWN].receipt == "vouched"
+    (refused,) = [r for r in found if r.dim == 33]
+    assert refused.contender == run.OWN and "33" in refused.note, "a width that the rules forbid"
+    assert {run.OWN, "works"} <= {r.contender for r in found if r.B == 2 and r.step}
+
+
+def test_shapes_that_come_too_late_are_named(host):
+    found = list(run.rows(spec("E1"), [shapes.Shape(3, 5, 32)], CPU, "vouched", seconds=0.0))
+    assert [r.note for r in found] == ["not reached in 0 s"]
 
 
 def test_quantiles_of_samples():
@@ -156,20 +218,33 @@ def test_the_table_has_times_ratios_shares_and_reasons(record):
     assert msgspec.json.decode(msgspec.json.encode(record), type=show.Record) == record
 
 
-def test_the_picture_has_a_line_for_each_contender_with_two_points(record, tmp_path):
-    lines = run.line(record.rows, "X<1", shapes.Shape(B=2, T=8, dim=64), "T")
-    assert lines == {}, "16 is not among the sizes of that sweep"
+def test_pictures_are_drawn_along_each_size_with_the_others_fixed():
+    def row(contender, B, T, dim, us):
+        return Row(model="X", contender=contender, B=B, T=T, dim=dim, forward=(T, T, T), both=(us * T, 0, 0))
+
+    sizes = [(b, t, d) for b in (8, 32) for t in (512, 8192) for d in (64, 128)]
+    found = run.lines([row("kernel", b, t, d, d / 64 + b) for b, t, d in sizes], "X", shapes.Shape(32, 512, 64))
+    assert set(found) == {
+        "B_T=512_dim=64", "B_T=512_dim=128", "dim_B=32_T=512", "dim_B=32_T=8192", "T_B=32_dim=64", "T_B=32_dim=128",
+    }  # fmt: skip
+    assert found["B_T=512_dim=128"] == ("B", "T=512 dim=128", {"kernel": [(8, 10.0), (32, 34.0)]})
+    held = run.lines([row("kernel", 64, 512, 64, 1), row("kernel", 1, 32768, 64, 2), row("other", 1, 32768, 64, 2)], "X",
+                     shapes.Shape(32, 512, 64))  # fmt: skip
+    assert held == {"T_BT=32768_dim=64": ("T", "BT=32768 dim=64", {"kernel": [(512, 1.0), (32768, 2.0)]})}
+
+
+def test_the_picture_has_a_line_for_each_contender(record, tmp_path):
     lines = {"kernel": [(8, 3.0), (16, 3.0)], "other": [(8, 6.0), (16, 7.0)]}
     tree = ElementTree.fromstring(plot.svg("X<1", "T", lines))
     drawn = [e for e in tree.iter() if e.tag.endswith("polyline")]
     assert len(drawn) == 2 and any("X<1" in (e.text or "") for e in tree.iter())
     (low, _), (high, _) = ([float(p.split(",")[1]) for p in e.get("points").split()] for e in drawn)
     assert low > high, "slower is higher up"
-    files = bench_kernels.write(record, tmp_path, [("X:1", "T", lines), ("Y", "B", {})])
+    files = bench_kernels.write(record, tmp_path, {"X:1": {"T_B=2": ("T", "B=2", lines)}, "Y": {}})
     assert (
         sorted(f.name for f in files)
         == sorted(f.name for f in tmp_path.iterdir())
-        == ["X_1_T.svg", "kernels.json", "kernels.md"]
+        == ["X_1_T_B=2.svg", "kernels.json", "kernels.md"]
     )
 
 

@@ -44,6 +44,8 @@ def test_a_budget_is_exactly_one_positive_limit(given, text):
         ("final_lr_share", -0.1),
         ("eval_batches", -1),
         ("checkpoint_every", -5),
+        ("checkpoint_layers", -1),
+        ("loss_chunks", 0),
     ],
 )
 def test_a_training_value_that_cannot_work_is_named(field, value):

@@ -70,8 +70,8 @@ def test_every_parameter_moves(trainee, monkeypatch):
     models = []
     build = LadderLM.__init__
 
-    def spy(self, *args):
-        build(self, *args)
+    def spy(self, *args, **more):
+        build(self, *args, **more)
         models.append((self, {name: p.detach().clone() for name, p in self.named_parameters()}))
 
     monkeypatch.setattr(LadderLM, "__init__", spy)

@@ -11,6 +11,8 @@ from elmanctl.console import note, print_json, print_table
 from elmanctl.errors import UserError
 from elmanctl.sizes import parse_count, short_count
 
+KERNEL_SECONDS = 540.0
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb `bench`."""
@@ -48,7 +50,12 @@ def register(app: typer.Typer) -> None:
         ] = None,
         sweep: Annotated[
             str | None,
-            typer.Option("--sweep", help="With --kernels: times along T,B,dim or some of them, and pictures."),
+            typer.Option(
+                "--sweep", help="With --kernels: times along T,B,dim or some of them, or all sizes; and pictures."
+            ),
+        ] = None,
+        seconds: Annotated[
+            float | None, typer.Option("--seconds", min=1, help="With --kernels: about the longest time. Default 540.")
         ] = None,
         run: Annotated[str | None, typer.Option("--run", help="Name of the run below runs/, new or to join.")] = None,
         again: Annotated[bool, typer.Option("--again", help="Run rows anew that are finished.")] = False,
@@ -68,6 +75,10 @@ def register(app: typer.Typer) -> None:
         preflight_only: Annotated[
             bool, typer.Option("--preflight-only", help="One step of each row with its peak memory, and stop.")
         ] = False,
+        params: Annotated[
+            str | None,
+            typer.Option("--params", help="With --preflight-only or --dry-run: size every row to this, such as 1B."),
+        ] = None,
         on_end: Annotated[
             str | None,
             typer.Option("--on-end", help="Command to run at the end; ELMANCTL_RUN and ELMANCTL_OK tell it more."),
@@ -103,18 +114,24 @@ def register(app: typer.Typer) -> None:
                 "--only": only,
                 "--seeds": seeds,
                 "--batch-sizes": batch_sizes,
+                "--params": params,
             }
             others |= {"--again": again, "--dry-run": dry_run, "--unverified": unverified}
             if wrong := [option for option, value in others.items() if value]:
                 raise UserError(
                     f"--kernels times passes, not training: {', '.join(wrong)} has no meaning with it. Leave it out."
                 )
-            time_kernels(suite, gpus, shape, sweep, run, json)
+            time_kernels(suite, gpus, shape, sweep, run, seconds or KERNEL_SECONDS, json)
             return
-        if wrong := [option for option, value in (("--shape", shape), ("--sweep", sweep)) if value is not None]:
+        timed = {"--shape": shape, "--sweep": sweep, "--seconds": seconds}
+        if wrong := [option for option, value in timed.items() if value is not None]:
             raise UserError(f"{' and '.join(wrong)} belongs to --kernels. Add --kernels, or leave it out.")
         if suite is None:
             raise UserError("Name a suite: elmanctl bench SUITE. `elmanctl suites` lists them.")
+        if params is not None and not (preflight_only or dry_run):
+            raise UserError(
+                "--params goes with --preflight-only or --dry-run. A run takes its size from the suite's file: write one of your own."
+            )
         budget = Budget(
             steps=steps, tokens=parse_count(tokens, "--tokens") if tokens is not None else None, minutes=minutes
         )
@@ -127,7 +144,8 @@ def register(app: typer.Typer) -> None:
             )
         else:
             budget.check()
-        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run, wait, unverified, seeds)
+        size = None if params is None else parse_count(params)
+        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run, wait, unverified, seeds, size)
         if dry_run:
             show_plan(plan, json)
         else:

@@ -1,6 +1,7 @@
 """`elmanctl bench --kernels`: recurrences timed alone, with table, JSON and pictures."""
 
 import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,13 @@ from elmanctl.variant import Spec
 
 
 def time_kernels(
-    name: str | None, gpu: str | None, shape: str | None, sweep: str | None, run: str | None, json: bool
+    name: str | None,
+    gpu: str | None,
+    shape: str | None,
+    sweep: str | None,
+    run: str | None,
+    seconds: float,
+    json: bool,
 ) -> None:
     """Time the kernels of a model, of a suite's models, or of every variant, and write the record.
 
@@ -21,6 +28,7 @@ def time_kernels(
         gpu: one GPU, as --gpus takes it; None for the first free one.
         shape, sweep: texts of the options.
         run: name of the folder below runs/ for kernels.json, kernels.md and the pictures; None for `kernels`.
+        seconds: about how long it may take; what is not reached by then is a row that says so.
     """
     from elmanctl.kernelbench import shapes
 
@@ -37,9 +45,15 @@ def time_kernels(
     device = torch.device("cuda")
     vouching = timing.vouched(specs, chosen.target)
     started, rows = datetime.now(UTC).isoformat(timespec="seconds"), []
-    measured = ceilings.measure(device)
+    began, measured = time.monotonic(), ceilings.measure(device)
+    wanted = {spec.name: shapes.chosen(base, axes, timing.sees_width(spec, base, device)) for spec in specs}
+    total = sum(map(len, wanted.values()))
+    note(f"{total} shapes of {len(specs)} kernels with their rivals, in about {seconds:g} s at most (--seconds).")
     for spec in specs:
-        for row in timing.rows(spec, timing.shapes_of(spec, base, axes, device), device, vouching[spec.name]):
+        left = max(0.0, seconds - (time.monotonic() - began))
+        share = left * len(wanted[spec.name]) / total
+        total -= len(wanted[spec.name])
+        for row in timing.rows(spec, wanted[spec.name], device, vouching[spec.name], seconds=share):
             rows.append(row)
             note(show.progress(row))
     record = show.Record(
@@ -50,11 +64,8 @@ def time_kernels(
         versions=versions(specs[0].variant),
         rows=rows,
     )
-    written = write(
-        record,
-        Path("runs") / (run or "kernels"),
-        [(s.name, a, timing.line(rows, s.name, base, a)) for s in specs for a in axes],
-    )
+    pictures = {s.name: timing.lines(rows, s.name, base) if axes else {} for s in specs}
+    written = write(record, Path("runs") / (run or "kernels"), pictures)
     print_json(record) if json else show.print_record(record)
     note(f"Record: {', '.join(map(str, written))}")
 
@@ -99,15 +110,16 @@ def one_gpu(text: str | None):
     return next(gpu for gpu in sampler.box if gpu.uuid == pool.uuids[0])
 
 
-def write(record, folder: Path, lines: list[tuple[str, str, dict]]) -> list[Path]:
-    """Write kernels.json, kernels.md and one picture for each (model, axis, lines); return the files."""
+def write(record, folder: Path, pictures: dict[str, dict]) -> list[Path]:
+    """Write kernels.json, kernels.md and each model's pictures (kernelbench.run.lines); return the files."""
     from elmanctl.kernelbench import plot, show
 
     write_json(folder / "kernels.json", record)
     texts = {"kernels.md": show.markdown(record)}
-    for model, axis, points in lines:
-        if points:
-            texts[f"{model}_{axis}.svg".replace(":", "_")] = plot.svg(f"{model}, {record.device_name}", axis, points)
+    for model, named in pictures.items():
+        for name, (axis, place, points) in named.items():
+            title = f"{model}, {place}, {record.device_name}"
+            texts[f"{model}_{name}.svg".replace(":", "_")] = plot.svg(title, axis, points)
     for name, text in texts.items():
         with atomic(folder / name) as file:
             file.write(text)

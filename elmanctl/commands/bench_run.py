@@ -5,10 +5,14 @@ import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from elmanctl.console import note, print_json, print_table
 from elmanctl.errors import CheckFailed
-from elmanctl.sizes import short_bytes
+from elmanctl.files import write_json
+from elmanctl.sizes import short_bytes, short_count
+
+PREFLIGHT = "preflight.json"
 
 
 @dataclass(frozen=True)
@@ -36,25 +40,62 @@ def execute(plan, name: str | None, again: bool, limits, checks: Checks, json: b
         devices = [CPU] if plan.pool is None else preflight.free_now(plan.pool)[: len(plan.devices)]
         findings = preflight.steps(trials, devices, snapshot.environment(kept), runs.RUNS) if devices else []
     if checks.only:
-        show_preflight(findings, json)
+        show_preflight(plan, findings, json)
+        if name:
+            write_json(runs.RUNS / name / PREFLIGHT, preflight_record(plan, findings))
+        preflight.check(findings)
         return
+    preflight.check(findings)
+    plan = benching.fitted(plan, findings)
     folder = runs.start(plan.suite, [planned.row for planned in plan.rows], name, plan.kind)
     for planned in plan.rows:
         if planned.trial is not None and planned.trial.unverified:
             state = benching.receipt(planned, plan.target)
             note(f"{planned.row.label}: receipt for {plan.target}: {state}; the row is marked unverified.")
-    split = {finding.label: finding.micro_batches for finding in findings}
-    queued = enqueue(plan, folder, again, limits, kept, split)
+    queued = enqueue(plan, folder, again, limits, kept)
+    if findings:
+        write_json(folder / PREFLIGHT, preflight_record(plan, findings))
     go_on(queued, {planned.row.label for planned in plan.rows}, checks.hook, json)
 
 
-def show_preflight(findings: list, json: bool) -> None:
-    """Print what one step of each row showed."""
+def preflight_record(plan, findings: list) -> list[dict[str, Any]]:
+    """Return each row's size and what one step of it showed, as plain data; or its problem."""
+    shown = {finding.label: finding for finding in findings}
+    rows = []
+    for planned in plan.rows:
+        row, finding = planned.row, shown.get(planned.row.label)
+        size = {"label": row.label, "model": row.model, "dim": row.dim, "depth": row.depth, "params": row.params}
+        if finding is not None:
+            rows.append(size | vars(finding))
+        elif row.problem:
+            rows.append(size | {"status": "not sized", "message": row.problem})
+    return rows
+
+
+def show_preflight(plan, findings: list, json: bool) -> None:
+    """Print what one step of each row showed, and why a row has none."""
+    rows = preflight_record(plan, findings)
     if json:
-        print_json([vars(finding) for finding in findings])
+        print_json(rows)
         return
-    rows = [[f.label, f.status, short_bytes(f.peak_memory), f.micro_batches] for f in findings]
-    print_table(["row", "one step", "peak memory", "micro-batches"], rows, right=("peak memory", "micro-batches"))
+    trials = {planned.row.label: planned.trial for planned in plan.rows}
+    fits = {finding.label: finding.fit for finding in findings}
+    table = [
+        [
+            r["label"],
+            f"{r['dim'] or '?'}x{r['depth']}",
+            short_count(r["params"]),
+            r["status"],
+            short_bytes(r.get("peak_memory")),
+            fits[r["label"]].text(trials[r["label"]]) if r["label"] in fits else "",
+        ]
+        for r in rows
+    ]
+    columns = ["row", "dim x depth", "params", "one step", "peak memory", "to fit"]
+    print_table(columns, table, right=("dim x depth", "params", "peak memory"))
+    for r in rows:
+        if r["message"]:
+            note(f"{r['label']}: {r['message']}")
 
 
 def go_on(queued, rows: set[str] | None, hook: str | None, json: bool) -> None:

@@ -36,6 +36,12 @@ def register(app: typer.Typer) -> None:
         no_graph: Annotated[bool, typer.Option("--no-graph", help="On CUDA, run eager; recorded.")] = False,
         checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints. Default: none.")] = None,
         eval_every: Annotated[int | None, typer.Option(help="Steps between held-out losses. Default: the end.")] = None,
+        checkpoint_layers: Annotated[
+            int | None, typer.Option(help="Run so many layers again in the backward pass: less memory. Default: none.")
+        ] = None,
+        loss_chunks: Annotated[
+            int | None, typer.Option(help="Take the loss in so many parts: less memory. Default: 1.")
+        ] = None,
         relax: Annotated[list[str] | None, typer.Option(help="Waive the method's rule on this size: dim.")] = None,
         option: Annotated[list[str] | None, typer.Option("-o", help="key=value, an option of the model.")] = None,
         folder: Annotated[
@@ -58,6 +64,8 @@ def register(app: typer.Typer) -> None:
             "graph": False if no_graph else None,
             "checkpoint_every": checkpoint_every,
             "eval_every": eval_every,
+            "checkpoint_layers": checkpoint_layers,
+            "loss_chunks": loss_chunks,
         }
         settings = {key: value for key, value in given.items() if value is not None}
         if resume is not None:

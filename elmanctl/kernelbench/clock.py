@@ -1,12 +1,14 @@
 """Times on a GPU: CUDA-graph replay, inputs rotated past the cache, contenders interleaved A B A B, median and quantiles."""
 
+import math
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-ROUNDS = 40
+ROUNDS, LEAST_ROUNDS = 40, 5
 WARM_ROUNDS = 3
 L2_TIMES = 3  # the rotated inputs are together at least this many times the second-level cache
 
@@ -49,12 +51,21 @@ def captured(call: Callable[[int], object], count: int) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def interleaved(graphs: list[torch.cuda.CUDAGraph], count: int, rounds: int = ROUNDS) -> list[Timing]:
-    """Replay the graphs in turn, `rounds` times over; return the time of one of each graph's `count` passes."""
-    marks = [[(torch.cuda.Event(True), torch.cuda.Event(True)) for _ in graphs] for _ in range(rounds)]
+def rounds_within(seconds: float, cost: float) -> int:
+    """Return how often something that takes `cost` seconds is repeated: ROUNDS times, or less often to end in `seconds`."""
+    return max(LEAST_ROUNDS, min(ROUNDS, int(seconds / cost) if cost * ROUNDS > seconds else ROUNDS))
+
+
+def interleaved(graphs: list[torch.cuda.CUDAGraph], count: int, seconds: float = math.inf) -> list[Timing]:
+    """Replay the graphs in turn, over and over for about `seconds` at most; return the time of one of each graph's `count` passes."""
     for _ in range(WARM_ROUNDS):
+        torch.cuda.synchronize()
+        start = time.monotonic()
         for graph in graphs:
             graph.replay()
+        torch.cuda.synchronize()
+    rounds = rounds_within(seconds, time.monotonic() - start)
+    marks = [[(torch.cuda.Event(True), torch.cuda.Event(True)) for _ in graphs] for _ in range(rounds)]
     for round_marks in marks:
         for graph, (start, end) in zip(graphs, round_marks, strict=True):
             start.record()

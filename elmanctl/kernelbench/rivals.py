@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from elmanctl.cudnn import cell_weights
+
 Pass = Callable[[int, bool], object]
 
 
@@ -33,16 +35,15 @@ def differentiate(run: Callable[..., Tensor], inputs: list[list[Tensor]]) -> Pas
 
 
 def cudnn_rnn(sizes: dict[str, int], sets: int) -> Pass:
-    """cuDNN's tanh RNN, its input projection (one product over all steps) included."""
+    """cuDNN's tanh recurrence, its input projection (one product over all steps) included; time first and weights in one buffer, as suits it."""
     B, T, D = sizes["B"], sizes["T"], sizes["D"]
-    cell = torch.nn.RNN(D, D, batch_first=True, device="cuda", dtype=torch.bfloat16)
-    weights = list(cell.parameters())
-    xs = [noise(B, T, D) for _ in range(sets)]
-    upstream = noise(B, T, D).detach()
+    xs = [noise(T, B, D) for _ in range(sets)]
+    upstream, h0 = noise(T, B, D).detach(), noise(1, B, D)
+    weights = [w.detach().requires_grad_() for w in cell_weights(torch.nn.RNN(D, D, device="cuda"), xs[0])]
 
     def one(number: int, both: bool):
-        y, _ = cell(xs[number])
-        return torch.autograd.grad(y, [xs[number], *weights], upstream) if both else y
+        y, _ = torch.rnn_tanh(xs[number], h0, weights, True, 1, 0.0, True, False, False)
+        return torch.autograd.grad(y, [xs[number], h0, *weights], upstream) if both else y
 
     return one
 

@@ -1,5 +1,7 @@
 """Rows: a model's kernel and its rivals at each shape, timed in turn on one GPU."""
 
+import math
+import time
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -7,15 +9,18 @@ import torch
 
 from elmanctl.errors import CheckFailed, UserError
 from elmanctl.kernelbench import rivals
-from elmanctl.kernelbench.clock import Timing, captured, interleaved, rotations
+from elmanctl.kernelbench.clock import LEAST_ROUNDS, WARM_ROUNDS, Timing, captured, interleaved, rotations
 from elmanctl.kernelbench.inputs import Call, capture, least_bytes
-from elmanctl.kernelbench.shapes import Shape, sweep
+from elmanctl.kernelbench.shapes import SWEPT_TOKENS, Shape
 from elmanctl.tensors import evaluate
 from elmanctl.variant import Spec
 from elmanctl.verify import receipt
 
 OWN = "kernel"
-LONGEST_LOOP = 8192  # products in a graph of one launch each; past it the graph itself takes minutes to build
+LONGEST_LOOP = 2048  # products in a graph of one launch each; past it the graph itself takes long to build
+CAPTURES = 3  # runs of each pass before its graph is replayed
+# What a contender that cannot run says: sizes, memory, a missing package, a kernel's own error.
+REFUSALS = (rivals.Absent, UserError, CheckFailed, RuntimeError, ValueError, AssertionError)
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,53 +61,69 @@ def vouched(specs: list[Spec], target: str) -> dict[str, str]:
     return {name: known.source_hash[:12] for name, known in found.items()}
 
 
-def shapes_of(spec: Spec, base: Shape, axes: list[str], device: torch.device) -> list[Shape]:
-    """Return the base shape and the sweeps, without the axis of a width that the kernel does not see."""
-    found = {base: None}
-    for axis in axes:
-        if axis == "dim" and not sees_width(spec, base, device):
-            continue
-        found |= dict.fromkeys(sweep(base, axis))
-    return list(found)
-
-
 def sees_width(spec: Spec, base: Shape, device: torch.device) -> bool:
     """Return whether the kernel's sizes depend on the layer's width."""
     one, two = (capture(spec, dim, 1, 1, device, 0).sizes for dim in (base.dim, 2 * base.dim))
     return one != two
 
 
-def rows(spec: Spec, shapes: list[Shape], device: torch.device, vouching: str, seed: int = 42) -> Iterator[Row]:
-    """Time a model's kernel and its rivals at each shape, contenders in turn."""
-    for shape in shapes:
-        call = capture(spec, shape.dim, shape.B, shape.T, device, seed)
-        count = rotations(least_bytes(call, both=False), device)
-        passes, absent = contenders(spec, call, shape, count, seed, device)
-        for name, why in absent.items():
-            yield Row(model=spec.name, contender=name, B=shape.B, T=shape.T, dim=shape.dim, note=why)
-        timings = {both: time_all(passes, count, both) for both in (False, True)}
-        for number, name in enumerate(passes):
-            forward, both = timings[False][number], timings[True][number]
-            rates = own_rates(call, both) if name == OWN else {}
-            yield Row(
-                model=spec.name,
-                contender=name,
-                B=shape.B,
-                T=shape.T,
-                dim=shape.dim,
-                forward=(forward.median, forward.low, forward.high),
-                both=(both.median, both.low, both.high),
-                receipt=vouching if name == OWN else "",
-                **rates,
-            )
-        del passes, call
-        torch.cuda.empty_cache()
+def rows(
+    spec: Spec, shapes: list[Shape], device: torch.device, vouching: str, seed: int = 42, seconds: float = math.inf
+) -> Iterator[Row]:
+    """Time a model's kernel and its rivals at each shape, contenders in turn; one that cannot be timed is a row with the reason.
+
+    Args:
+        seconds: about how long that may take; shapes have equal shares of what is left.
+    """
+    deadline = time.monotonic() + seconds
+    for number, shape in enumerate(shapes):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            yield row_of(spec, OWN, shape, note=f"not reached in {seconds:g} s")
+            continue
+        try:
+            yield from at(spec, shape, device, vouching, seed, left / (len(shapes) - number))
+        except REFUSALS as error:
+            yield row_of(spec, OWN, shape, note=reason(error))
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def row_of(spec: Spec, contender: str, shape: Shape, **facts) -> Row:
+    return Row(model=spec.name, contender=contender, B=shape.B, T=shape.T, dim=shape.dim, **facts)
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of an error and its kind, where that says more."""
+    kind = "" if isinstance(error, (UserError, rivals.Absent)) else f"{type(error).__name__}: "
+    return f"{kind}{error}".splitlines()[0][:200]
+
+
+def at(spec: Spec, shape: Shape, device: torch.device, vouching: str, seed: int, seconds: float) -> Iterator[Row]:
+    """Time all contenders at one shape in about `seconds`."""
+    call = capture(spec, shape.dim, shape.B, shape.T, device, seed)
+    count = rotations(least_bytes(call, both=False), device)
+    passes, why_not = contenders(spec, call, shape, count, seed, device, seconds)
+    forward, lost = time_all(passes, count, False, seconds / 4)
+    both, more = time_all({name: passes[name] for name in forward}, count, True, seconds / 2)
+    for name, why in (why_not | lost | more).items():
+        yield row_of(spec, name, shape, note=why)
+    for name, timing in both.items():
+        times = [(t.median, t.low, t.high) for t in (forward[name], timing)]
+        own = {"receipt": vouching, **own_rates(call, timing)} if name == OWN else {}
+        yield row_of(spec, name, shape, forward=times[0], both=times[1], **own)
 
 
 def contenders(
-    spec: Spec, call: Call, shape: Shape, count: int, seed: int, device: torch.device
+    spec: Spec,
+    call: Call,
+    shape: Shape,
+    count: int,
+    seed: int,
+    device: torch.device,
+    seconds: float = math.inf,
 ) -> tuple[dict[str, rivals.Pass], dict[str, str]]:
-    """Return the passes by name, the kernel's own first, and why a rival has none."""
+    """Return the passes by name, the kernel's own first, and why a rival has none: what it lacks, or that it would take too long."""
     calls = [
         call,
         *(capture(spec, shape.dim, shape.B, shape.T, device, seed + n) for n in range(1, count)),
@@ -116,27 +137,43 @@ def contenders(
     for name in call.kernel.rivals:
         try:
             if name == "cublas_loop" and shape.T > LONGEST_LOOP:
-                raise rivals.Absent(f"a graph of {shape.T} products")
+                raise rivals.Absent(f"a graph of {shape.T} products; its time a step does not depend on T")
             one = rivals.RIVALS[name](call.sizes, count)
-            one(0, True)
-            if device.type == "cuda":
-                torch.cuda.synchronize()  # an error of its kernels is its own, not the next contender's
-        except rivals.Absent as error:
-            absent[name] = str(error)
-        except (RuntimeError, ValueError, AssertionError) as error:  # sizes that a library refuses, in its own way
-            absent[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            needed = count * (CAPTURES + WARM_ROUNDS + LEAST_ROUNDS) * pass_seconds(one, device)
+            if needed > seconds:
+                raise rivals.Absent(f"timing it takes {needed:.0f} s, more than its share of --seconds")
+        except REFUSALS as error:  # sizes that a library refuses, in its own way
+            absent[name] = reason(error)
         else:
             passes[name] = one
     return passes, absent
 
 
-def time_all(passes: dict[str, rivals.Pass], count: int, both: bool) -> list[Timing]:
-    """Return the timing of every contender's forward pass, or of `both` passes."""
+def pass_seconds(one: rivals.Pass, device: torch.device) -> float:
+    """Return the time of a contender's second pass, forward and backward; in the first it compiles and tunes."""
+    for _ in range(2):
+        start = time.monotonic()
+        one(0, True)
+        if device.type == "cuda":
+            torch.cuda.synchronize()  # an error of its kernels is its own, not the next contender's
+    return time.monotonic() - start
+
+
+def time_all(
+    passes: dict[str, rivals.Pass], count: int, both: bool, seconds: float
+) -> tuple[dict[str, Timing], dict[str, str]]:
+    """Return the timing of every contender's forward pass, or of `both` passes, and why one has none."""
 
     def bound(one: rivals.Pass) -> Callable[[int], object]:
         return lambda number: one(number, both)
 
-    return interleaved([captured(bound(one), count) for one in passes.values()], count)
+    graphs, lost = {}, {}
+    for name, one in passes.items():
+        try:
+            graphs[name] = captured(bound(one), count)
+        except REFUSALS as error:
+            lost[name] = reason(error)
+    return dict(zip(graphs, interleaved(list(graphs.values()), count, seconds), strict=True)), lost
 
 
 def own_rates(call: Call, both: Timing) -> dict[str, float]:
@@ -154,11 +191,25 @@ def own_rates(call: Call, both: Timing) -> dict[str, float]:
     return rates
 
 
-def line(rows: list[Row], model: str, base: Shape, axis: str) -> dict[str, list[tuple[float, float]]]:
-    """Return (size, us a step forward and backward) by contender along one sweep, where it has two points or more."""
-    shapes = {(s.B, s.T, s.dim) for s in sweep(base, axis)}
-    found: dict[str, list[tuple[float, float]]] = {}
-    for row in sorted(rows, key=lambda r: getattr(r, axis)):
-        if row.model == model and row.step and (row.B, row.T, row.dim) in shapes:
-            found.setdefault(row.contender, []).append((getattr(row, axis), row.step[1]))
-    return {name: points for name, points in found.items() if len(points) > 1}
+def lines(rows: list[Row], model: str, base: Shape) -> dict[str, tuple[str, str, dict[str, list[tuple[float, float]]]]]:
+    """Return what a model's pictures show, by name: the axis, what is fixed, and (size, us a step forward and backward) by contender.
+
+    Along B at each width with the base's T, along the width at each T with the base's B, along T at each width with the base's B, and
+    along T with B T fixed; where a contender has two points or more.
+    """
+    fixed = {
+        "B": lambda r: r.T == base.T and f"T={r.T} dim={r.dim}",
+        "dim": lambda r: r.B == base.B and f"B={r.B} T={r.T}",
+        "T": lambda r: r.B == base.B and f"B={r.B} dim={r.dim}",
+        "T ": lambda r: r.B * r.T >= SWEPT_TOKENS and f"BT={r.B * r.T} dim={r.dim}",
+    }
+    found: dict[str, tuple[str, str, dict[str, list[tuple[float, float]]]]] = {}
+    for axis, where in fixed.items():
+        for row in sorted(rows, key=lambda r: getattr(r, axis.strip())):
+            if row.model == model and row.step and (place := where(row)):
+                points = found.setdefault(f"{axis.strip()}_{place.replace(' ', '_')}", (axis.strip(), place, {}))[2]
+                points.setdefault(row.contender, []).append((getattr(row, axis.strip()), row.step[1]))
+    kept = {
+        name: (axis, place, {c: p for c, p in by.items() if len(p) > 1}) for name, (axis, place, by) in found.items()
+    }
+    return {name: picture for name, picture in kept.items() if picture[2]}

@@ -3,12 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
 from elmanctl import plan
 from elmanctl.bench import Bench
 from elmanctl.errors import UserError
 from elmanctl.files import read_json, write_json
+from elmanctl.queue.fit import asked
 from elmanctl.queue.log import EVENTS, Queue
 from elmanctl.queue.states import ENDED, Spec
 from elmanctl.records import Budget, Result, Trial
@@ -63,7 +62,6 @@ def enqueue(
     again: bool,
     limits: Limits,
     snapshot: Path | None = None,
-    split: dict[str, int] | None = None,
 ) -> Enqueued:
     """Put the rows of a bench that are still to run into a run's queue, all of them or none.
 
@@ -72,8 +70,7 @@ def enqueue(
     * A row that cannot be built here gets its failed result at once.
 
     Args:
-        folder: the run's; again: run finished rows anew; snapshot: of the sources that the trials run from; split: the micro-batches
-            that a row, by label, was seen to need.
+        folder: the run's; again: run finished rows anew; snapshot: of the sources that the trials run from.
     """
     queue, labels, notes = Queue(folder), set(), []
     with queue.locked() as file:
@@ -86,7 +83,7 @@ def enqueue(
                 continue
             old = result(place)
             if old is not None and old.status in SHOWN and not again:
-                other = "" if trial_of(place) == planned.trial else ", with other settings than now"
+                other = "" if trial_of(place, planned.trial) == planned.trial else ", with other settings than now"
                 notes.append(f"{label} is finished{other}; --again runs it anew.")
                 continue
             set_aside(folder, place)
@@ -104,7 +101,7 @@ def enqueue(
                 backoff_seconds=limits.backoff_seconds,
                 snapshot=snapshot.name if snapshot else "",
             )
-            queue.write_locked(file, "enqueue", label, spec=spec, micro_batches=(split or {}).get(label, 1))
+            queue.write_locked(file, "enqueue", label, spec=spec, micro_batches=spec.trial.micro_batches)
             labels.add(label)
     return Enqueued(folder, labels, notes)
 
@@ -137,10 +134,10 @@ def result(place: Path) -> Result | None:
         return None
 
 
-def trial_of(place: Path) -> Trial | None:
-    """Return the trial that a row's folder was run with, as it was planned; None where it cannot be read."""
+def trial_of(place: Path, planned: Trial) -> Trial | None:
+    """Return the trial that a row's folder was run with, apart from what was done to fit a device; None where it cannot be read."""
     try:
-        return msgspec.structs.replace(read_json(place / "trial.json", Trial), micro_batches=1)
+        return asked(planned).applied(read_json(place / "trial.json", Trial))
     except UserError:
         return None
 

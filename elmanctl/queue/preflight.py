@@ -1,7 +1,7 @@
 """Before anything is queued: room on the disk, and one real step of each row, with its peak memory, on the device it will run on.
 
-A row whose batch does not fit is tried in smaller and smaller micro-batches of the same batch; one that does not run at all refuses
-the whole bench, so that nobody finds it in the morning.
+A row whose batch does not fit gives up time for memory until it does (fit.py); one that does not run at all refuses the whole bench, so
+that nobody finds it in the morning.
 """
 
 import os
@@ -24,7 +24,7 @@ from elmanctl.gpus import locks
 from elmanctl.gpus.choice import Pool
 from elmanctl.gpus.free import Sampler
 from elmanctl.gpus.witness import CPU
-from elmanctl.queue.settle import LARGEST_SPLIT
+from elmanctl.queue import fit as fitting
 from elmanctl.queue.supervisor import confinement
 from elmanctl.queue.watchdog import SETUP_SECONDS
 from elmanctl.records import Budget, Result, Trial
@@ -39,13 +39,19 @@ STEPS_A_MINUTE = 6000  # of a run by time: 10 ms a step, so that the forecast is
 
 @dataclass(frozen=True)
 class Finding:
-    """What one step of a row showed: status, peak memory in bytes, the micro-batches it took, and a message where it failed."""
+    """What one step of a row showed: status, peak memory in bytes, how it had to be taken (fit.py), and a message where it failed."""
 
     label: str
     status: str
     peak_memory: int | None
-    micro_batches: int
+    loss_chunks: int = 1
+    checkpoint_layers: int = 0
+    micro_batches: int = 1
     message: str = ""
+
+    @property
+    def fit(self) -> fitting.Fit:
+        return fitting.Fit(self.loss_chunks, self.checkpoint_layers, self.micro_batches)
 
 
 def disk(trials: Iterable[Trial], devices: int, checkpoint_seconds: float) -> int:
@@ -87,13 +93,21 @@ def free_now(pool: Pool) -> list[str]:
     return found
 
 
+def capacity(devices: list[str]) -> int | None:
+    """Return the memory of the smallest of some GPUs in bytes; None for the CPU, where nothing says how much a process may have."""
+    from elmanctl import gpus
+
+    sizes = [] if CPU in devices else [gpu.memory_total for gpu in gpus.gpus() if gpu.uuid in devices]
+    return min(sizes, default=0) or None
+
+
 def steps(trials: list[Trial], devices: list[str], environment: dict[str, str], where: Path) -> list[Finding]:
     """Run one step of each trial, on each device one at a time, and return what they showed in the order of the trials.
 
     Args:
         devices: UUIDs of GPUs, or CPU; locked meanwhile. environment: of the trials. where: folder for a folder of the moment.
     Raises:
-        CheckFailed: naming each row that does not run.
+        CheckFailed: when somebody else has locked every device.
     """
     where.mkdir(parents=True, exist_ok=True)
     free: queue.Queue[str] = queue.Queue()
@@ -110,41 +124,53 @@ def steps(trials: list[Trial], devices: list[str], environment: dict[str, str], 
             tempfile.TemporaryDirectory(prefix=".preflight-", dir=where) as folder,
             ThreadPoolExecutor(free.qsize()) as pool,
         ):
-            places = [Path(folder) / str(number) for number in range(len(trials))]
-            found = list(pool.map(lambda trial, place: _one(trial, place, free, environment), trials, places))
+            places, size = [Path(folder) / str(number) for number in range(len(trials))], capacity(devices)
+            return list(pool.map(lambda trial, place: _one(trial, place, free, environment, size), trials, places))
     finally:
         for lock in held.values():
             if lock is not None:
                 locks.release(lock)
-    if bad := [f"{f.label}: {f.status}. {f.message}" for f in found if f.status != "ok"]:
+
+
+def check(findings: list[Finding]) -> None:
+    """Refuse a bench with a row that does not run.
+
+    Raises:
+        CheckFailed: naming each such row.
+    """
+    if bad := [f"{f.label}: {f.status}. {f.message}" for f in findings if f.status != "ok"]:
         raise CheckFailed(
             "\n".join([*bad, "One step of each row is run before anything is queued; --only leaves rows out."])
         )
-    return found
 
 
-def _one(trial: Trial, folder: Path, free: queue.Queue, environment: dict[str, str]) -> Finding:
-    device = free.get()
+def _one(trial: Trial, folder: Path, free: queue.Queue, environment: dict[str, str], size: int | None) -> Finding:
+    device, tried, ended = free.get(), {}, {}
     try:
-        split = trial.micro_batches
-        while True:
-            result = run_step(msgspec.structs.replace(trial, micro_batches=split), folder, device, environment)
-            larger = split * 2
-            if result.status != "oom" or larger > LARGEST_SPLIT or trial.training.batch % larger:
+        while (fit := fitting.following(trial, tried, size)) is not None:
+            result = ended[fit] = run_step(fit.applied(trial), folder, device, environment)
+            tried[fit] = result.peak_memory_bytes or 0 if result.status == "ok" else None
+            if result.status not in ("ok", "oom"):
                 break
-            split = larger
     finally:
         free.put(device)
-    note(f"{trial.label}: one step {result.status}{memory(result.peak_memory_bytes)}{parts(trial, split)}")
-    return Finding(trial.label, result.status, result.peak_memory_bytes, split, result.message)
+    # The last that was run: a step of the ladder that fits, or what nothing helps.
+    fit, result = next(reversed(ended.items()))
+    how = fit.text(trial)
+    note(f"{trial.label}: one step {result.status}{memory(result.peak_memory_bytes)}{how and f', {how}'}")
+    return Finding(
+        trial.label,
+        result.status,
+        result.peak_memory_bytes,
+        fit.loss_chunks,
+        fit.checkpoint_layers,
+        fit.micro_batches,
+        result.message,
+    )
 
 
 def memory(peak: int | None) -> str:
     return "" if peak is None else f", peak memory {short_bytes(peak)}"
-
-
-def parts(trial: Trial, split: int) -> str:
-    return "" if split == 1 else f", in {split} micro-batches of {trial.training.batch // split} rows"
 
 
 def run_step(trial: Trial, folder: Path, device: str, environment: dict[str, str]) -> Result:

@@ -17,7 +17,7 @@ def fields(outcome: plan.Outcome) -> dict[str, Any]:
     if trial is not None:
         training = {name: getattr(trial.training, name) for name in Training.__struct_fields__ if name != "data"}
         found |= {name.replace("_", " "): value for name, value in training.items()}
-        found |= {"budget": budget_text(trial.budget), "depth": trial.depth}
+        found |= {"budget": budget_text(trial.budget), "depth": trial.depth, "micro-batches": trial.micro_batches}
     if result is not None and result.data_hash:
         found |= {
             "data hash": result.data_hash,
@@ -106,6 +106,8 @@ def facts(runs: tuple[plan.Run, ...], outcomes: list[plan.Outcome]) -> dict[str,
             f"batch {training.batch} x {training.chunk} bytes, AdamW lr {training.lr:g} {training.schedule}, "
             f"weight decay {training.weight_decay:g}, clip {training.clip:g}, "
             f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+            f"{f', {training.checkpoint_layers} layers checkpointed' if training.checkpoint_layers else ''}"
+            f"{f', loss in {training.loss_chunks} chunks' if training.loss_chunks > 1 else ''}"
         )
     if results:
         result = usual([(r.data, r.data_hash) for r in results])

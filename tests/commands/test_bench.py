@@ -321,6 +321,7 @@ def test_two_runs_of_the_same_second_have_a_folder_each(mine, trials, monkeypatc
     [
         (["bench"], "Name a suite"),
         (["bench", "smoke", "--shape", "B=3"], "--shape belongs to --kernels"),
+        (["bench", "smoke", "--seconds", "9"], "--seconds belongs to --kernels"),
         (["bench", "--kernels", "--minutes", "3"], "--minutes has no meaning"),
         (["bench", "--kernels", "E42", "--shape", "Q=3"], "'Q=3' is none of"),
         (["bench", "--kernels", "E42", "--sweep", "H"], "--sweep H"),

@@ -17,12 +17,29 @@ SMALL = ("--dim", 16, "--depth", 2, "--batch", 4, "--chunk", 16)
 
 def test_trains_from_a_name_to_a_summary_and_records(trainee):
     ran = trainee.run(
-        "train", "toy", *SMALL, "--steps", 110, "--lr", 0.02, "--seed", 7, "--device", "cpu", "--out", "r"
+        "train",
+        "toy",
+        *SMALL,
+        "--steps",
+        110,
+        "--lr",
+        0.02,
+        "--seed",
+        7,
+        "--device",
+        "cpu",
+        "--out",
+        "r",
+        "--checkpoint-layers",
+        1,
+        "--loss-chunks",
+        4,
     )
     assert ran.code == 0, ran.err
     trial, result = read_json(Path("r/trial.json"), Trial), read_json(Path("r/result.json"), Result)
     assert (trial.model, trial.dim, trial.depth, trial.device) == ("Toy", 16, 2, "cpu")
     assert (trial.training.lr, trial.training.seed, trial.training.batch, trial.training.chunk) == (0.02, 7, 4, 16)
+    assert (trial.training.checkpoint_layers, trial.training.loss_chunks) == (1, 4)
     assert trial.params == 256 * 16 + 2 * (16 * 16 * 2 + 16 * 2 + 16) + 16
     for text in (
         "Toy 16x2, 5.232K parameters",

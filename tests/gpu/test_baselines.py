@@ -13,7 +13,7 @@ from elmanctl.records import Training
 from elmanctl.step import DeviceStep, autocast
 
 pytestmark = pytest.mark.gpu
-NAMES = ("mamba2", "fla-gdn", "gru", "lstm", "llama")
+NAMES = ("mamba2", "fla-gdn", "rnn", "gru", "lstm", "llama")
 DIM, BATCH, LENGTH, STEPS = 256, 8, 128, 12
 
 
@@ -73,7 +73,7 @@ def test_every_parameter_gets_a_gradient(name):
     assert not dead
 
 
-@pytest.mark.parametrize("name", ("gru", "lstm", "llama"))
+@pytest.mark.parametrize("name", ("rnn", "gru", "lstm", "llama"))
 def test_bf16_gradients_agree_with_float32(name):
     model, tokens, gradients = build(name), torch.from_numpy(batch()).cuda(), []
     with torch.no_grad():

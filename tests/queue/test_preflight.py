@@ -12,6 +12,7 @@ from elmanctl.files import read_json
 from elmanctl.gpus import locks
 from elmanctl.gpus.choice import Pool
 from elmanctl.queue import preflight
+from elmanctl.queue.fit import Fit, asked
 from elmanctl.queue.log import Queue
 from elmanctl.records import Budget, Result, Training, Trial
 
@@ -42,16 +43,31 @@ def test_every_row_takes_one_step_and_the_folder_of_the_moment_goes(step, tmp_pa
     assert {device for _, device, _ in step.seen} == {"CPU"} and list((tmp_path / "runs").iterdir()) == []
 
 
-def test_a_batch_that_does_not_fit_is_cut_until_it_does(step, tmp_path):
+def test_a_batch_that_does_not_fit_gives_up_time_for_memory_until_it_does(step, tmp_path, capsys):
     step.fits = 9
     (found,) = preflight.steps([TRIAL], ["CPU"], {}, tmp_path)
-    assert (found.status, found.micro_batches) == ("ok", 4)
+    assert (found.status, found.fit) == ("ok", Fit(8, TRIAL.depth, 4))
+    assert "1 of 1 layers checkpointed, 4 micro-batches of 8 rows" in capsys.readouterr().err
+
+
+def test_an_error_of_the_code_is_not_tried_again(step, tmp_path, monkeypatch):
+    failed = msgspec.structs.replace(OK, status="failed", message="a mistake")
+    monkeypatch.setattr(preflight, "run_step", lambda *facts: (step.seen.append(facts), failed)[1])
+    (found,) = preflight.steps([TRIAL], ["CPU"], {}, tmp_path)
+    assert (found.status, found.fit, found.message, len(step.seen)) == ("failed", Fit(), "a mistake", 1)
+
+
+def test_the_smallest_of_the_gpus_is_what_a_row_must_fit(box):
+    assert preflight.capacity(["CPU"]) is None
+    sizes = [preflight.capacity([f"GPU-{i}"]) for i in range(8)]
+    assert preflight.capacity(["GPU-0", "GPU-2"]) == min(sizes[0], sizes[2]) > 0
 
 
 def test_a_row_that_does_not_run_refuses_them_all(step, tmp_path):
     step.fits = 1
+    found = preflight.steps([TRIAL, msgspec.structs.replace(TRIAL, label="b")], ["CPU"], {}, tmp_path)
     with pytest.raises(CheckFailed, match="a: oom. Out of memory\nb: oom(.|\n)*before anything is queued"):
-        preflight.steps([TRIAL, msgspec.structs.replace(TRIAL, label="b")], ["CPU"], {}, tmp_path)
+        preflight.check(found)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -100,9 +116,57 @@ def test_a_bench_with_a_row_that_breaks_queues_nothing(trainee, step):
     assert not (trainee.folder / "runs/r").exists()
     step.fits = 2
     (row,) = json.loads(trainee.run("bench", "toys", "--preflight-only", "--only", "a", "--json").out)
-    assert row == {"label": "a", "status": "ok", "peak_memory": 2**30, "micro_batches": 2, "message": ""}
+    assert {k: row[k] for k in ("label", "dim", "depth", "status", "peak_memory", "micro_batches", "message")} == {
+        "label": "a", "dim": 16, "depth": 2, "status": "ok", "peak_memory": 2**30, "micro_batches": 2, "message": ""
+    }  # fmt: skip
     out = trainee.run("bench", "toys", "--preflight-only").out
-    assert "1 GiB" in out and not (trainee.folder / "runs/r").exists()
+    assert "1 GiB" in out and "2 of 2 layers checkpointed" in " ".join(out.split())
+    assert not (trainee.folder / "runs/r").exists()
+    step.fits = 0
+    ran = trainee.run("bench", "toys", "--preflight-only", "--run", "r")
+    assert ran.code == 1 and "oom" in ran.out and "b: oom. Out of memory" in ran.err
+    assert [row["status"] for row in json.loads((trainee.folder / "runs/r/preflight.json").read_text())] == [
+        "oom",
+        "oom",
+    ]
+
+
+def test_what_a_row_needs_to_fit_is_in_the_trial_that_is_queued(trainee, step, monkeypatch):
+    from elmanctl.queue.scheduler import Scheduler
+
+    trainee.project.write("suites/toys.yaml", SUITE)
+    monkeypatch.setattr(Scheduler, "run", lambda self, labels: None)
+    step.fits = 2
+    trainee.run("bench", "toys", "--run", "r", "--only", "a")
+    job = Queue(trainee.folder / "runs/r").refresh().jobs["a"]
+    assert asked(job.spec.trial) == Fit(8, 2, 2) and job.micro_batches == 2
+    (row,) = json.loads((trainee.folder / "runs/r/preflight.json").read_text())
+    assert (row["loss_chunks"], row["checkpoint_layers"], row["micro_batches"]) == (8, 2, 2)
+
+
+def test_a_suite_is_sized_anew_and_a_row_without_a_legal_size_is_named(trainee, step):
+    small = SUITE.replace("matched: false", "tolerance: 20%\nalign: 16\nparams: 20K").replace(", dim: 16", "")
+    trainee.project.write("suites/toys.yaml", small.replace("rows: [", "rows: [{model: gru, label: odd, depth: 60}, "))
+    ran = trainee.run("bench", "toys", "--preflight-only", "--params", "40K", "--json")
+    assert ran.out, ran.err
+    rows = {row["label"]: row for row in json.loads(ran.out)}
+    assert ran.code == 0 and [rows[x]["status"] for x in ("odd", "a", "b")] == ["not sized", "ok", "ok"]
+    assert "40K parameters are out of reach at depth 60: the smallest legal width, 16" in rows["odd"]["message"]
+    assert all(abs(rows[x]["params"] / 40_000 - 1) < 0.2 for x in "ab")
+    assert {label for label, _, _ in step.seen} == {"a", "b"}
+    refused = trainee.run("bench", "toys", "--params", "40K")
+    assert refused.code == 2 and "--params goes with --preflight-only or --dry-run" in refused.err
+
+
+def test_a_real_step_of_each_row_on_the_cpu(trainee):
+    """Nothing is replaced here: processes, sizes and peaks are real."""
+    text = SUITE.replace("matched: false", "tolerance: 40%\nalign: 16\nparams: 20K").replace(", dim: 16", "")
+    trainee.project.write("suites/toys.yaml", text.replace('{label: b, model: "Toy:break_at=1"}', "{model: gru}"))
+    ran = trainee.project.start("bench", "toys", "--preflight-only", "--params", "200K", "--json")
+    rows = json.loads(ran.out)
+    assert ran.code == 0, ran.err
+    assert [(row["label"], row["status"]) for row in rows] == [("a", "ok"), ("gru", "ok")]
+    assert all(row["peak_memory"] > 2**20 and abs(row["params"] / 2e5 - 1) < 0.4 for row in rows)
 
 
 def test_trials_run_from_the_sources_of_when_they_were_queued(trainee, tmp_path, monkeypatch):

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from elmanctl_variants.gru import variant
-from elmanctl_variants.gru.layer import CUDNN_WITH_BF16, cell_weights
 
+from elmanctl.cudnn import CUDNN_WITH_BF16, cell_weights
 from elmanctl.errors import UserError
 from elmanctl.model import LadderLM, parameter_count
 from elmanctl.variant import Spec

@@ -1,16 +1,12 @@
 """The LSTM layer: project in, run the cell over time, project out.
 
-* Under autocast the cell runs in the autocast dtype by casting its weights here. torch's own autocast of cuDNN cells always
-  chooses float16, whatever dtype was asked for, and float16 gradients need a loss scale that the training loop does not use.
-* The cast weights lie in one buffer in cuDNN's order, so that cuDNN takes them without another copy and without a warning.
+Under autocast the cell runs in the autocast dtype, its weights cast at each step (elmanctl/cudnn.py says why).
 """
 
 import torch
 from torch import nn
 
-from elmanctl.errors import UserError
-
-CUDNN_WITH_BF16 = 91300  # the first release whose recurrent cells take bfloat16
+from elmanctl.cudnn import cell_weights
 
 
 class Layer(nn.Module):
@@ -74,17 +70,3 @@ class Layer(nn.Module):
             )
         wide = torch.promote_types(u.dtype, torch.float32)
         return self.out_proj(h), {key: part[0].to(wide) for key, part in zip(("h", "c"), last, strict=True)}
-
-
-def cell_weights(cell: nn.RNNBase, u: torch.Tensor) -> list[torch.Tensor]:
-    """Return the cell's weights in the dtype of `u`: the parameters themselves, or cast views of one flat buffer."""
-    weights = [cell.weight_ih_l0, cell.weight_hh_l0, cell.bias_ih_l0, cell.bias_hh_l0]
-    if u.dtype == weights[0].dtype:
-        return weights
-    if u.is_cuda and u.dtype == torch.bfloat16 and (torch.backends.cudnn.version() or 0) < CUDNN_WITH_BF16:
-        raise UserError(
-            f"{type(cell).__name__} in bfloat16 needs cuDNN {CUDNN_WITH_BF16} or newer; this torch has "
-            f"{torch.backends.cudnn.version()}. Install torch 2.10 or newer, built for CUDA 12.8 or newer."
-        )
-    flat = torch.cat([w.flatten() for w in weights]).to(u.dtype)
-    return [part.view_as(w) for part, w in zip(flat.split([w.numel() for w in weights]), weights, strict=True)]
