@@ -96,6 +96,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """One row to train, resolved to the last field.
 
     `model` is the canonical name; `label` the row's name in its suite; `params` counted; `micro_batches` the parts of a batch.
+    `ranks`: the processes that share each batch, a GPU each.
     `unverified`: no receipt vouches for the kernel, and the run was wanted all the same.
     """
 
@@ -111,6 +112,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     matched: bool = True
     relaxed: tuple[str, ...] = ()
     micro_batches: int = 1
+    ranks: int = 1
     unverified: bool = False
     schema: int = SCHEMA
 
