@@ -9,7 +9,7 @@ from elmanctl import plan, seeds, toolchain
 from elmanctl import suite as suites
 from elmanctl.errors import UserError
 from elmanctl.gpus import choice, free
-from elmanctl.records import Budget, Training, Trial
+from elmanctl.records import Budget, Training, Trial, check_shares
 
 # Of a dry run on a machine without GPUs.
 ASSUMED_CAPABILITY = (9, 0)
@@ -56,6 +56,7 @@ def prepare(
     wait: bool = False,
     unverified: bool = False,
     repeats: int | None = None,
+    ranks: int | None = None,
 ) -> Bench:
     """Load, size and check a suite, and choose its devices.
 
@@ -67,11 +68,16 @@ def prepare(
         wait: let trials wait for GPUs that are in use now.
         dry_run: report missing devices, data and receipts as obstacles instead of refusing.
         unverified: run kernels without a receipt too; their trials say so for good.
+        ranks: GPUs that train one row together, in place of the suite's.
         repeats: seeds of each row, in place of the suite's; a table against batch takes the first.
     Raises:
         UserError: for anything that would make the run fail or be unfair.
     """
     suite = suites.load(name, repeats)
+    if ranks is not None:
+        suite = replace(suite, ranks=ranks)
+    for rows in batches or [suite.training.batch]:
+        check_shares(rows, suite.ranks)
     chosen = seeds.choose(suite, only)
     rows = suites.sized(suite)
     suites.check_sizes(suite, rows)
@@ -97,6 +103,8 @@ def prepare(
         if pool is None and gpu_text is not None:  # a dry run shows what was asked for
             box = box or choice.assumed(gpu_text, ASSUMED_CAPABILITY)
             pool = choice.parse(gpu_text, box)
+        if pool is not None:
+            need(lambda: check_room(pool, suite.ranks))
         order = {uuid: number for number, uuid in enumerate(pool.uuids if pool else ())}
         chosen_gpus = sorted((gpu for gpu in box if gpu.uuid in order), key=lambda gpu: order[gpu.uuid])
         devices = tuple(f"GPU {gpu.index}" for gpu in chosen_gpus)[: pool.most if pool else None]
@@ -130,6 +138,15 @@ def prepare(
         plan.BATCHES if batches else "suite",
         tuple(obstacles),
     )
+
+
+def check_room(pool: choice.Pool, ranks: int) -> None:
+    """Refuse a pool that never has as many GPUs as one trial takes."""
+    most = pool.most or len(pool.uuids)
+    if most < ranks:
+        raise UserError(
+            f"A trial takes {ranks} GPUs and the run may use {most}. Choose more with --gpus, or --gpus-per-trial {most}."
+        )
 
 
 def check_data(training: Training) -> None:

@@ -37,7 +37,6 @@ def divergence(folder: Path, model: torch.nn.Module, batch: np.ndarray, parts: i
     return f"step {step}: {found}; first not finite: {where}. The batch is kept in {kept.name}. A lower --lr is the usual remedy."
 
 
-
 def tensors_in(value) -> list[torch.Tensor]:
     """Return the floating tensors inside a module's output."""
     if isinstance(value, torch.Tensor):

@@ -108,15 +108,6 @@ class Ranks:
             dist.destroy_process_group()
 
 
-def check(batch: int, count: int, micro_batches: int) -> None:
-    """Raise UserError where a batch cannot be cut into equal parts, one or several for each of `count` ranks."""
-    if micro_batches < 1 or batch % micro_batches:
-        raise UserError(f"A batch of {batch} rows cannot be taken in {micro_batches} equal micro-batches.")
-    if batch % (count * micro_batches):
-        parts = f" in {micro_batches} micro-batches each" if micro_batches > 1 else ""
-        raise UserError(f"A batch of {batch} rows cannot be shared equally by {count} GPUs{parts}.")
-
-
 class Averaged:
     """A model's loss whose backward pass leaves the mean of all ranks' gradients: DistributedDataParallel.
 
@@ -134,9 +125,7 @@ class Averaged:
         side = torch.cuda.Stream(device)  # a graph cannot take in what was tied to the default stream
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
-            self._ddp = DistributedDataParallel(
-                _Loss(model), device_ids=[device.index], gradient_as_bucket_view=True
-            )
+            self._ddp = DistributedDataParallel(_Loss(model), device_ids=[device.index], gradient_as_bucket_view=True)
         torch.cuda.current_stream(device).wait_stream(side)
 
     def loss(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -117,6 +117,17 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     schema: int = SCHEMA
 
 
+def check_shares(batch: int, ranks: int, micro_batches: int = 1) -> None:
+    """Raise UserError where a batch cannot be cut into equal parts, one or several for each of some ranks."""
+    if min(ranks, micro_batches) < 1:
+        raise UserError(f"gpus_per_trial={ranks}: a trial takes at least 1 GPU.")
+    if batch % micro_batches:
+        raise UserError(f"A batch of {batch} rows cannot be taken in {micro_batches} equal micro-batches.")
+    if batch % (ranks * micro_batches):
+        parts = f" in {micro_batches} micro-batches each" if micro_batches > 1 else ""
+        raise UserError(f"A batch of {batch} rows cannot be shared equally by {ranks} GPUs{parts}.")
+
+
 class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One optimizer step, counted from 1.
 

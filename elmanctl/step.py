@@ -15,8 +15,8 @@ import torch
 
 from elmanctl.errors import UserError
 from elmanctl.optim import Optimizer
-from elmanctl.ranks import Ranks, check
-from elmanctl.records import Training
+from elmanctl.ranks import Ranks
+from elmanctl.records import Training, check_shares
 
 SLOTS = 4  # steps in flight; enough to hide the host's work, few enough that a stop is prompt
 WARMUPS = 3  # eager steps before capture, in which compilers and autotuners finish
@@ -229,7 +229,7 @@ def stepper_on(
         UserError: when the batch cannot be cut into that many equal parts.
     """
     ranks = ranks or Ranks()
-    check(training.batch, ranks.count, micro_batches)
+    check_shares(training.batch, ranks.count, micro_batches)
     averaged = ranks.wrap(model, device)
     if device.type != "cuda":
         return HostStep(model, optimizer, micro_batches, averaged)

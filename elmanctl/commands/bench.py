@@ -27,6 +27,10 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("--gpus", help="0-5, 0,2, UUIDs, all, -3 (all but 3), any:4. Default: every free GPU."),
         ] = None,
+        gpus_per_trial: Annotated[
+            int | None,
+            typer.Option("--gpus-per-trial", min=1, help="GPUs that share each batch of a row. Default: the suite's."),
+        ] = None,
         wait: Annotated[bool, typer.Option("--wait", help="Let trials wait for GPUs that are in use now.")] = False,
         minutes: Annotated[float | None, typer.Option("--minutes", help="Training time of each row.")] = None,
         steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps of each row.")] = None,
@@ -88,7 +92,18 @@ def register(app: typer.Typer) -> None:
         if run is not None and (Path(run).name != run or run in (".", "..")):
             raise UserError(f"--run {run} is not a plain folder name; runs lie below runs/.")
         if resume:
-            others = (gpus, minutes, steps, tokens, only, seeds, batch_sizes, checkpoint_minutes, wall_minutes)
+            others = (
+                gpus,
+                gpus_per_trial,
+                minutes,
+                steps,
+                tokens,
+                only,
+                seeds,
+                batch_sizes,
+                checkpoint_minutes,
+                wall_minutes,
+            )
             if any(value is not None for value in others) or wait or again or dry_run or (suite and run):
                 raise UserError(
                     "--resume takes everything from the run's queue: give the run alone, or nothing for the newest."
@@ -97,6 +112,7 @@ def register(app: typer.Typer) -> None:
             return
         if kernels:
             others = {
+                "--gpus-per-trial": gpus_per_trial,
                 "--minutes": minutes,
                 "--steps": steps,
                 "--tokens": tokens,
@@ -127,7 +143,9 @@ def register(app: typer.Typer) -> None:
             )
         else:
             budget.check()
-        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run, wait, unverified, seeds)
+        plan = benching.prepare(
+            suite, gpus, budget, only or [], batches, dry_run, wait, unverified, seeds, gpus_per_trial
+        )
         if dry_run:
             show_plan(plan, json)
         else:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from elmanctl.gpus import locks
@@ -31,22 +31,22 @@ KILL_SECONDS = 20.0
 LOCK = ".scheduler"
 
 
-def spawn(run: Path, job: Job, lock: int | None = None) -> subprocess.Popen:
+def spawn(run: Path, job: Job, held: Sequence[int] = ()) -> subprocess.Popen:
     """Start a supervisor for a job's present attempt, in a session of its own; what it says goes to supervisor.log.
 
     Args:
-        lock: open file of the GPU's lock, which the supervisor and the trial go on holding.
+        held: open files of the GPUs' locks, which the supervisor and the trial go on holding.
     """
     folder = run / job.spec.folder
     folder.mkdir(parents=True, exist_ok=True)
     call = [sys.executable, "-m", "elmanctl.queue.supervisor", str(run), job.label, str(job.attempt)]
     with (folder / "supervisor.log").open("ab") as log:
         return subprocess.Popen(
-            call + ([] if lock is None else [str(lock)]),
+            call + [str(lock) for lock in held],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=[] if lock is None else [lock],
+            pass_fds=held,
             start_new_session=True,
         )
 
@@ -135,24 +135,26 @@ class Scheduler:
         return self.sampler.reasons(uuid) if self.sampler else []
 
     def launch(self, job: Job, device: str) -> None:
-        """Start a job on a device, once more made sure that it is free; on a conflict the job stays queued."""
-        lock = None
-        if device != CPU:
-            self.sampler.sample()
-            if found := self.sampler.reasons(device):
-                self.waiting[job.label] = f"waits: {found[0].text}"
-                return
-            lock = locks.acquire(device, f"{self.queue.run.name}, {job.label}")
-            if lock is None:
-                self.waiting[job.label] = f"waits: locked by elmanctl ({locks.holder(device) or 'just now'})"
-                return
+        """Start a job on its devices, once more made sure that they are free; on a conflict the job stays queued."""
+        held: list[int] = []
         try:
+            if device != CPU:
+                self.sampler.sample()
+            for uuid in device.split(",") if device != CPU else ():
+                if found := self.sampler.reasons(uuid):
+                    self.waiting[job.label] = f"waits: {found[0].text}"
+                    return
+                lock = locks.acquire(uuid, f"{self.queue.run.name}, {job.label}")
+                if lock is None:
+                    self.waiting[job.label] = f"waits: locked by elmanctl ({locks.holder(uuid) or 'just now'})"
+                    return
+                held.append(lock)
             job = self.queue.write("start", job.label, device=device)
-            self._children[job.label] = spawn(self.queue.run, job, lock)
+            self._children[job.label] = spawn(self.queue.run, job, held)
         except Refused:
             pass  # held or cancelled in this moment
         finally:
-            if lock is not None:
+            for lock in held:
                 locks.release(lock)
 
     def recover(self) -> None:

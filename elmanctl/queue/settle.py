@@ -72,9 +72,9 @@ def verdict(job: Job, folder: Path, code: int | None = None, limit: str = "", co
     if result.status == "failed" and MACHINE.search(result.message):
         return retry(job, folder, result.message.splitlines()[0], result)
     if result.status == "oom":
-        batch, split = job.spec.trial.training.batch, job.micro_batches * 2
-        if split <= LARGEST_SPLIT and batch % split == 0:
-            why = f"out of memory; again in {split} micro-batches of {batch // split}, the batch stays {batch}"
+        batch, ranks, split = job.spec.trial.training.batch, job.spec.trial.ranks, job.micro_batches * 2
+        if split <= LARGEST_SPLIT and batch % (split * ranks) == 0:
+            why = f"out of memory; again in {split} micro-batches of {batch // ranks // split}, the batch stays {batch}"
             return again(job, folder, why, 0.0, job.failures, split)
     return _end(folder, result, result.status, result.message)
 

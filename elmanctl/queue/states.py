@@ -82,6 +82,7 @@ class Job:
     Args:
         attempt: number of the present or last attempt, from 1.
         failures: attempts that failed for the machine's sake since the trial last got further; `progress` is how far, in steps.
+        device: what the attempt runs on: a GPU's UUID, several with commas between them, or CPU.
         why: reason of the present state; `since` when it began; `wait` the seconds that it shall be waited before the next attempt.
         asked: `cancel` or `stop`, what the supervisor was asked to do.
     """
@@ -102,6 +103,11 @@ class Job:
     supervisor: Identity | None = None
     child: Identity | None = None
     starts: list[float] = field(default_factory=list)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """UUIDs of the GPUs that the attempt has, or CPU; none while it waits."""
+        return tuple(self.device.split(",")) if self.device else ()
 
 
 def refusal(job: Job | None, event: Event) -> str:
