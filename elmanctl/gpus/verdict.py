@@ -117,7 +117,7 @@ def conclude(folder: Path, status: str) -> str:
         return status
     verdict = judge(samples)
     write_json(folder / VERDICT, verdict)
-    if status != "ok" or verdict.verdict == "clean" and not verdict.notes:
+    if status != "ok" or (verdict.verdict == "clean" and not verdict.notes):
         return status
     result = read_json(folder / RESULT, Result)
     result = msgspec.structs.replace(result, warnings=(*result.warnings, *(f"{note}." for note in verdict.notes)))

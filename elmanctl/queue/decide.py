@@ -55,7 +55,7 @@ def decide(
     for job in jobs.values():
         if job.state == HELD:
             waiting[job.label] = f"held{f': {job.why}' if job.why else ''}"
-        if job.state != QUEUED:
+        if job.state != QUEUED or job.spec.slurm:
             continue
         if left := backoff.left(job):
             waiting[job.label] = f"again in {left:.0f} s: {job.why}"

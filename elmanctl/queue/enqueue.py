@@ -10,7 +10,7 @@ from elmanctl.bench import Bench
 from elmanctl.errors import UserError
 from elmanctl.files import read_json, write_json
 from elmanctl.queue.log import EVENTS, Queue
-from elmanctl.queue.states import ENDED, Spec
+from elmanctl.queue.states import ENDED, Slurm, Spec
 from elmanctl.records import Budget, Result, Trial
 from elmanctl.report.rows import SHOWN
 from elmanctl.runlog import RESULT
@@ -64,6 +64,7 @@ def enqueue(
     limits: Limits,
     snapshot: Path | None = None,
     split: dict[str, int] | None = None,
+    slurm: Slurm | None = None,
 ) -> Enqueued:
     """Put the rows of a bench that are still to run into a run's queue, all of them or none.
 
@@ -73,7 +74,7 @@ def enqueue(
 
     Args:
         folder: the run's; again: run finished rows anew; snapshot: of the sources that the trials run from; split: the micro-batches
-            that a row, by label, was seen to need.
+            that a row, by label, was seen to need; slurm: what is asked of Slurm, None for this machine.
     """
     queue, labels, notes = Queue(folder), set(), []
     with queue.locked() as file:
@@ -99,6 +100,7 @@ def enqueue(
                 trial=planned.trial,
                 folder=planned.row.folder,
                 pool=bench.pool,
+                slurm=slurm,
                 wall_seconds=limits.wall(planned.trial.budget),
                 checkpoint_seconds=limits.checkpoint_seconds,
                 backoff_seconds=limits.backoff_seconds,

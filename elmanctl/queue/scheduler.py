@@ -21,6 +21,7 @@ from elmanctl.gpus.witness import CPU
 from elmanctl.queue import process, settle
 from elmanctl.queue.decide import Backoff, decide
 from elmanctl.queue.log import Queue, Refused
+from elmanctl.queue.slurm_engine import Engine
 from elmanctl.queue.states import ACTIVE, ENDED, QUEUED, RUNNING, STARTING, Job
 from elmanctl.queue.supervisor import hold, mark
 
@@ -66,6 +67,7 @@ class Scheduler:
         self.waiting: dict[str, str] = {}
         self.chief = ""  # who schedules this run, where it is not this process
         self._backoff = Backoff()
+        self._slurm = Engine(queue)
         self._children: dict[str, subprocess.Popen] = {}
         self._codes: dict[str, int] = {}  # exit codes of supervisors that have ended
         self._adopted: dict[str, float] = {}
@@ -122,6 +124,9 @@ class Scheduler:
         self.waiting = decision.waiting
         for job, device in decision.starts:
             self.launch(job, device)
+        for job in queued:
+            if job.spec.slurm:
+                self._slurm.submit(job, self._backoff.left(job), self.waiting)
 
     def sample(self) -> None:
         """Look at the GPUs, not more often than makes sense."""
@@ -162,7 +167,9 @@ class Scheduler:
         for job in list(self.queue.jobs.values()):
             if job.state not in ACTIVE or job.label in self._children:
                 continue
-            if process.elsewhere(job.supervisor):
+            if job.slurm:
+                self._slurm.see(job, self.waiting)
+            elif process.elsewhere(job.supervisor):
                 self.waiting[job.label] = f"runs on another machine ({job.supervisor.boot.split(' ')[0]})"
             elif job.state == STARTING:
                 self.give_up(job)
@@ -198,14 +205,17 @@ class Scheduler:
             self._ask("stop")
             return
         for job in self._active():
-            if job.child is not None:
+            if job.slurm:
+                self._slurm.cluster.cancel(job.slurm)
+            elif job.child is not None:
                 process.end(job.child, mark(self.queue.run, job.label, job.attempt))
         self._wait(time.monotonic() + KILL_SECONDS)
 
     def _ask(self, what: str) -> None:
         for job in self._active():
             with contextlib.suppress(Refused):
-                self.queue.write("ask", job.label, attempt=job.attempt, ask=what)
+                if not (job.slurm and self._slurm.take_back(job)):
+                    self.queue.write("ask", job.label, attempt=job.attempt, ask=what)
         self._wait(time.monotonic() + 3600)
 
     def _wait(self, deadline: float) -> None:

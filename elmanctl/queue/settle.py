@@ -79,6 +79,24 @@ def verdict(job: Job, folder: Path, code: int | None = None, limit: str = "", co
     return _end(folder, result, result.status, result.message)
 
 
+def unfinished(folder: Path) -> bool:
+    """Return whether a trial has left no result, or was interrupted: there may be more to come."""
+    return _result(folder) is None or interrupted(folder)
+
+
+def interrupted(folder: Path) -> bool:
+    """Return whether a trial was stopped in good order."""
+    result = _result(folder)
+    return result is not None and result.status == "interrupted"
+
+
+def given_back(job: Job, folder: Path, why: str) -> Verdict:
+    """Return what becomes of an attempt that was taken off its machine: another one at once, none lost, unless it had ended."""
+    if unfinished(folder) and not job.asked:
+        return again(job, folder, why, 0.0, job.failures)
+    return verdict(job, folder)
+
+
 def retry(job: Job, folder: Path, why: str, result: Result | None = None) -> Verdict:
     """Return another attempt after a while, or the end where too many in a row did not get further."""
     failures = 1 if progress(folder) > job.progress else job.failures + 1

@@ -41,6 +41,7 @@ def state(job: Job) -> str:
     lost = (
         job.state in ACTIVE
         and job.supervisor
+        and not job.slurm
         and not process.elsewhere(job.supervisor)
         and not process.alive(job.supervisor)
     )

@@ -23,7 +23,7 @@ from elmanctl.files import write_json
 from elmanctl.gpus import locks, verdict, witness
 from elmanctl.queue import process, settle, snapshot
 from elmanctl.queue.log import Queue, Refused
-from elmanctl.queue.states import RUNNING, STARTING
+from elmanctl.queue.states import PREFIX, RUNNING, STARTING
 from elmanctl.queue.watchdog import Watchdog
 from elmanctl.runlog import RESULT, STEPS, TRIAL
 
@@ -35,7 +35,8 @@ RETURN_SECONDS = 10.0  # for the driver to give the memory of an ended process b
 # How long a trial has to write its records and a checkpoint after each signal.
 GRACE_SECONDS = {signal.SIGINT: 60.0, signal.SIGTERM: 5.0}
 # Waits for one line, then becomes the trial; without the line (the supervisor died) it ends.
-GATE = ("/bin/sh", "-c", 'read line || exit 75; exec "$@"', "sh")
+# Slurm sends SIGUSR2 to every process of a job, which is meant for the supervisor.
+GATE = ("/bin/sh", "-c", "trap '' USR2; read line || exit 75; exec \"$@\"", "sh")
 HELD = ".supervisor"
 
 
@@ -51,6 +52,7 @@ class Supervisor:
         self.queue = Queue(run).refresh()
         self.label, self.attempt, self.locks = label, attempt, tuple(held)
         self.job = self.queue.jobs[label]
+        self.devices = self.job.devices
         self.folder = Path(run) / self.job.spec.folder
         self.mark = mark(run, label, attempt)
         self.child: subprocess.Popen | None = None
@@ -93,7 +95,7 @@ class Supervisor:
             **os.environ,
             **sources,
             **spec.environment,
-            **confinement(self.job.device),
+            **confinement(witness.CPU if self.devices == (witness.CPU,) else self.job.device),
             "PYTHONUNBUFFERED": "1",
         }
         with (self.folder / "log.txt").open("wb") as log:
@@ -121,7 +123,7 @@ class Supervisor:
         """Wait for the end of the trial, or bring it about: on request, at a limit, or where the GPU has another user."""
         self.note()
         dog = Watchdog(self.folder / STEPS, self.job.spec.wall_seconds)
-        eye = witness.Witness(self.folder, self.job.devices, lambda: process.members(self.identity, self.mark))
+        eye = witness.Witness(self.folder, self.devices, lambda: process.members(self.identity, self.mark))
         look = touch = time.monotonic()
         while self.running():
             now = time.monotonic()
@@ -165,7 +167,7 @@ class Supervisor:
     def finish(self) -> None:
         """Clear up after the trial and write what became of it."""
         self.end_tree()
-        left = witness.memory_left(self.job.devices, RETURN_SECONDS)
+        left = witness.memory_left(self.devices, RETURN_SECONDS)
         code = self.child.returncode if self.child else None
         self.queue.refresh()  # what was asked at the last moment
         became = settle.verdict(self.job, self.folder, code, self.limit, self.conflict)
@@ -186,11 +188,11 @@ def confinement(device: str) -> dict[str, str]:
     """Return the variables that confine a trial to GPUs, by UUID, or to the CPU.
 
     On the CPU one thread unless the user says otherwise: results then do not depend on the number of cores, and threads that spin
-    for each other on a busy machine made small models 14 times slower.
+    for each other on a busy machine made small models 14 times slower. In a Slurm job Slurm has set them.
     """
     if device == witness.CPU:
         return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    return {"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return {} if device.startswith(PREFIX) else {"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def hold(folder: Path) -> int | None:
