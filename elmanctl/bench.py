@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from elmanctl import plan, seeds, toolchain
+from elmanctl import gpus, plan, seeds, toolchain
 from elmanctl import suite as suites
 from elmanctl.errors import UserError
 from elmanctl.gpus import choice, free
@@ -57,6 +57,7 @@ def prepare(
     unverified: bool = False,
     repeats: int | None = None,
     ranks: int | None = None,
+    slurm: bool = False,
 ) -> Bench:
     """Load, size and check a suite, and choose its devices.
 
@@ -69,6 +70,7 @@ def prepare(
         dry_run: report missing devices, data and receipts as obstacles instead of refusing.
         unverified: run kernels without a receipt too; their trials say so for good.
         ranks: GPUs that train one row together, in place of the suite's.
+        slurm: let Slurm choose the devices. Receipts are then asked for the GPUs of this machine, or for sm_90a.
         repeats: seeds of each row, in place of the suite's; a table against batch takes the first.
     Raises:
         UserError: for anything that would make the run fail or be unfair.
@@ -96,6 +98,9 @@ def prepare(
 
     if on_cpu:
         pool, devices, target = None, ("CPU",), "host"
+    elif slurm:
+        box = gpus.gpus()
+        pool, devices, target = None, ("Slurm",), box[0].target if box else toolchain.device_target(*ASSUMED_CAPABILITY)
     else:
         sampler = free.Sampler().settle()
         box = sampler.box

@@ -31,6 +31,14 @@ def register(app: typer.Typer) -> None:
             int | None,
             typer.Option("--gpus-per-trial", min=1, help="GPUs that share each batch of a row. Default: the suite's."),
         ] = None,
+        engine: Annotated[str, typer.Option("--engine", help="local, or slurm: every row a Slurm job.")] = "local",
+        partition: Annotated[
+            str | None, typer.Option("--partition", help="With --engine slurm: where. Default: Slurm's own default.")
+        ] = None,
+        sbatch: Annotated[
+            list[str] | None,
+            typer.Option("--slurm", help="With --engine slurm: key=value for sbatch, such as account=lab or time=120."),
+        ] = None,
         wait: Annotated[bool, typer.Option("--wait", help="Let trials wait for GPUs that are in use now.")] = False,
         minutes: Annotated[float | None, typer.Option("--minutes", help="Training time of each row.")] = None,
         steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps of each row.")] = None,
@@ -95,6 +103,8 @@ def register(app: typer.Typer) -> None:
             others = (
                 gpus,
                 gpus_per_trial,
+                partition,
+                sbatch,
                 minutes,
                 steps,
                 tokens,
@@ -104,7 +114,14 @@ def register(app: typer.Typer) -> None:
                 checkpoint_minutes,
                 wall_minutes,
             )
-            if any(value is not None for value in others) or wait or again or dry_run or (suite and run):
+            if (
+                any(value is not None for value in others)
+                or wait
+                or again
+                or dry_run
+                or engine != "local"
+                or (suite and run)
+            ):
                 raise UserError(
                     "--resume takes everything from the run's queue: give the run alone, or nothing for the newest."
                 )
@@ -113,6 +130,7 @@ def register(app: typer.Typer) -> None:
         if kernels:
             others = {
                 "--gpus-per-trial": gpus_per_trial,
+                "--engine slurm": engine != "local",
                 "--minutes": minutes,
                 "--steps": steps,
                 "--tokens": tokens,
@@ -131,6 +149,9 @@ def register(app: typer.Typer) -> None:
             raise UserError(f"{' and '.join(wrong)} belongs to --kernels. Add --kernels, or leave it out.")
         if suite is None:
             raise UserError("Name a suite: elmanctl bench SUITE. `elmanctl suites` lists them.")
+        slurm = asked_of_slurm(
+            engine, partition, sbatch or [], {"--gpus": gpus, "--wait": wait, "--preflight-only": preflight_only}
+        )
         budget = Budget(
             steps=steps, tokens=parse_count(tokens, "--tokens") if tokens is not None else None, minutes=minutes
         )
@@ -144,7 +165,17 @@ def register(app: typer.Typer) -> None:
         else:
             budget.check()
         plan = benching.prepare(
-            suite, gpus, budget, only or [], batches, dry_run, wait, unverified, seeds, gpus_per_trial
+            suite,
+            gpus,
+            budget,
+            only or [],
+            batches,
+            dry_run,
+            wait,
+            unverified,
+            seeds,
+            gpus_per_trial,
+            slurm is not None,
         )
         if dry_run:
             show_plan(plan, json)
@@ -155,7 +186,30 @@ def register(app: typer.Typer) -> None:
                 backoff_seconds=retry_seconds,
             )
             checks = Checks(not no_preflight, preflight_only, on_end)
-            execute(plan, run, again, limits, checks, json)
+            execute(plan, run, again, limits, checks, json, slurm)
+
+
+def asked_of_slurm(engine: str, partition: str | None, options: list[str], local: dict[str, object]):
+    """Return what is asked of Slurm, None for the local engine.
+
+    Args:
+        local: options that choose this machine's GPUs, with what was given.
+    Raises:
+        UserError: for an unknown engine, options of the other one, and what Slurm cannot give.
+    """
+    if engine not in ("local", "slurm"):
+        raise UserError(f"--engine {engine}: there are local and slurm.")
+    if engine == "local":
+        if partition is not None or options:
+            raise UserError("--partition and --slurm belong to --engine slurm. Add it, or leave them out.")
+        return None
+    if wrong := [option for option, value in local.items() if value]:
+        raise UserError(
+            f"With --engine slurm, Slurm chooses the GPUs and starts the trials: leave {', '.join(wrong)} out."
+        )
+    from elmanctl.queue.slurm import wanted
+
+    return wanted(partition, options)
 
 
 def parse_batches(text: str) -> list[int]:

@@ -98,7 +98,13 @@ class LoopbackCluster:
         """Run one of Slurm's commands and return what it prints."""
         env = os.environ | self.environment | {"PATH": PATH}
         ran = subprocess.run(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, stdin=subprocess.DEVNULL
+            command,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
         )
         assert not check or ran.returncode == 0, (command, ran.stdout)
         return ran.stdout

@@ -1,5 +1,6 @@
 """The Slurm engine against a real Slurm on loopback, with small scripts in the place of trials, and one real suite."""
 
+import getpass
 import json
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def queued(cluster, line, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(slurm, "LOOK_SECONDS", 0.2)
     yield line
-    cluster.call("scancel", "--quiet", "--user", "root" if Path.home() == Path("/root") else Path.home().name, check=False)
+    cluster.call("scancel", "--quiet", "--user", getpass.getuser(), check=False)
 
 
 def until(line, now, condition, seconds=40.0):
@@ -115,7 +116,9 @@ def test_a_waiting_and_a_running_job_are_cancelled(queued, cluster):
 
 def test_a_job_that_scancel_ended_is_interrupted_and_one_that_was_killed_is_tried_again(queued, cluster):
     queued.add("a", TWICE, slurm=LOW)
-    queued.add("b", "[ -e $1/again ] && { cp $1/../ok.json $1/result.json; exit 0; }; touch $1/again; kill -9 $$", slurm=LOW)
+    queued.add(
+        "b", "[ -e $1/again ] && { cp $1/../ok.json $1/result.json; exit 0; }; touch $1/again; kill -9 $$", slurm=LOW
+    )
     now = queued.scheduler()
     until(queued, now, running(queued))
     cluster.call("scancel", queued.job("a").slurm)
@@ -138,6 +141,45 @@ def test_ctrl_c_takes_back_what_waits_and_stops_what_runs(queued):
         now.run({"a", "b"})
     assert (queued.job("a").state, queued.job("a").status) == ("ended", "interrupted")
     assert (queued.job("b").state, queued.job("b").failures) == ("queued", 0)
+
+
+SUITE = """
+description: a toy
+depth: 2
+matched: false
+device: cpu
+gpus_per_trial: 2
+budget: {steps: 30}
+training: {batch: 4, chunk: 16, lr: 3e-3, eval_batches: 2}
+rows: [{model: Toy, dim: 16}]
+"""
+
+
+def test_a_suite_of_two_processes_a_row_is_submitted_reported_and_listed_as_one_of_this_machine(queued, trainee):
+    trainee.project.write("suites/toy.yaml", SUITE)
+    ran = trainee.project.start("bench", "toy", "--engine", "slurm", "--partition", "low", "--run", "r", "--json")
+    assert ran.code == 0, ran.err
+    (row,) = json.loads(ran.out)["rows"]
+    assert row["status"] == "ok" and row["steps"] == 30
+    (listed,) = json.loads(trainee.run("runs", "ls", "--json").out)
+    assert (listed["run"], listed["status"], listed["steps"]) == ("r/Toy", "ok", 30)
+    shown = json.loads(trainee.run("runs", "show", "r", "Toy", "--json").out)
+    assert shown["snapshot"] and shown["trial"]["ranks"] == 2 and shown["steps"][1]["device"].startswith("slurm:")
+    assert trainee.run("runs", "logs", "r").code == 0
+
+
+def test_what_a_command_line_cannot_ask_of_slurm_ends_with_code_2(queued, trainee):
+    trainee.project.write("suites/toy.yaml", SUITE)
+    for more, says in {
+        ("--engine", "sulrm"): "there are local and slurm",
+        ("--partition", "low"): "belong to --engine slurm",
+        ("--engine", "slurm", "--gpus", "0"): "leave --gpus out",
+        ("--engine", "slurm", "--partition", "hihg"): "no partition hihg",
+        ("--gpus-per-trial", "3"): "4 rows cannot be shared equally by 3 GPUs",
+    }.items():
+        ran = trainee.run("bench", "toy", *more)
+        assert ran.code == 2 and says in ran.err, (more, ran.err)
+    assert not Path("runs").exists()
 
 
 def test_a_slurm_that_goes_away_is_said_and_waited_for(queued, monkeypatch, tmp_path):
