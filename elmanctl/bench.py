@@ -5,11 +5,11 @@ from pathlib import Path
 
 import msgspec
 
-from elmanctl import plan, seeds, toolchain
+from elmanctl import gpus, plan, seeds, toolchain
 from elmanctl import suite as suites
 from elmanctl.errors import UserError
 from elmanctl.gpus import choice, free
-from elmanctl.records import Budget, Training, Trial
+from elmanctl.records import Budget, Training, Trial, check_shares
 
 # Of a dry run on a machine without GPUs.
 ASSUMED_CAPABILITY = (9, 0)
@@ -57,6 +57,8 @@ def prepare(
     unverified: bool = False,
     repeats: int | None = None,
     params: int | None = None,
+    ranks: int | None = None,
+    slurm: bool = False,
 ) -> Bench:
     """Load, size and check a suite, and choose its devices.
 
@@ -68,12 +70,18 @@ def prepare(
         wait: let trials wait for GPUs that are in use now.
         dry_run: report missing devices, data and receipts as obstacles instead of refusing.
         unverified: run kernels without a receipt too; their trials say so for good.
+        ranks: GPUs that train one row together, in place of the suite's.
+        slurm: let Slurm choose the devices. Receipts are then asked for the GPUs of this machine, or for sm_90a.
         repeats: seeds of each row, in place of the suite's; a table against batch takes the first.
         params: size every row anew to so many parameters; a row that no legal width brings there has that as its problem.
     Raises:
         UserError: for anything that would make the run fail or be unfair.
     """
     suite = suites.load(name, repeats)
+    if ranks is not None:
+        suite = replace(suite, ranks=ranks)
+    for rows in batches or [suite.training.batch]:
+        check_shares(rows, suite.ranks)
     chosen = seeds.choose(suite, only)
     if params is None:
         rows = suites.sized(suite)
@@ -96,6 +104,9 @@ def prepare(
 
     if on_cpu:
         pool, devices, target = None, ("CPU",), "host"
+    elif slurm:
+        box = gpus.gpus()
+        pool, devices, target = None, ("Slurm",), box[0].target if box else toolchain.device_target(*ASSUMED_CAPABILITY)
     else:
         sampler = free.Sampler().settle()
         box = sampler.box
@@ -103,6 +114,8 @@ def prepare(
         if pool is None and gpu_text is not None:  # a dry run shows what was asked for
             box = box or choice.assumed(gpu_text, ASSUMED_CAPABILITY)
             pool = choice.parse(gpu_text, box)
+        if pool is not None:
+            need(lambda: check_room(pool, suite.ranks))
         order = {uuid: number for number, uuid in enumerate(pool.uuids if pool else ())}
         chosen_gpus = sorted((gpu for gpu in box if gpu.uuid in order), key=lambda gpu: order[gpu.uuid])
         devices = tuple(f"GPU {gpu.index}" for gpu in chosen_gpus)[: pool.most if pool else None]
@@ -157,6 +170,15 @@ def fitted(bench: Bench, findings: list) -> Bench:
         for row in bench.rows
     ]
     return replace(bench, rows=tuple(rows))
+
+
+def check_room(pool: choice.Pool, ranks: int) -> None:
+    """Refuse a pool that never has as many GPUs as one trial takes."""
+    most = pool.most or len(pool.uuids)
+    if most < ranks:
+        raise UserError(
+            f"A trial takes {ranks} GPUs and the run may use {most}. Choose more with --gpus, or --gpus-per-trial {most}."
+        )
 
 
 def check_data(training: Training) -> None:

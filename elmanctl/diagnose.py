@@ -1,8 +1,40 @@
-"""Where a loss first stopped being finite: the failed batch once more, eagerly, with every module watched."""
+"""What is wrong with a run: a first loss that is too high; where a loss stopped being finite, found by running the batch once more."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
 
+from elmanctl.files import atomic
 from elmanctl.step import autocast
+
+FINITE = "nothing: the same batch is finite when run again without the graph"
+INITIAL_EXCESS = 0.05  # share above the expected initial loss that is worth a warning
+
+
+def initial_warning(loss: float, expected: float) -> str:
+    """Return a warning of an untrained loss that a sound model of its width does not have, else an empty text."""
+    if loss <= expected * (1 + INITIAL_EXCESS):
+        return ""
+    return (
+        f"The untrained model's loss is {loss:.3f}; ln 256 + 0.0002 dim = {expected:.3f} is expected. Likely cause: a layer whose "
+        "output repeats the embedding at a large scale, so that the tied head is sure of the wrong byte; look at its initialisation."
+    )
+
+
+def divergence(folder: Path, model: torch.nn.Module, batch: np.ndarray, parts: int, step: int, found: str) -> str:
+    """Keep the batch of a failed step, find where it fails, and return what to record.
+
+    Args:
+        folder: the run's; batch: uint8 [B, T+1], run again in so many equal `parts`; found: loss and gradient norm, for the record.
+    """
+    kept = folder / f"diverged_step_{step:06d}.npy"
+    with atomic(kept, "wb") as file:
+        np.save(file, batch)
+    device = next(model.parameters()).device
+    each = (first_nonfinite(model, part.to(device)) for part in torch.from_numpy(batch).chunk(parts))
+    where = next((text for text in each if text != FINITE), FINITE)
+    return f"step {step}: {found}; first not finite: {where}. The batch is kept in {kept.name}. A lower --lr is the usual remedy."
 
 
 def tensors_in(value) -> list[torch.Tensor]:
@@ -66,4 +98,4 @@ def first_nonfinite(model: torch.nn.Module, tokens: torch.Tensor) -> str:
         for handle in handles:
             handle.remove()
         model.zero_grad(set_to_none=True)
-    return found[0] if found else "nothing: the same batch is finite when run again without the graph"
+    return found[0] if found else FINITE

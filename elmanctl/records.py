@@ -102,6 +102,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """One row to train, resolved to the last field.
 
     `model` is the canonical name; `label` the row's name in its suite; `params` counted; `micro_batches` the parts of a batch.
+    `ranks`: the processes that share each batch, a GPU each.
     `unverified`: no receipt vouches for the kernel, and the run was wanted all the same.
     """
 
@@ -117,8 +118,20 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     matched: bool = True
     relaxed: tuple[str, ...] = ()
     micro_batches: int = 1
+    ranks: int = 1
     unverified: bool = False
     schema: int = SCHEMA
+
+
+def check_shares(batch: int, ranks: int, micro_batches: int = 1) -> None:
+    """Raise UserError where a batch cannot be cut into equal parts, one or several for each of some ranks."""
+    if min(ranks, micro_batches) < 1:
+        raise UserError(f"gpus_per_trial={ranks}: a trial takes at least 1 GPU.")
+    if batch % micro_batches:
+        raise UserError(f"A batch of {batch} rows cannot be taken in {micro_batches} equal micro-batches.")
+    if batch % (ranks * micro_batches):
+        parts = f" in {micro_batches} micro-batches each" if micro_batches > 1 else ""
+        raise UserError(f"A batch of {batch} rows cannot be shared equally by {ranks} GPUs{parts}.")
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -27,6 +27,11 @@ def parse_checkpoint_name(name: str) -> tuple[int, float] | None:
     return (int(found[1]), float(found[2])) if found else None
 
 
+def rank_folder(run: Path, rank: int) -> Path:
+    """Return where one of a trial's ranks leaves what it has to say about a failure of its own."""
+    return run if rank == 0 else run / f".rank{rank}"
+
+
 class Lines:
     """A JSON-lines file that is appended to without a buffer: a killed process loses at most the line being written."""
 
@@ -65,8 +70,8 @@ class Lines:
         )
 
 
-def cut(folder: Path, last_step: int) -> list[Step]:
-    """Drop the records after a step, which a resumed run makes again, and return the steps that remain.
+def cut(folder: Path, last_step: int, rewrite: bool = True) -> list[Step]:
+    """Drop the records after a step, which a resumed run makes again, and return the steps that remain; without `rewrite` only those.
 
     Raises:
         UserError: when a step before it is missing.
@@ -77,6 +82,8 @@ def cut(folder: Path, last_step: int) -> list[Step]:
         raise UserError(
             f"{path} holds {len(steps)} of the {last_step} steps before the checkpoint; it cannot be resumed. Start afresh."
         )
+    if not rewrite:
+        return steps
     _rewrite(path, steps)
     if (folder / HELDOUT).exists():
         _rewrite(folder / HELDOUT, [h for h in read_heldout(folder / HELDOUT) if h.step <= last_step])

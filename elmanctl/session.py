@@ -1,10 +1,10 @@
 """One training run: what is built for it, the loop over steps, and what it records.
 
-* Data, learning rate and stopping depend on the trial alone; the step itself is in step.py.
+* Data, learning rate and stopping depend on the trial alone; the step itself is in step.py, the records are in account.py.
 * Minutes count from the first step: compiling, warming up, capturing, evaluating and saving are not training time.
+* Of several ranks each runs this; rank 0 leads and records (ranks.py). Every rank takes the same turns, so that none waits in vain.
 """
 
-import shutil
 import time
 from collections import deque
 from pathlib import Path
@@ -12,21 +12,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from elmanctl import checkpoint, data, device, norms, provenance
+from elmanctl import checkpoint, data, device, norms, provenance, ranks
+from elmanctl.account import Account
 from elmanctl.console import note
-from elmanctl.diagnose import first_nonfinite
+from elmanctl.diagnose import divergence
 from elmanctl.errors import UserError
-from elmanctl.evaluate import heldout_loss, heldout_losses
-from elmanctl.files import atomic
+from elmanctl.evaluate import heldout_losses
+from elmanctl.files import write_json
 from elmanctl.interrupt import Interrupt
 from elmanctl.model import LadderLM, expected_initial_loss, parameter_count
 from elmanctl.optim import Optimizer, Schedule
 from elmanctl.progress import Progress
-from elmanctl.records import LAST, Heldout, Result, Step, Trial, last100_loss, mean_loss, throughput
-from elmanctl.runlog import HELDOUT, STEPS, Lines, cut
+from elmanctl.ranks import DIVERGED, DONE, INTERRUPTED, STEP, Ranks, Turn
+from elmanctl.records import LAST, Result, Step, Trial, mean_loss, throughput
+from elmanctl.runlog import RESULT, rank_folder
 from elmanctl.step import stepper_on
-
-INITIAL_EXCESS = 0.05  # share above the expected initial loss that is worth a warning
 
 
 class Diverged(Exception):
@@ -38,13 +38,12 @@ class Session:
 
     def __init__(self, trial: Trial, folder: Path, progress: Progress | None):
         self.trial, self.folder, self.progress = trial, folder, progress
+        self.account = Account(trial, folder)
         self.interrupt = Interrupt()
-        self.steps: list[Step] = []
-        self.log: Lines | None = None
-        self.batch_hash = ""
+        self.ranks = Ranks()
+        self.halted = False  # a step was not finite
+        self.agreed = False  # every rank knows that the run has ended
         self.launched: deque[tuple[float, str]] = deque()  # learning rate and batch hash of the steps in flight
-        self.facts: dict = {}  # fields of Result that are known as soon as the run is prepared
-        self.warnings: list[str] = []
         self.saved, self.saved_at = 0, time.monotonic()
         self.save_seconds = 0.0  # between checkpoints, 0 for none by time
 
@@ -55,12 +54,13 @@ class Session:
         trial, t = self.trial, self.trial.training
         trial.budget.check()
         t.check()
-        self.device = device.choose(trial.device)
+        self.ranks = ranks.join(trial)
+        self.device = device.choose(self.ranks.device(trial.device))
         spec = registry().resolve(trial.model)
         spec.check(trial.dim, trial.relaxed)
-        self.source = data.Source.open(t.data, t.batch, t.chunk)
+        self.source = data.Source.open(t.data, t.batch, t.chunk, tell=self.ranks.first)
         kind, receipt = provenance.execution(spec, self.device)
-        self.facts = {
+        self.account.facts = {
             "data": str(self.source.path),
             "data_hash": self.source.hash,
             "execution": kind,
@@ -81,168 +81,171 @@ class Session:
         self.model = model.to(self.device)
         self.optimizer = Optimizer(self.model, t, self.device)
         self.schedule = Schedule(t, trial.budget)
-        self.stepper = stepper_on(self.device, self.model, self.optimizer, t, trial.micro_batches)
+        self.stepper = stepper_on(self.device, self.model, self.optimizer, t, trial.micro_batches, self.ranks)
         self.say("preparing the step")
-        self.facts["graph"] = self.stepper.graph
-        self.stepper.prepare(self.batch(0))
-        if resume:
+        self.account.facts["graph"] = self.stepper.graph
+        self.stepper.prepare(self.ranks.rows(self.batch(0)))
+        if self.ranks.same(resume):
             self.resume()
-        else:
-            for name in (STEPS, HELDOUT):
-                (self.folder / name).unlink(missing_ok=True)
-            shutil.rmtree(checkpoint.folder_of(self.folder), ignore_errors=True)
-        self.log = Lines(self.folder / STEPS)
+        elif self.ranks.first:
+            self.account.clear()
+        if self.ranks.first:
+            self.account.start()
 
     def resume(self) -> None:
         """Go back to the newest checkpoint."""
-        path = checkpoint.latest(self.folder)
+        path = Path(self.ranks.same(str(checkpoint.latest(self.folder)) if self.ranks.first else ""))
         manifest = checkpoint.load(path, self.model, self.optimizer, self.device)
-        self.steps = cut(self.folder, manifest.step)
-        self.batch_hash, self.schedule.start, self.saved = manifest.batch_hash, manifest.schedule_start, manifest.step
-        note(f"Resuming after step {manifest.step} from {path.name}.")
-        self.check_initial(self.steps[0].loss)
-
-    @property
-    def seconds(self) -> float:
-        return self.steps[-1].seconds if self.steps else 0.0
+        self.account.go_back(manifest.step, manifest.batch_hash, rewrite=self.ranks.first)
+        self.schedule.start, self.saved = manifest.schedule_start, manifest.step
+        self.tell(f"Resuming after step {manifest.step} from {path.name}.")
+        self.check_initial()
 
     def say(self, text: str) -> None:
         if self.progress:
             self.progress.phase(text)
 
+    def tell(self, text: str) -> None:
+        if self.ranks.first:
+            note(text)
+
     def batch(self, index: int) -> np.ndarray:
-        """Return the batch of the step after `index` finished ones."""
+        """Return the batch of the step after `index` finished ones, the same on every rank."""
         t = self.trial.training
         return self.source.batch(t.seed, index, t.batch, t.chunk)
 
-    def train(self) -> None:
-        """Run steps until the budget is spent or a stop is requested, then evaluate and save as asked."""
-        t, stepper = self.trial.training, self.stepper
-        count, batch_hash = len(self.steps), self.batch_hash
+    def turn(self, count: int) -> Turn:
+        """Decide on the step after `count` launched ones."""
+        t, elapsed = self.trial.training, self.stepper.elapsed()
+        if self.interrupt.requested:
+            return Turn(INTERRUPTED)
+        if self.schedule.spent(count, elapsed) >= 1:
+            return Turn(DONE)
+        save = t.checkpoint_every and (count + 1) % t.checkpoint_every == 0
+        save = save or 0 < self.save_seconds <= time.monotonic() - self.saved_at
+        return Turn(STEP, self.schedule.rate(count, elapsed), bool(save))
+
+    def train(self) -> str:
+        """Run steps until the budget is spent or a stop is requested, then evaluate and save as asked.
+
+        Returns:
+            the status: ok or interrupted.
+        Raises:
+            Diverged: when a loss or gradient was not finite.
+        """
+        t = self.trial.training
         self.interrupt.gentle = True
-        stepper.start_clock(self.seconds)
-        while not self.interrupt.requested and self.schedule.spent(count, stepper.elapsed()) < 1:
-            batch = self.batch(count)
-            batch_hash = data.chain(batch_hash, batch)
-            lr = self.schedule.rate(count, stepper.elapsed())
-            self.launched.append((lr, batch_hash))
-            stepper.launch(batch, lr)
-            count += 1
-            evaluate = t.eval_every and count % t.eval_every == 0
-            save = t.checkpoint_every and count % t.checkpoint_every == 0
-            save = save or 0 < self.save_seconds <= time.monotonic() - self.saved_at
-            self.receive(wait=bool(evaluate or save))
-            if evaluate:
-                self.evaluate()
-            if save:
-                self.save()
-            if evaluate or save:
-                stepper.start_clock(self.seconds)
-        self.receive(wait=True)
-        keep = t.checkpoint_every or (self.save_seconds and self.interrupt.requested)
-        if keep and self.saved < len(self.steps):
+        try:
+            ended = self.advance()
+            self.receive(wait=True)
+            if self.halted:
+                raise Diverged("rank 0 records how")
+        except Diverged:
+            self.agreed = True
+            raise
+        keep = t.checkpoint_every or (self.save_seconds and ended == INTERRUPTED)
+        if keep and self.saved < len(self.account.steps):
             self.save()
         self.interrupt.gentle = False
-        if not self.interrupt.requested and t.eval_batches:
-            self.facts["heldout_loss"] = self.evaluate()
+        if ended == DONE and t.eval_batches:
+            self.account.facts["heldout_loss"] = self.evaluate()
+        self.agreed = True
+        return "ok" if ended == DONE else "interrupted"
+
+    def advance(self) -> int:
+        """Run steps until there is none to take, and return why."""
+        t, stepper, account = self.trial.training, self.stepper, self.account
+        count, batch_hash = len(account.steps), account.batch_hash
+        stepper.start_clock(account.seconds)
+        try:
+            while (turn := self.ranks.lead(self.turn, count)).what == STEP:
+                batch = self.batch(count)
+                batch_hash = data.chain(batch_hash, batch)
+                self.launched.append((turn.lr, batch_hash))
+                stepper.launch(self.ranks.rows(batch), turn.lr)
+                count += 1
+                evaluate = bool(t.eval_every and count % t.eval_every == 0)
+                self.receive(wait=evaluate or turn.save)
+                if evaluate and not self.halted:
+                    self.evaluate()
+                if turn.save:
+                    self.save()
+                if evaluate or turn.save:
+                    stepper.start_clock(account.seconds)
+        except Diverged:
+            self.ranks.lead(Turn, DIVERGED)
+            raise
+        return turn.what
 
     def receive(self, wait: bool) -> None:
         """Record the steps that have finished; all in flight if `wait`."""
-        tokens = self.trial.training.batch * self.trial.training.chunk
+        t = self.trial.training
         for outcome in self.stepper.collect(wait):
-            number = len(self.steps) + 1
+            number = len(self.account.steps) + 1
             if outcome.halted:
-                raise Diverged(self.diverged(number, outcome.loss, outcome.grad_norm))
-            lr, self.batch_hash = self.launched.popleft()
+                self.halted = True
+                if self.ranks.first:
+                    raise Diverged(self.diverged(number, f"loss {outcome.loss}, gradient norm {outcome.grad_norm}"))
+                continue  # until rank 0 says that it is the end
+            lr, batch_hash = self.launched.popleft()
             step = Step(
                 step=number,
                 loss=outcome.loss,
                 lr=lr,
                 grad_norm=outcome.grad_norm,
                 seconds=outcome.seconds,
-                tokens=tokens,
+                tokens=t.batch * t.chunk,
             )
-            self.log.append(step)
-            self.steps.append(step)
+            self.account.append(step, batch_hash)
             if number == 1:
-                self.check_initial(step.loss)
+                self.check_initial()
             if self.progress:
-                self.progress.step(step, self.schedule.spent(number, step.seconds), throughput(self.steps[-LAST:]))
+                speed = throughput(self.account.steps[-LAST:])
+                self.progress.step(step, self.schedule.spent(number, step.seconds), speed)
 
-    def check_initial(self, loss: float) -> None:
+    def check_initial(self) -> None:
         """Warn of an untrained loss that a sound model of this width does not have."""
-        self.facts["initial_loss"], expected = loss, self.facts["expected_initial_loss"]
-        if loss > expected * (1 + INITIAL_EXCESS):
-            text = (
-                f"The untrained model's loss is {loss:.3f}; ln 256 + 0.0002 dim = {expected:.3f} is expected. Likely cause: a layer whose "
-                "output repeats the embedding at a large scale, so that the tied head is sure of the wrong byte; look at its initialisation."
-            )
-            self.warnings.append(text)
-            note(f"Warning: {text}")
+        if text := self.account.first():
+            self.tell(f"Warning: {text}")
 
-    def diverged(self, number: int, loss: float, grad_norm: float) -> str:
+    def diverged(self, number: int, found: str) -> str:
         """Keep the batch of the failed step, find where it fails, and return what to record."""
-        batch = self.batch(number - 1)
-        kept = self.folder / f"diverged_step_{number:06d}.npy"
-        with atomic(kept, "wb") as file:
-            np.save(file, batch)
-        where = first_nonfinite(self.model, torch.from_numpy(batch).to(self.device))
-        return (
-            f"step {number}: loss {loss}, gradient norm {grad_norm}; first not finite: {where}. "
-            f"The batch is kept in {kept.name}. A lower --lr is the usual remedy."
-        )
+        parts = self.ranks.count * self.trial.micro_batches
+        return divergence(self.folder, self.model, self.batch(number - 1), parts, number, found)
 
     def evaluate(self) -> float | None:
-        """Return the held-out loss after the present step, and record it."""
+        """Return the held-out loss after the present step, and record it; each rank takes some of the batches."""
         t = self.trial.training
         self.say("evaluating on the held-out tail")
         batches = self.source.heldout(t.batch, t.chunk, t.eval_batches)
-        losses = heldout_losses(self.model, batches, self.device)
-        loss = heldout_loss(losses, batches)
-        if loss is not None:
-            lines = Lines(self.folder / HELDOUT)
-            lines.append(Heldout(step=len(self.steps), loss=loss, batches=tuple(losses)))
-            lines.close()
-        return loss
+        own = heldout_losses(self.model, self.ranks.share(batches), self.device)
+        return self.account.heldout(self.ranks.gather(own, len(batches)), batches)
 
     def save(self) -> None:
-        """Write a checkpoint of the present step."""
-        self.say("writing a checkpoint")
-        self.log.sync()
-        checkpoint.save(
-            self.folder,
-            self.model,
-            self.optimizer,
-            self.device,
-            step=len(self.steps),
-            loss=mean_loss(self.steps[-LAST:]),
-            seconds=self.seconds,
-            batch_hash=self.batch_hash,
-            schedule_start=self.schedule.start,
-        )
-        self.saved, self.saved_at = len(self.steps), time.monotonic()
+        """Write a checkpoint of the present step; other ranks go on to wait for the next turn."""
+        if self.ranks.first:
+            self.say("writing a checkpoint")
+            self.account.sync()
+            checkpoint.save(
+                self.folder,
+                self.model,
+                self.optimizer,
+                self.device,
+                step=len(self.account.steps),
+                loss=mean_loss(self.account.steps[-LAST:]),
+                seconds=self.account.seconds,
+                batch_hash=self.account.batch_hash,
+                schedule_start=self.schedule.start,
+            )
+        self.saved, self.saved_at = len(self.account.steps), time.monotonic()
 
-    def announce(self, result: Result) -> None:
-        """Tell the plugins that this trial has ended; a plugin that fails does not matter to the run."""
-        from elmanctl.plugins.registry import registry
-
-        registry().hook.elmanctl_trial_finished(trial=self.trial, result=result, folder=self.folder)
-
-    def result(self, status: str, message: str) -> Result:
-        """Return the record of the run as it stands."""
-        tokens = sum(step.tokens for step in self.steps)
-        prepared = hasattr(self, "stepper")
-        return Result(
-            status=status,
-            message=message,
-            steps=len(self.steps),
-            tokens=tokens,
-            seconds=self.seconds,
-            last100_loss=last100_loss(self.steps),
-            tokens_per_second=throughput(self.steps),
-            peak_memory_bytes=device.peak_memory(self.device) if prepared else None,
-            epochs=tokens / self.source.training_bytes if prepared else 0.0,
-            batch_hash=self.batch_hash,
-            warnings=tuple(self.warnings),
-            **self.facts,
-        )
+    def close(self, status: str, message: str, resumed: bool) -> Result:
+        """Write how the run ended; a resume that never began leaves the earlier records alone."""
+        on = self.device if hasattr(self, "stepper") else None
+        result = self.account.result(status, message, on, self.source if on else None)
+        self.account.close()
+        if self.ranks.first and (self.account.open or not resumed):
+            self.account.write(result)
+        elif not self.ranks.first and not self.agreed:  # this rank's own failure
+            write_json(rank_folder(self.folder, self.ranks.rank) / RESULT, result)
+        return result

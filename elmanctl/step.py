@@ -5,6 +5,7 @@
 * Nothing here decides how long to train or what to record; see train.py.
 """
 
+import contextlib
 import time
 from collections import deque
 from typing import NamedTuple
@@ -14,10 +15,12 @@ import torch
 
 from elmanctl.errors import UserError
 from elmanctl.optim import Optimizer
-from elmanctl.records import Training
+from elmanctl.ranks import Ranks
+from elmanctl.records import Training, check_shares
 
 SLOTS = 4  # steps in flight; enough to hide the host's work, few enough that a stop is prompt
 WARMUPS = 3  # eager steps before capture, in which compilers and autotuners finish
+WARMUPS_TOGETHER = 11  # as many as DDP wants before it is captured: it times its first ten
 
 
 class Outcome(NamedTuple):
@@ -35,21 +38,25 @@ def autocast(device: torch.device):
 
 
 def train_step(
-    model: torch.nn.Module, optimizer: Optimizer, tokens: torch.Tensor, micro_batches: int = 1
+    model: torch.nn.Module, optimizer: Optimizer, tokens: torch.Tensor, micro_batches: int = 1, averaged=None
 ) -> torch.Tensor:
     """Run one step on tokens [B, T+1], uint8, in equal parts of the batch one after the other.
 
+    Args:
+        averaged: ranks.Averaged, where `tokens` are one rank's rows of a batch that several share.
     Returns:
         Optimizer.step's [loss, gradient norm, halted] on the device, of the batch as a whole.
     """
     optimizer.adamw.zero_grad(set_to_none=True)
     losses = []
-    for part in tokens.chunk(micro_batches):
-        with autocast(tokens.device):
-            loss, _ = model.loss(part)
-        (loss / micro_batches if micro_batches > 1 else loss).backward()
+    for number, part in enumerate(tokens.chunk(micro_batches), 1):
+        with averaged.part(number == micro_batches) if averaged else contextlib.nullcontext():
+            with autocast(tokens.device):
+                loss = averaged.loss(part) if averaged else model.loss(part)[0]
+            (loss / micro_batches if micro_batches > 1 else loss).backward()
         losses.append(loss.detach())
-    return optimizer.step(losses[0] if micro_batches == 1 else torch.stack(losses).mean())
+    mean = losses[0] if micro_batches == 1 else torch.stack(losses).mean()
+    return optimizer.step(averaged.mean(mean) if averaged else mean)
 
 
 class HostStep:
@@ -57,8 +64,8 @@ class HostStep:
 
     graph = False
 
-    def __init__(self, model: torch.nn.Module, optimizer: Optimizer, micro_batches: int = 1):
-        self.model, self.optimizer, self.micro_batches = model, optimizer, micro_batches
+    def __init__(self, model: torch.nn.Module, optimizer: Optimizer, micro_batches: int = 1, averaged=None):
+        self.model, self.optimizer, self.micro_batches, self.averaged = model, optimizer, micro_batches, averaged
         self.finished: list[Outcome] = []
         self.start_clock(0.0)
 
@@ -78,7 +85,8 @@ class HostStep:
         """Run a step on a batch, uint8 [B, T+1], at a learning rate."""
         self.optimizer.lr.fill_(lr)
         tokens = torch.from_numpy(batch)
-        loss, norm, halted = train_step(self.model, self.optimizer, tokens, self.micro_batches).tolist()
+        outcome = train_step(self.model, self.optimizer, tokens, self.micro_batches, self.averaged)
+        loss, norm, halted = outcome.tolist()
         self.finished.append(Outcome(loss, norm, halted > 0, self.elapsed()))
 
     def collect(self, wait: bool = False) -> list[Outcome]:
@@ -98,9 +106,10 @@ class DeviceStep:
         device: torch.device,
         graph: bool,
         micro_batches: int = 1,
+        averaged=None,
     ):
         self.model, self.optimizer, self.device, self.graph = model, optimizer, device, graph
-        self.micro_batches = micro_batches
+        self.micro_batches, self.averaged = micro_batches, averaged
         self.captured: torch.cuda.CUDAGraph | None = None
         self.tokens = torch.zeros(shape, dtype=torch.uint8, device=device)
         self.staged = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for _ in range(SLOTS)]
@@ -126,8 +135,8 @@ class DeviceStep:
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):
-            for _ in range(WARMUPS):
-                train_step(self.model, self.optimizer, self.tokens, self.micro_batches)
+            for _ in range(WARMUPS_TOGETHER if self.averaged else WARMUPS):
+                self._step()
         torch.cuda.current_stream(self.device).wait_stream(side)
         with torch.no_grad():
             for tensor, value in zip(held, before, strict=True):
@@ -147,11 +156,14 @@ class DeviceStep:
         torch.cuda.set_rng_state(device_rng, self.device)
         torch.cuda.synchronize(self.device)
 
+    def _step(self) -> torch.Tensor:
+        return train_step(self.model, self.optimizer, self.tokens, self.micro_batches, self.averaged)
+
     def _capture(self) -> None:
         self.captured = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(self.captured):
-                self.outcome = train_step(self.model, self.optimizer, self.tokens, self.micro_batches)
+                self.outcome = self._step()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -183,7 +195,7 @@ class DeviceStep:
         if self.captured is not None:
             self.captured.replay()
         else:
-            self.outcome = train_step(self.model, self.optimizer, self.tokens, self.micro_batches)
+            self.outcome = self._step()
         self.results[slot].copy_(self.outcome, non_blocking=True)
         self.done[slot].record(torch.cuda.current_stream(self.device))
         self.running.append(slot)
@@ -204,16 +216,22 @@ class DeviceStep:
 
 
 def stepper_on(
-    device: torch.device, model: torch.nn.Module, optimizer: Optimizer, training: Training, micro_batches: int = 1
+    device: torch.device,
+    model: torch.nn.Module,
+    optimizer: Optimizer,
+    training: Training,
+    micro_batches: int = 1,
+    ranks: Ranks | None = None,
 ) -> HostStep | DeviceStep:
-    """Return what runs the steps of a model on its device.
+    """Return what runs the steps of a model on its device; with `ranks`, on this rank's rows.
 
     Raises:
         UserError: when the batch cannot be cut into that many equal parts.
     """
-    if micro_batches < 1 or training.batch % micro_batches:
-        raise UserError(f"A batch of {training.batch} rows cannot be taken in {micro_batches} equal micro-batches.")
+    ranks = ranks or Ranks()
+    check_shares(training.batch, ranks.count, micro_batches)
+    averaged = ranks.wrap(model, device)
     if device.type != "cuda":
-        return HostStep(model, optimizer, micro_batches)
-    shape = (training.batch, training.chunk + 1)
-    return DeviceStep(model, optimizer, shape, device, training.graph, micro_batches)
+        return HostStep(model, optimizer, micro_batches, averaged)
+    shape = (training.batch // ranks.count, training.chunk + 1)
+    return DeviceStep(model, optimizer, shape, device, training.graph, micro_batches, averaged)

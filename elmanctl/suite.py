@@ -2,6 +2,7 @@
 
 * A suite is a YAML file: `description`, `params` or a `dim` for each row, `depth`, `tolerance`, `align`, `relaxed`, `matched`,
   `device`, `budget`, `training`, `seeds` and `rows` of {model, label, options, dim, depth}. An unknown key is an error.
+* `gpus_per_trial: 2` trains each row by two processes that share its batches, a GPU each (ranks.py).
 * `seeds: 3` runs each row with the training block's seed and the two after it; `seeds: [1, 7]` names them (seeds.py).
 * Rows are sized by counting real models. A row further from `params` than `tolerance` stops the suite unless it says
   `matched: false`, which every report of it then prints.
@@ -52,6 +53,7 @@ class Suite:
     budget: Budget
     training: Training
     rows: tuple[Row, ...]
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def load(name: str, repeats: int | None = None) -> Suite:
         budget=file.budget,
         training=file.training,
         rows=tuple(rows.values()),
+        ranks=file.gpus_per_trial,
     )
     return seeds.expanded(suite, file.seeds if repeats is None else repeats)
 
@@ -246,4 +249,5 @@ def trial(suite: Suite, sized_row: Sized, device: str, budget: Budget, training:
         device=device,
         matched=suite.matched,
         relaxed=sized_row.relaxed,
+        ranks=suite.ranks,
     )

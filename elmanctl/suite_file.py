@@ -9,7 +9,7 @@ import yaml
 
 from elmanctl import dims
 from elmanctl.errors import UserError, did_you_mean
-from elmanctl.records import Budget, Training
+from elmanctl.records import Budget, Training, check_shares
 
 
 class RowFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -37,6 +37,7 @@ class SuiteFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     budget: Budget = msgspec.field(default_factory=lambda: Budget(minutes=10))
     training: Training = msgspec.field(default_factory=Training)
     seeds: int | list[int] = 1
+    gpus_per_trial: int = 1
 
 
 class _Loader(yaml.SafeLoader):
@@ -127,6 +128,10 @@ def _check(path: Path, file: SuiteFile) -> None:
         raise UserError(f"{path}: rows is empty. Give at least one {{model: NAME}}.")
     if isinstance(file.seeds, list) and (len(set(file.seeds)) < len(file.seeds) or not file.seeds):
         raise UserError(f"{path}: seeds is {file.seeds}; give a number of seeds, or a list of different ones.")
+    try:
+        check_shares(file.training.batch, file.gpus_per_trial)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     numbers = {"depth": file.depth, "align": file.align, "seeds": file.seeds if isinstance(file.seeds, int) else None}
     for index, row in enumerate(file.rows):
         numbers |= {f"rows[{index}].dim": row.dim, f"rows[{index}].depth": row.depth}

@@ -7,10 +7,8 @@
 from pathlib import Path
 
 from elmanctl.errors import UserError
-from elmanctl.files import write_json
 from elmanctl.progress import Progress
 from elmanctl.records import Result, Trial
-from elmanctl.runlog import RESULT
 from elmanctl.session import Diverged, Session
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "out of memory")
@@ -41,8 +39,7 @@ def run(
     with session.interrupt:
         try:
             session.prepare(resume)
-            session.train()
-            status = "interrupted" if session.interrupt.requested else "ok"
+            status = session.train()
         except Diverged as error:
             status, message = "diverged", str(error)
         except KeyboardInterrupt:
@@ -54,12 +51,9 @@ def run(
             status, message = "oom", memory_advice(trial, error)
         finally:
             session.interrupt.gentle = True
-            if session.log is not None:
-                session.log.close()
-            if session.log is not None or not resume:  # a resume that never began leaves the earlier records alone
-                result = session.result(status, message)
-                write_json(session.folder / RESULT, result)
-                session.announce(result)
+            result = session.close(status, message, resume)
+    if session.agreed:
+        session.ranks.leave()
     return result
 
 

@@ -134,7 +134,7 @@ def test_minutes_are_training_time_without_evaluating_and_saving(trainee, monkey
         return call
 
     monkeypatch.setattr("elmanctl.step.time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr("elmanctl.session.heldout_loss", taking(5, lambda *args: 1.0))
+    monkeypatch.setattr("elmanctl.account.heldout_loss", taking(5, lambda *args: 1.0))
     monkeypatch.setattr("elmanctl.checkpoint.save", taking(7, lambda *args, **kwargs: None))
     monkeypatch.setattr(LadderLM, "loss", taking(0.04, LadderLM.loss))
     ended = train.run(trainee.trial(budget=Budget(minutes=1.02 / 60), eval_every=4, checkpoint_every=10), RUN)

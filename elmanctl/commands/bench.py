@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from elmanctl.commands.bench_kernels import time_kernels
+from elmanctl.commands.bench_plan import show_plan
 from elmanctl.commands.bench_run import Checks, execute, go_on
-from elmanctl.console import note, print_json, print_table
 from elmanctl.errors import UserError
-from elmanctl.sizes import parse_count, short_count
+from elmanctl.sizes import parse_count
 
 KERNEL_SECONDS = 540.0
 
@@ -28,6 +28,18 @@ def register(app: typer.Typer) -> None:
         gpus: Annotated[
             str | None,
             typer.Option("--gpus", help="0-5, 0,2, UUIDs, all, -3 (all but 3), any:4. Default: every free GPU."),
+        ] = None,
+        gpus_per_trial: Annotated[
+            int | None,
+            typer.Option("--gpus-per-trial", min=1, help="GPUs that share each batch of a row. Default: the suite's."),
+        ] = None,
+        engine: Annotated[str, typer.Option("--engine", help="local, or slurm: every row a Slurm job.")] = "local",
+        partition: Annotated[
+            str | None, typer.Option("--partition", help="With --engine slurm: where. Default: Slurm's own default.")
+        ] = None,
+        sbatch: Annotated[
+            list[str] | None,
+            typer.Option("--slurm", help="With --engine slurm: key=value for sbatch, such as account=lab or time=120."),
         ] = None,
         wait: Annotated[bool, typer.Option("--wait", help="Let trials wait for GPUs that are in use now.")] = False,
         minutes: Annotated[float | None, typer.Option("--minutes", help="Training time of each row.")] = None,
@@ -99,8 +111,28 @@ def register(app: typer.Typer) -> None:
         if run is not None and (Path(run).name != run or run in (".", "..")):
             raise UserError(f"--run {run} is not a plain folder name; runs lie below runs/.")
         if resume:
-            others = (gpus, minutes, steps, tokens, only, seeds, batch_sizes, checkpoint_minutes, wall_minutes)
-            if any(value is not None for value in others) or wait or again or dry_run or (suite and run):
+            others = (
+                gpus,
+                gpus_per_trial,
+                partition,
+                sbatch,
+                minutes,
+                steps,
+                tokens,
+                only,
+                seeds,
+                batch_sizes,
+                checkpoint_minutes,
+                wall_minutes,
+            )
+            if (
+                any(value is not None for value in others)
+                or wait
+                or again
+                or dry_run
+                or engine != "local"
+                or (suite and run)
+            ):
                 raise UserError(
                     "--resume takes everything from the run's queue: give the run alone, or nothing for the newest."
                 )
@@ -108,6 +140,8 @@ def register(app: typer.Typer) -> None:
             return
         if kernels:
             others = {
+                "--gpus-per-trial": gpus_per_trial,
+                "--engine slurm": engine != "local",
                 "--minutes": minutes,
                 "--steps": steps,
                 "--tokens": tokens,
@@ -132,6 +166,9 @@ def register(app: typer.Typer) -> None:
             raise UserError(
                 "--params goes with --preflight-only or --dry-run. A run takes its size from the suite's file: write one of your own."
             )
+        slurm = asked_of_slurm(
+            engine, partition, sbatch or [], {"--gpus": gpus, "--wait": wait, "--preflight-only": preflight_only}
+        )
         budget = Budget(
             steps=steps, tokens=parse_count(tokens, "--tokens") if tokens is not None else None, minutes=minutes
         )
@@ -144,8 +181,20 @@ def register(app: typer.Typer) -> None:
             )
         else:
             budget.check()
-        size = None if params is None else parse_count(params)
-        plan = benching.prepare(suite, gpus, budget, only or [], batches, dry_run, wait, unverified, seeds, size)
+        plan = benching.prepare(
+            suite,
+            gpus,
+            budget,
+            only or [],
+            batches,
+            dry_run,
+            wait,
+            unverified,
+            seeds,
+            None if params is None else parse_count(params),
+            gpus_per_trial,
+            slurm is not None,
+        )
         if dry_run:
             show_plan(plan, json)
         else:
@@ -155,7 +204,30 @@ def register(app: typer.Typer) -> None:
                 backoff_seconds=retry_seconds,
             )
             checks = Checks(not no_preflight, preflight_only, on_end)
-            execute(plan, run, again, limits, checks, json)
+            execute(plan, run, again, limits, checks, json, slurm)
+
+
+def asked_of_slurm(engine: str, partition: str | None, options: list[str], local: dict[str, object]):
+    """Return what is asked of Slurm, None for the local engine.
+
+    Args:
+        local: options that choose this machine's GPUs, with what was given.
+    Raises:
+        UserError: for an unknown engine, options of the other one, and what Slurm cannot give.
+    """
+    if engine not in ("local", "slurm"):
+        raise UserError(f"--engine {engine}: there are local and slurm.")
+    if engine == "local":
+        if partition is not None or options:
+            raise UserError("--partition and --slurm belong to --engine slurm. Add it, or leave them out.")
+        return None
+    if wrong := [option for option, value in local.items() if value]:
+        raise UserError(
+            f"With --engine slurm, Slurm chooses the GPUs and starts the trials: leave {', '.join(wrong)} out."
+        )
+    from elmanctl.queue.slurm import wanted
+
+    return wanted(partition, options)
 
 
 def parse_batches(text: str) -> list[int]:
@@ -167,62 +239,3 @@ def parse_batches(text: str) -> list[int]:
     if not batches or min(batches) < 1:
         raise UserError(f"--batch-sizes {text}: give positive whole numbers, such as 8,16,32,64.")
     return list(dict.fromkeys(batches))
-
-
-def show_plan(plan, json: bool) -> None:
-    """Print what a run would do: rows, sizes, devices, receipts, and what stands in its way."""
-    from elmanctl import bench as benching
-    from elmanctl.report.rows import budget_text
-
-    waiting = [planned for planned in plan.rows if planned.trial is not None]
-    place = {}
-    for number, planned in enumerate(waiting):
-        names = plan.devices
-        place[planned.row.label] = (names[number] if number < len(names) else "when one is free") if names else "none"
-    rows = [
-        {
-            "label": planned.row.label,
-            "model": planned.row.model,
-            "dim": planned.row.dim,
-            "depth": planned.row.depth,
-            "params": planned.row.params,
-            "device": place.get(planned.row.label, ""),
-            "budget": budget_text(planned.trial.budget) if planned.trial else "",
-            "batch": planned.trial.training.batch if planned.trial else None,
-            "execution": planned.sized.row.spec.kind(planned.trial.device) if planned.trial else "",
-            "receipt": benching.receipt(planned, plan.target),
-            "problem": planned.row.problem,
-        }
-        for planned in plan.rows
-    ]
-    if json:
-        suite = plan.suite
-        print_json(
-            {
-                "suite": suite.name,
-                "params": suite.params,
-                "matched": suite.matched,
-                "rows": rows,
-                "obstacles": plan.obstacles,
-            }
-        )
-        return
-    table = [
-        [
-            r["label"] if r["label"] == r["model"] else f"{r['label']} ({r['model']})",
-            f"{r['dim'] or '?'}x{r['depth']}",
-            short_count(r["params"]),
-            r["device"],
-            r["budget"],
-            r["execution"],
-            r["receipt"],
-            "cannot be built here" if r["problem"] else None,
-        ]
-        for r in rows
-    ]
-    columns = ["row", "dim x depth", "params", "device", "budget", "execution", "receipt", ""]
-    print_table(columns, table, title=f"{plan.suite.name}: {plan.suite.description}", right=("dim x depth", "params"))
-    for problem in dict.fromkeys(r["problem"] for r in rows if r["problem"]):
-        note(problem)
-    for text in plan.obstacles:
-        note(f"Not ready: {text}")

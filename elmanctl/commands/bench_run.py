@@ -24,7 +24,7 @@ class Checks:
     hook: str | None
 
 
-def execute(plan, name: str | None, again: bool, limits, checks: Checks, json: bool) -> None:
+def execute(plan, name: str | None, again: bool, limits, checks: Checks, json: bool, slurm=None) -> None:
     """Check that each row can run, queue what is planned, run it and report it."""
     from elmanctl import bench as benching
     from elmanctl import plan as runs
@@ -36,7 +36,11 @@ def execute(plan, name: str | None, again: bool, limits, checks: Checks, json: b
     kept = snapshot.take(runs.RUNS, plan.suite.path, [p.sized.row.spec.variant for p in plan.rows]) if trials else None
     preflight.check_disk(runs.RUNS, preflight.disk(trials, len(plan.devices), limits.checkpoint_seconds))
     findings = []
-    if trials and checks.preflight and plan.kind != runs.BATCHES:
+    if slurm is not None:
+        note(
+            "No step of a row is tried before it is queued: the GPUs are Slurm's. A batch that does not fit is cut when it is run."
+        )
+    elif trials and checks.preflight and plan.kind != runs.BATCHES:
         devices = [CPU] if plan.pool is None else preflight.free_now(plan.pool)[: len(plan.devices)]
         findings = preflight.steps(trials, devices, snapshot.environment(kept), runs.RUNS) if devices else []
     if checks.only:
@@ -52,7 +56,7 @@ def execute(plan, name: str | None, again: bool, limits, checks: Checks, json: b
         if planned.trial is not None and planned.trial.unverified:
             state = benching.receipt(planned, plan.target)
             note(f"{planned.row.label}: receipt for {plan.target}: {state}; the row is marked unverified.")
-    queued = enqueue(plan, folder, again, limits, kept)
+    queued = enqueue(plan, folder, again, limits, kept, slurm)
     if findings:
         write_json(folder / PREFLIGHT, preflight_record(plan, findings))
     go_on(queued, {planned.row.label for planned in plan.rows}, checks.hook, json)

@@ -173,7 +173,10 @@ def print_row(found: dict[str, Any]) -> None:
         ["state", f"{found['state']} {found['status']}".strip()],
         ["message", result and result.message],
         ["loss", result and result.last100_loss and f"{result.last100_loss:.4f} nats/byte over the last 100 steps"],
-        ["witness", witness and f"{witness.verdict}{': ' if witness.evidence else ''}{'; '.join(witness.evidence)}"],
+        [
+            "witness",
+            witness and ": ".join(filter(None, [witness.verdict, "; ".join((*witness.evidence, *witness.notes))])),
+        ],
         ["sources", found["snapshot"]],
         ["last line", found["last_line"]],
         ["folder", found["folder"]],

@@ -1,11 +1,12 @@
-"""What happened on a GPU while a trial ran: clocks, power, throttling, temperature, memory, and the processes of others.
+"""What happened on a trial's GPUs while it ran: clocks, power, throttling, temperature, memory, and the processes of others.
 
-`witness.jsonl` in the trial's folder has a Sample a line; `witness.json` the Verdict: `clean`, `contaminated` with the evidence, or
-`unwatched`. A contaminated run keeps its numbers and is marked; nothing is dropped.
+`witness.jsonl` in the trial's folder has a Sample a line. What the samples say is in verdict.py.
+
+In a container NVML may list pids of another namespace, or none at all. Of the first kind the one that came first is taken for the
+trial's own; of the second none is seen. Each sample says so (`sight`), and the verdict repeats it.
 """
 
 import os
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,26 +14,27 @@ from pathlib import Path
 import msgspec
 
 from elmanctl import gpus
-from elmanctl.files import read_json, write_json
 from elmanctl.gpus.free import IDLE_MEMORY
 from elmanctl.gpus.nvml import Gpu, GpuProcess
-from elmanctl.records import Result
-from elmanctl.runlog import RESULT, Lines
+from elmanctl.runlog import STEPS, Lines
 from elmanctl.sizes import short_bytes
 
 CPU = "CPU"
-SAMPLES, VERDICT = "witness.jsonl", "witness.json"
+SAMPLES = "witness.jsonl"
 SAMPLE_SECONDS = 2.0
 CONFLICT_SECONDS = 5.0  # after the start: who else found the GPU free in the same moment is there by now
-THROTTLED_SHARE = 0.05  # of the samples; single ones come with every change of load
-# NVML's bits. A power cap in software is how such a device runs at full load; it is recorded and does not count.
-THROTTLES = {0x08: "hardware slowdown", 0x20: "heat (software)", 0x40: "heat (hardware)", 0x80: "power brake"}
+ASSUMED, BLIND = "assumed", "blind"
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One look. Seconds since 1970, MHz, watts, degrees Celsius, bytes, per cent, NVML's throttle bits, processes of others."""
+    """One look at one GPU. Seconds since 1970, MHz, watts, degrees Celsius, bytes, per cent, NVML's throttle bits, processes of others.
+
+    `gpu` is its UUID; `sight` how far processes are seen: empty by their pids, `assumed` where one of another namespace is taken for
+    the trial's own, `blind` where none is listed though memory is in use; `training` whether the attempt has made a step.
+    """
 
     time: float
+    gpu: str = ""
     clock: int | None = None
     power: float | None = None
     temperature: int | None = None
@@ -41,115 +43,92 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     utilisation: int = 0
     foreign: tuple[str, ...] = ()
     fault: str = ""
+    sight: str = ""
+    training: bool = False
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What the samples say. Means over all samples; `throttled` is the share of samples with each cause."""
+class Sight:
+    """Tells the processes of others on one GPU from a trial's own, over its whole time."""
 
-    verdict: str
-    evidence: tuple[str, ...] = ()
-    samples: int = 0
-    clock: float | None = None
-    power: float | None = None
-    temperature_max: int | None = None
-    throttled: dict[str, float] = msgspec.field(default_factory=dict)
-    foreign: tuple[str, ...] = ()
-    schema: int = 1
+    def __init__(self):
+        self._assumed: int | None = None
 
+    def look(self, gpu: Gpu, ours: set[int]) -> tuple[list[GpuProcess], str]:
+        """Return the processes that are not ours, and how far that can be told.
 
-def foreign(gpu: Gpu, ours: set[int]) -> list[GpuProcess]:
-    """Return the processes on a GPU that are not ours.
-
-    Where NVML counts pids of another namespace (in containers), our own shows as one that does not exist here: one such is ours.
-    """
-    others = [p for p in gpu.processes if p.pid not in ours]
-    if ours and len(others) == len(gpu.processes):
-        unseen = next((p for p in others if not os.path.exists(f"/proc/{p.pid}")), None)
-        others = [p for p in others if p is not unseen]
-    return others
+        Args:
+            ours: pids of the trial, as they are known here.
+        """
+        if any(p.pid in ours for p in gpu.processes):
+            return [p for p in gpu.processes if p.pid not in ours], ""
+        if not gpu.processes:
+            return [], BLIND if gpu.memory_used > IDLE_MEMORY else ""
+        unseen = [p.pid for p in gpu.processes if not os.path.exists(f"/proc/{p.pid}")]
+        if ours and unseen and self._assumed is None:
+            self._assumed = unseen[0]  # the GPU was free just before the launch
+        others = [p for p in gpu.processes if p.pid != self._assumed]
+        return others, ASSUMED if len(others) < len(gpu.processes) else ""
 
 
 class Witness:
-    """Samples one GPU beside a trial.
+    """Samples the GPUs of a trial beside it.
 
     Args:
-        folder: the trial's folder; device: the GPU's UUID, or CPU, where there is nothing to sample.
+        folder: the trial's folder; devices: UUIDs of its GPUs, or CPU, where there is nothing to sample.
         ours: returns the pids of the trial.
     """
 
-    def __init__(self, folder: Path, device: str, ours: Callable[[], set[int]]):
-        self.device, self._ours = device, ours
+    def __init__(self, folder: Path, devices: tuple[str, ...], ours: Callable[[], set[int]]):
+        self.devices, self._ours, self._steps = devices, ours, folder / STEPS
         self._began, self._next, self._checked = time.monotonic(), 0.0, False
-        self._lines = None if device == CPU else Lines(folder / SAMPLES)
+        self._wall = time.time()
+        self._sights = {device: Sight() for device in devices}
+        self._lines = None if CPU in devices or not devices else Lines(folder / SAMPLES)
 
     def look(self) -> str:
-        """Sample if it is time, and return who else came to the GPU just after the start, an empty text otherwise."""
+        """Sample if it is time, and return who else came to a GPU just after the start, an empty text otherwise."""
         now = time.monotonic()
         check = not self._checked and now - self._began >= CONFLICT_SECONDS
         if self._lines is None or (now < self._next and not check):
             return ""
         self._next = now + SAMPLE_SECONDS
-        sample = self.sample()
-        self._lines.append(sample)
+        samples = self.sample()
+        for sample in samples:
+            self._lines.append(sample)
         self._checked = self._checked or check
-        return f"at the same moment came {', '.join(sample.foreign)}" if check and sample.foreign else ""
+        came = [name for sample in samples for name in sample.foreign]
+        return f"at the same moment came {', '.join(came)}" if check and came else ""
 
-    def sample(self) -> Sample:
-        """Return how the GPU is now."""
+    def sample(self) -> list[Sample]:
+        """Return how each GPU is now."""
         nvml = gpus.Nvml()
-        gpu = next((g for g in nvml.gpus() if g.uuid == self.device), None)
+        box = {gpu.uuid: gpu for gpu in nvml.gpus()}
+        return [self._sample(device, box.get(device), nvml) for device in self.devices]
+
+    def _sample(self, device: str, gpu: Gpu | None, nvml: gpus.Nvml) -> Sample:
         if gpu is None or gpu.fault:
-            return Sample(time=time.time(), fault=gpu.fault if gpu else "no longer visible to NVML")
-        vitals = nvml.vitals(self.device)
+            return Sample(time=time.time(), gpu=device, fault=gpu.fault if gpu else "no longer visible to NVML")
+        vitals = nvml.vitals(device)
+        others, sight = self._sights[device].look(gpu, self._ours() if gpu.processes else set())
         return Sample(
             time=time.time(),
+            gpu=device,
             clock=vitals.clock,
             power=vitals.power,
             temperature=vitals.temperature,
             throttle=vitals.throttle,
             memory=gpu.memory_used,
             utilisation=gpu.utilisation,
-            foreign=tuple(map(str, foreign(gpu, self._ours()))) if gpu.processes else (),
+            foreign=tuple(map(str, others)),
+            sight=sight,
+            training=self._training(),
         )
 
-
-def judge(samples: list[Sample]) -> Verdict:
-    """Return what the samples of a run say."""
-    if not samples:
-        return Verdict(verdict="unwatched")
-    evidence = []
-    if seen := [s for s in samples if s.foreign]:
-        who = sorted({name for s in seen for name in s.foreign})
-        evidence.append(
-            f"processes of others on the GPU in {len(seen)} of {len(samples)} samples, "
-            f"{_clock(seen[0])} to {_clock(seen[-1])}: {', '.join(who[:5])}"
-        )
-    shares = {name: sum(bool(s.throttle & bit) for s in samples) / len(samples) for bit, name in THROTTLES.items()}
-    evidence += [
-        f"throttled by {name} in {share:.0%} of the samples"
-        for name, share in shares.items()
-        if share > THROTTLED_SHARE
-    ]
-    if faults := sorted({s.fault for s in samples if s.fault}):
-        evidence.append(f"the GPU {', '.join(faults)}")
-
-    def known(name: str) -> list:
-        return [value for s in samples if (value := getattr(s, name)) is not None]
-
-    return Verdict(
-        verdict="contaminated" if evidence else "clean",
-        evidence=tuple(evidence),
-        samples=len(samples),
-        clock=statistics.fmean(known("clock")) if known("clock") else None,
-        power=statistics.fmean(known("power")) if known("power") else None,
-        temperature_max=max(known("temperature"), default=None),
-        throttled={name: share for name, share in shares.items() if share},
-        foreign=tuple(sorted({name for s in seen for name in s.foreign})),
-    )
-
-
-def _clock(sample: Sample) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(sample.time))
+    def _training(self) -> bool:
+        try:
+            return self._steps.stat().st_mtime > self._wall
+        except OSError:
+            return False
 
 
 def read(folder: Path) -> list[Sample]:
@@ -164,30 +143,16 @@ def read(folder: Path) -> list[Sample]:
     return found
 
 
-def conclude(folder: Path, status: str) -> str:
-    """Write the verdict on a finished trial; an `ok` result that is contaminated is marked so. Returns the status as it then is."""
-    samples = read(folder)
-    if not samples:
-        return status
-    verdict = judge(samples)
-    write_json(folder / VERDICT, verdict)
-    if status != "ok" or verdict.verdict == "clean":
-        return status
-    result = read_json(folder / RESULT, Result)
-    message = f"Contaminated: {'; '.join(verdict.evidence)}."
-    write_json(folder / RESULT, msgspec.structs.replace(result, status="contaminated", message=message))
-    return "contaminated"
-
-
-def memory_left(device: str, seconds: float) -> str:
+def memory_left(devices: tuple[str, ...], seconds: float) -> str:
     """Wait until the memory of an ended trial is back, and return a sentence where it is not."""
-    if device == CPU:
-        return ""
     deadline = time.monotonic() + seconds
-    while True:
-        gpu = next((g for g in gpus.gpus() if g.uuid == device), None)
-        if gpu is None or gpu.processes or gpu.memory_used <= IDLE_MEMORY:  # gone, somebody else's, or back
-            return ""
+    while CPU not in devices:
+        # Where somebody else's process is there, the memory may be his.
+        full = [g for g in gpus.gpus() if g.uuid in devices and not g.processes and g.memory_used > IDLE_MEMORY]
+        if not full:
+            break
         if time.monotonic() > deadline:
-            return f"GPU {gpu.index} still holds {short_bytes(gpu.memory_used)} {seconds:.0f} s after the trial ended."
+            held = ", ".join(f"GPU {g.index} still holds {short_bytes(g.memory_used)}" for g in full)
+            return f"{held} {seconds:.0f} s after the trial ended."
         time.sleep(0.5)
+    return ""

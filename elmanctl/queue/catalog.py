@@ -70,7 +70,7 @@ def stamp(place: str) -> str:
 def waiting(name: str, job: Job) -> dict[str, Any]:
     """Return the row of a job that has not ended."""
     trial, status = job.spec.trial, job.state
-    if job.state in ACTIVE and job.supervisor is not None and not process.elsewhere(job.supervisor):
+    if job.state in ACTIVE and job.supervisor is not None and not job.slurm and not process.elsewhere(job.supervisor):
         status = job.state if process.alive(job.supervisor) else "lost"
     row = dict.fromkeys(FIELDS) | {"run": name, "model": trial.model, "dim": trial.dim, "depth": trial.depth}
     return row | {"status": status, "message": job.why}

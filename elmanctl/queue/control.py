@@ -8,6 +8,7 @@ from elmanctl import plan
 from elmanctl.errors import UserError, did_you_mean
 from elmanctl.queue import process
 from elmanctl.queue.log import EVENTS, Queue, Refused, read_line
+from elmanctl.queue.slurm import Cluster
 from elmanctl.queue.states import ACTIVE, ENDED, HELD, QUEUED, Job
 
 
@@ -56,7 +57,12 @@ def _cancel(queue: Queue, job: Job, why: str) -> str:
     if job.state not in ACTIVE:
         queue.write("end", job.label, status="interrupted", ask="cancel", why=why or "cancelled")
         return "cancelled"
+    if job.slurm and Cluster().withdraw(job):
+        queue.write("end", job.label, status="interrupted", ask="cancel", why=why or "cancelled")
+        return "cancelled"
     queue.write("ask", job.label, ask="cancel", why=why)
+    if job.slurm:
+        return "is being cancelled"
     if process.alive(job.supervisor) or job.supervisor is None:
         return "is being cancelled"
     return "is cancelled as soon as `elmanctl bench --resume` takes the run up; its supervisor is gone"

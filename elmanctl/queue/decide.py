@@ -12,7 +12,7 @@ from elmanctl.queue.states import ACTIVE, HELD, QUEUED, Job
 
 @dataclass(frozen=True)
 class Decision:
-    """Jobs to start with the device for each (a GPU's UUID, or CPU), and for every other queued job why it waits."""
+    """Jobs to start with the devices of each (UUIDs with commas between them, or CPU), and for every other queued job why it waits."""
 
     starts: list[tuple[Job, str]]
     waiting: dict[str, str]
@@ -41,28 +41,30 @@ def decide(
 ) -> Decision:
     """Return what to start now, in the order in which jobs were enqueued.
 
+    A job that takes several GPUs keeps those that are free from the jobs after it, or it would wait for ever.
+
     Args:
         reasons: why a GPU, by UUID, is not free; asked once for each GPU.
         names: UUID -> name for people: `GPU 3`.
         backoff: who knows how long a job that failed has to wait.
     """
-    taken = {job.device: job.label for job in jobs.values() if job.state in ACTIVE}
-    used = Counter(job.spec.pool for job in jobs.values() if job.state in ACTIVE)
+    taken = {device: job.label for job in jobs.values() if job.state in ACTIVE for device in job.devices}
+    used = Counter(job.spec.pool for job in jobs.values() if job.state in ACTIVE for _ in job.devices)
     asked: dict[str, list[Reason]] = {}
     starts, waiting = [], {}
     for job in jobs.values():
         if job.state == HELD:
             waiting[job.label] = f"held{f': {job.why}' if job.why else ''}"
-        if job.state != QUEUED:
+        if job.state != QUEUED or job.spec.slurm:
             continue
         if left := backoff.left(job):
             waiting[job.label] = f"again in {left:.0f} s: {job.why}"
             continue
-        pool = job.spec.pool
-        if pool is not None and pool.most is not None and used[pool] >= pool.most:
-            waiting[job.label] = f"waits for one of its {pool.most} GPUs"
+        pool, need = job.spec.pool, job.spec.trial.ranks if job.spec.pool else 1
+        if pool is not None and pool.most is not None and used[pool] + need > pool.most:
+            waiting[job.label] = f"waits for {'one' if need == 1 else need} of its {pool.most} GPUs"
             continue
-        device, blocked = None, []
+        found_free, blocked = [], []
         for candidate in (CPU,) if pool is None else pool.uuids:
             if candidate in taken:
                 continue
@@ -71,14 +73,16 @@ def decide(
             if found := asked.get(candidate):
                 blocked.append(f"{names.get(candidate, candidate)} is {found[0].text}")
                 continue
-            device = candidate
-            break
-        if device is None:
+            found_free.append(candidate)
+            if len(found_free) == need:
+                break
+        if len(found_free) < need:
             mine = [names.get(d, d) for d in ((CPU,) if pool is None else pool.uuids) if d in taken]
             busy = f"waits for {', '.join(mine)}" if mine else "waits"
-            waiting[job.label] = f"{busy}{': ' if blocked else ''}{'; '.join(blocked)}"
+            have = f" ({len(found_free)} of {need} GPUs free)" if need > 1 else ""
+            waiting[job.label] = f"{busy}{have}{': ' if blocked else ''}{'; '.join(blocked)}"
         else:
-            starts.append((job, device))
-            taken[device] = job.label
-            used[pool] += 1
+            starts.append((job, ",".join(found_free)))
+            used[pool] += need
+        taken |= dict.fromkeys(found_free, job.label)
     return Decision(starts, waiting)

@@ -9,7 +9,7 @@ from elmanctl.errors import UserError
 from elmanctl.files import read_json, write_json
 from elmanctl.queue.fit import asked
 from elmanctl.queue.log import EVENTS, Queue
-from elmanctl.queue.states import ENDED, Spec
+from elmanctl.queue.states import ENDED, Slurm, Spec
 from elmanctl.records import Budget, Result, Trial
 from elmanctl.report.rows import SHOWN
 from elmanctl.runlog import RESULT
@@ -62,6 +62,7 @@ def enqueue(
     again: bool,
     limits: Limits,
     snapshot: Path | None = None,
+    slurm: Slurm | None = None,
 ) -> Enqueued:
     """Put the rows of a bench that are still to run into a run's queue, all of them or none.
 
@@ -70,7 +71,8 @@ def enqueue(
     * A row that cannot be built here gets its failed result at once.
 
     Args:
-        folder: the run's; again: run finished rows anew; snapshot: of the sources that the trials run from.
+        folder: the run's; again: run finished rows anew; snapshot: of the sources that the trials run from; slurm: what is asked of Slurm,
+            None for this machine.
     """
     queue, labels, notes = Queue(folder), set(), []
     with queue.locked() as file:
@@ -96,6 +98,7 @@ def enqueue(
                 trial=planned.trial,
                 folder=planned.row.folder,
                 pool=bench.pool,
+                slurm=slurm,
                 wall_seconds=limits.wall(planned.trial.budget),
                 checkpoint_seconds=limits.checkpoint_seconds,
                 backoff_seconds=limits.backoff_seconds,

@@ -81,7 +81,7 @@ class Watch:
         """Return the table of the run's GPUs: who has each, or why it is not used."""
         table = _table(("GPU", "memory", "used", "state"), left=1)
         wanted = {uuid for job in now.queue.jobs.values() if job.spec.pool for uuid in job.spec.pool.uuids}
-        mine = {job.device: job.label for job in now.queue.jobs.values() if job.state in ACTIVE}
+        mine = {uuid: job.label for job in now.queue.jobs.values() if job.state in ACTIVE for uuid in job.devices}
         for gpu in now.sampler.box:
             if gpu.uuid in wanted:
                 reasons = now.sampler.reasons(gpu.uuid) if gpu.uuid not in mine else ()
@@ -135,7 +135,7 @@ class Watch:
                 follower.update()
                 text = f"{job.status} after {len(follower.steps)} steps"
             elif job.state == RUNNING:
-                text = f"started on {names.get(job.device, job.device)}"
+                text = f"started on {_place(job, names)}"
             elif job.state == STARTING or text == "queued" or text.startswith("waits for"):
                 continue
             if self._told.get(job.label) != text:
@@ -150,12 +150,16 @@ def _names(now: Scheduler) -> dict[str, str]:
     return {gpu.uuid: f"GPU {gpu.index}" for gpu in now.sampler.box} if now.sampler else {}
 
 
+def _place(job: Job, names: dict[str, str]) -> str:
+    return ", ".join(names.get(device, device) for device in job.devices)
+
+
 def _state(job: Job, now: Scheduler, names: dict[str, str], counting: bool = True) -> str:
     """Return what a job does or waits for; `counting` with what changes every second."""
     if job.state == ENDED:
         return f"{job.status}{f': {job.why[:100]}' if job.status != 'ok' and job.why else ''}"
     if job.state in (STARTING, RUNNING):
-        place = names.get(job.device, job.device)
+        place = _place(job, names)
         asked = {"": "", "cancel": ", being cancelled", "stop": ", stopping"}[job.asked]
         return f"{place}{f', {clock(time.time() - job.since)}' if counting else ''}{asked}"
     text = now.waiting.get(job.label, job.state)

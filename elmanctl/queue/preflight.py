@@ -112,9 +112,10 @@ def steps(trials: list[Trial], devices: list[str], environment: dict[str, str], 
     where.mkdir(parents=True, exist_ok=True)
     free: queue.Queue[str] = queue.Queue()
     held = {device: None if device == CPU else locks.acquire(device, "preflight") for device in devices}
-    for device, lock in held.items():
-        if lock is not None or device == CPU:
-            free.put(device)
+    usable = [device for device, lock in held.items() if lock is not None or device == CPU]
+    share = 1 if CPU in devices else max((trial.ranks for trial in trials), default=1)
+    for first in range(0, len(usable) - share + 1, share):
+        free.put(",".join(usable[first : first + share]))
     if free.empty():
         raise CheckFailed(
             "Every chosen GPU was locked just now by somebody else. Try again, or leave preflight out with --no-preflight."

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from elmanctl.gpus import locks
@@ -21,6 +21,7 @@ from elmanctl.gpus.witness import CPU
 from elmanctl.queue import process, settle
 from elmanctl.queue.decide import Backoff, decide
 from elmanctl.queue.log import Queue, Refused
+from elmanctl.queue.slurm_engine import Engine
 from elmanctl.queue.states import ACTIVE, ENDED, QUEUED, RUNNING, STARTING, Job
 from elmanctl.queue.supervisor import hold, mark
 
@@ -31,22 +32,22 @@ KILL_SECONDS = 20.0
 LOCK = ".scheduler"
 
 
-def spawn(run: Path, job: Job, lock: int | None = None) -> subprocess.Popen:
+def spawn(run: Path, job: Job, held: Sequence[int] = ()) -> subprocess.Popen:
     """Start a supervisor for a job's present attempt, in a session of its own; what it says goes to supervisor.log.
 
     Args:
-        lock: open file of the GPU's lock, which the supervisor and the trial go on holding.
+        held: open files of the GPUs' locks, which the supervisor and the trial go on holding.
     """
     folder = run / job.spec.folder
     folder.mkdir(parents=True, exist_ok=True)
     call = [sys.executable, "-m", "elmanctl.queue.supervisor", str(run), job.label, str(job.attempt)]
     with (folder / "supervisor.log").open("ab") as log:
         return subprocess.Popen(
-            call + ([] if lock is None else [str(lock)]),
+            call + [str(lock) for lock in held],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=[] if lock is None else [lock],
+            pass_fds=held,
             start_new_session=True,
         )
 
@@ -66,6 +67,7 @@ class Scheduler:
         self.waiting: dict[str, str] = {}
         self.chief = ""  # who schedules this run, where it is not this process
         self._backoff = Backoff()
+        self._slurm = Engine(queue)
         self._children: dict[str, subprocess.Popen] = {}
         self._codes: dict[str, int] = {}  # exit codes of supervisors that have ended
         self._adopted: dict[str, float] = {}
@@ -122,6 +124,9 @@ class Scheduler:
         self.waiting = decision.waiting
         for job, device in decision.starts:
             self.launch(job, device)
+        for job in queued:
+            if job.spec.slurm:
+                self._slurm.submit(job, self._backoff.left(job), self.waiting)
 
     def sample(self) -> None:
         """Look at the GPUs, not more often than makes sense."""
@@ -135,24 +140,26 @@ class Scheduler:
         return self.sampler.reasons(uuid) if self.sampler else []
 
     def launch(self, job: Job, device: str) -> None:
-        """Start a job on a device, once more made sure that it is free; on a conflict the job stays queued."""
-        lock = None
-        if device != CPU:
-            self.sampler.sample()
-            if found := self.sampler.reasons(device):
-                self.waiting[job.label] = f"waits: {found[0].text}"
-                return
-            lock = locks.acquire(device, f"{self.queue.run.name}, {job.label}")
-            if lock is None:
-                self.waiting[job.label] = f"waits: locked by elmanctl ({locks.holder(device) or 'just now'})"
-                return
+        """Start a job on its devices, once more made sure that they are free; on a conflict the job stays queued."""
+        held: list[int] = []
         try:
+            if device != CPU:
+                self.sampler.sample()
+            for uuid in device.split(",") if device != CPU else ():
+                if found := self.sampler.reasons(uuid):
+                    self.waiting[job.label] = f"waits: {found[0].text}"
+                    return
+                lock = locks.acquire(uuid, f"{self.queue.run.name}, {job.label}")
+                if lock is None:
+                    self.waiting[job.label] = f"waits: locked by elmanctl ({locks.holder(uuid) or 'just now'})"
+                    return
+                held.append(lock)
             job = self.queue.write("start", job.label, device=device)
-            self._children[job.label] = spawn(self.queue.run, job, lock)
+            self._children[job.label] = spawn(self.queue.run, job, held)
         except Refused:
             pass  # held or cancelled in this moment
         finally:
-            if lock is not None:
+            for lock in held:
                 locks.release(lock)
 
     def recover(self) -> None:
@@ -160,7 +167,9 @@ class Scheduler:
         for job in list(self.queue.jobs.values()):
             if job.state not in ACTIVE or job.label in self._children:
                 continue
-            if process.elsewhere(job.supervisor):
+            if job.slurm:
+                self._slurm.see(job, self.waiting)
+            elif process.elsewhere(job.supervisor):
                 self.waiting[job.label] = f"runs on another machine ({job.supervisor.boot.split(' ')[0]})"
             elif job.state == STARTING:
                 self.give_up(job)
@@ -196,14 +205,17 @@ class Scheduler:
             self._ask("stop")
             return
         for job in self._active():
-            if job.child is not None:
+            if job.slurm:
+                self._slurm.cluster.cancel(job.slurm)
+            elif job.child is not None:
                 process.end(job.child, mark(self.queue.run, job.label, job.attempt))
         self._wait(time.monotonic() + KILL_SECONDS)
 
     def _ask(self, what: str) -> None:
         for job in self._active():
             with contextlib.suppress(Refused):
-                self.queue.write("ask", job.label, attempt=job.attempt, ask=what)
+                if not (job.slurm and self._slurm.take_back(job)):
+                    self.queue.write("ask", job.label, attempt=job.attempt, ask=what)
         self._wait(time.monotonic() + 3600)
 
     def _wait(self, deadline: float) -> None:

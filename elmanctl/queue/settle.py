@@ -72,11 +72,29 @@ def verdict(job: Job, folder: Path, code: int | None = None, limit: str = "", co
     if result.status == "failed" and MACHINE.search(result.message):
         return retry(job, folder, result.message.splitlines()[0], result)
     if result.status == "oom":
-        batch, split = job.spec.trial.training.batch, job.micro_batches * 2
-        if split <= LARGEST_SPLIT and batch % split == 0:
-            why = f"out of memory; again in {split} micro-batches of {batch // split}, the batch stays {batch}"
+        batch, ranks, split = job.spec.trial.training.batch, job.spec.trial.ranks, job.micro_batches * 2
+        if split <= LARGEST_SPLIT and batch % (split * ranks) == 0:
+            why = f"out of memory; again in {split} micro-batches of {batch // ranks // split}, the batch stays {batch}"
             return again(job, folder, why, 0.0, job.failures, split)
     return _end(folder, result, result.status, result.message)
+
+
+def unfinished(folder: Path) -> bool:
+    """Return whether a trial has left no result, or was interrupted: there may be more to come."""
+    return _result(folder) is None or interrupted(folder)
+
+
+def interrupted(folder: Path) -> bool:
+    """Return whether a trial was stopped in good order."""
+    result = _result(folder)
+    return result is not None and result.status == "interrupted"
+
+
+def given_back(job: Job, folder: Path, why: str) -> Verdict:
+    """Return what becomes of an attempt that was taken off its machine: another one at once, none lost, unless it had ended."""
+    if unfinished(folder) and not job.asked:
+        return again(job, folder, why, 0.0, job.failures)
+    return verdict(job, folder)
 
 
 def retry(job: Job, folder: Path, why: str, result: Result | None = None) -> Verdict:

@@ -7,7 +7,7 @@ from typing import Any
 
 from elmanctl.errors import UserError
 from elmanctl.files import read_json
-from elmanctl.gpus import witness
+from elmanctl.gpus import verdict
 from elmanctl.queue import control, process
 from elmanctl.queue.log import Queue
 from elmanctl.queue.states import ACTIVE, ENDED, Job
@@ -41,6 +41,7 @@ def state(job: Job) -> str:
     lost = (
         job.state in ACTIVE
         and job.supervisor
+        and not job.slurm
         and not process.elsewhere(job.supervisor)
         and not process.alive(job.supervisor)
     )
@@ -54,7 +55,7 @@ def row(queue: Queue, label: str) -> dict[str, Any]:
     known = {"row": label, "state": state(job), "status": job.status, "folder": str(folder), "trial": job.spec.trial}
     for name, path, kind in (
         ("result", folder / RESULT, Result),
-        ("witness", folder / witness.VERDICT, witness.Verdict),
+        ("witness", folder / verdict.VERDICT, verdict.Verdict),
     ):
         try:
             known[name] = read_json(path, kind)

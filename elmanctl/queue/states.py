@@ -20,6 +20,7 @@ from elmanctl.records import Trial
 VERSION = 1
 QUEUED, HELD, STARTING, RUNNING, ENDED = "queued", "held", "starting", "running", "ended"
 ACTIVE = (STARTING, RUNNING)
+PREFIX = "slurm:"  # of the device of an attempt that is a Slurm job; its id follows
 
 # Step -> (states it may be taken from, state it leads to). None: a job that does not exist yet.
 STEPS = {
@@ -35,10 +36,17 @@ STEPS = {
 }
 
 
+class Slurm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is asked of Slurm: a partition (empty: the default one) and more options of sbatch by their long names."""
+
+    partition: str = ""
+    options: dict[str, str] = msgspec.field(default_factory=dict)
+
+
 class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an attempt needs, fixed when a job is enqueued: an edited suite or source changes nothing any more.
 
-    `folder` is relative to the run; `pool` None means the CPU; `command` and `environment` start the trial (empty: the trial of
+    `folder` is relative to the run; `pool` None means the CPU, and `slurm` that Slurm chooses; `command` and `environment` start the trial (empty: the trial of
     this very installation); `wall_seconds` and `checkpoint_seconds` are 0 for no limit and no checkpoints; `backoff_seconds` the wait
     after a first failure of the machine.
     """
@@ -48,6 +56,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pool: Pool | None = None
     command: tuple[str, ...] = ()
     environment: dict[str, str] = msgspec.field(default_factory=dict)
+    slurm: Slurm | None = None
     snapshot: str = ""
     wall_seconds: float = 0.0
     checkpoint_seconds: float = 0.0
@@ -82,6 +91,7 @@ class Job:
     Args:
         attempt: number of the present or last attempt, from 1.
         failures: attempts that failed for the machine's sake since the trial last got further; `progress` is how far, in steps.
+        device: what the attempt runs on: a GPU's UUID, several with commas between them, CPU, or `slurm:<id>`.
         why: reason of the present state; `since` when it began; `wait` the seconds that it shall be waited before the next attempt.
         asked: `cancel` or `stop`, what the supervisor was asked to do.
     """
@@ -102,6 +112,16 @@ class Job:
     supervisor: Identity | None = None
     child: Identity | None = None
     starts: list[float] = field(default_factory=list)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """UUIDs of the GPUs that the attempt has, or CPU; none while it waits."""
+        return tuple(self.device.split(",")) if self.device else ()
+
+    @property
+    def slurm(self) -> str:
+        """The id of the Slurm job that the attempt is; an empty text where it is none."""
+        return self.device.removeprefix(PREFIX) if self.device.startswith(PREFIX) else ""
 
 
 def refusal(job: Job | None, event: Event) -> str:

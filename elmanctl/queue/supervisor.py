@@ -1,9 +1,9 @@
-"""One attempt of one trial: `python -m elmanctl.queue.supervisor RUN LABEL ATTEMPT [LOCK]`, in a session of its own.
+"""One attempt of one trial: `python -m elmanctl.queue.supervisor RUN LABEL ATTEMPT [LOCK ...]`, in a session of its own.
 
 * It outlives the scheduler and the terminal. The trial in turn outlives it: whoever finds a running trial without a supervisor
   starts another one, which adopts the trial by pid, start and boot.
 * The trial waits behind a gate until the log knows its pid. If the supervisor dies before that, the gate closes and the trial ends.
-* The GPU's lock comes in as an open file and goes on to the trial, so it is held as long as either lives.
+* The locks of its GPUs come in as open files and go on to the trial, so they are held as long as either lives.
 """
 
 import contextlib
@@ -13,16 +13,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from elmanctl.errors import UserError
 from elmanctl.files import write_json
-from elmanctl.gpus import locks, witness
+from elmanctl.gpus import locks, verdict, witness
 from elmanctl.queue import process, settle, snapshot
 from elmanctl.queue.log import Queue, Refused
-from elmanctl.queue.states import RUNNING, STARTING
+from elmanctl.queue.states import PREFIX, RUNNING, STARTING
 from elmanctl.queue.watchdog import Watchdog
 from elmanctl.runlog import RESULT, STEPS, TRIAL
 
@@ -34,7 +35,8 @@ RETURN_SECONDS = 10.0  # for the driver to give the memory of an ended process b
 # How long a trial has to write its records and a checkpoint after each signal.
 GRACE_SECONDS = {signal.SIGINT: 60.0, signal.SIGTERM: 5.0}
 # Waits for one line, then becomes the trial; without the line (the supervisor died) it ends.
-GATE = ("/bin/sh", "-c", 'read line || exit 75; exec "$@"', "sh")
+# Slurm sends SIGUSR2 to every process of a job, which is meant for the supervisor.
+GATE = ("/bin/sh", "-c", "trap '' USR2; read line || exit 75; exec \"$@\"", "sh")
 HELD = ".supervisor"
 
 
@@ -42,13 +44,15 @@ class Supervisor:
     """Starts or adopts a trial, watches it, and settles it.
 
     Args:
-        run: the run's folder; label: the job's; attempt: the one this process is for; lock: open file of the GPU's lock, if any.
+        run: the run's folder; label: the job's; attempt: the one this process is for; held: open files of the locks
+            of its GPUs.
     """
 
-    def __init__(self, run: Path, label: str, attempt: int, lock: int | None = None):
+    def __init__(self, run: Path, label: str, attempt: int, held: Sequence[int] = ()):
         self.queue = Queue(run).refresh()
-        self.label, self.attempt, self.lock = label, attempt, lock
+        self.label, self.attempt, self.locks = label, attempt, tuple(held)
         self.job = self.queue.jobs[label]
+        self.devices = self.job.devices
         self.folder = Path(run) / self.job.spec.folder
         self.mark = mark(run, label, attempt)
         self.child: subprocess.Popen | None = None
@@ -91,7 +95,7 @@ class Supervisor:
             **os.environ,
             **sources,
             **spec.environment,
-            **confinement(self.job.device),
+            **confinement(witness.CPU if self.devices == (witness.CPU,) else self.job.device),
             "PYTHONUNBUFFERED": "1",
         }
         with (self.folder / "log.txt").open("wb") as log:
@@ -101,7 +105,7 @@ class Supervisor:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**environment, process.MARK: self.mark},
-                pass_fds=[] if self.lock is None else [self.lock],
+                pass_fds=self.locks,
                 start_new_session=True,
             )
         self.identity = process.of(self.child.pid)
@@ -117,10 +121,9 @@ class Supervisor:
 
     def watch(self) -> None:
         """Wait for the end of the trial, or bring it about: on request, at a limit, or where the GPU has another user."""
-        if self.lock is not None:  # from now on this process answers for it
-            locks.note(self.lock, f"{self.queue.run.name}, {self.label}")
+        self.note()
         dog = Watchdog(self.folder / STEPS, self.job.spec.wall_seconds)
-        eye = witness.Witness(self.folder, self.job.device, lambda: process.members(self.identity, self.mark))
+        eye = witness.Witness(self.folder, self.devices, lambda: process.members(self.identity, self.mark))
         look = touch = time.monotonic()
         while self.running():
             now = time.monotonic()
@@ -129,13 +132,18 @@ class Supervisor:
                 look = now + ASK_SECONDS
                 self.queue.refresh()
                 self.limit = dog.limit()
-            if now >= touch + TOUCH_SECONDS and self.lock is not None:
+            if now >= touch + TOUCH_SECONDS:
                 touch = now
-                locks.note(self.lock, f"{self.queue.run.name}, {self.label}")
+                self.note()
             if self.limit or self.conflict or self.job.asked:
                 self.stop(dump=bool(self.limit), gently=bool(self.job.asked))
                 return
             time.sleep(POLL_SECONDS)
+
+    def note(self) -> None:
+        """Write into the locks that this process answers for them."""
+        for lock in self.locks:
+            locks.note(lock, f"{self.queue.run.name}, {self.label}")
 
     def stop(self, dump: bool, gently: bool) -> None:
         """End the trial: with its stacks in the log if `dump`, in good order if `gently` and it obeys."""
@@ -159,16 +167,16 @@ class Supervisor:
     def finish(self) -> None:
         """Clear up after the trial and write what became of it."""
         self.end_tree()
-        left = witness.memory_left(self.job.device, RETURN_SECONDS)
+        left = witness.memory_left(self.devices, RETURN_SECONDS)
         code = self.child.returncode if self.child else None
         self.queue.refresh()  # what was asked at the last moment
-        verdict = settle.verdict(self.job, self.folder, code, self.limit, self.conflict)
-        facts = dict(verdict.facts)
-        if verdict.step == "end":
-            facts["status"] = witness.conclude(self.folder, facts["status"])
+        became = settle.verdict(self.job, self.folder, code, self.limit, self.conflict)
+        facts = dict(became.facts)
+        if became.step == "end":
+            facts["status"] = verdict.conclude(self.folder, facts["status"])
         if left:
             facts["why"] = f"{facts['why']} {left}".strip()
-        self.queue.write(verdict.step, self.label, attempt=self.attempt, **facts)
+        self.queue.write(became.step, self.label, attempt=self.attempt, **facts)
 
 
 def mark(run: Path, label: str, attempt: int) -> str:
@@ -177,14 +185,14 @@ def mark(run: Path, label: str, attempt: int) -> str:
 
 
 def confinement(device: str) -> dict[str, str]:
-    """Return the variables that confine a trial to a GPU, by UUID, or to the CPU.
+    """Return the variables that confine a trial to GPUs, by UUID, or to the CPU.
 
     On the CPU one thread unless the user says otherwise: results then do not depend on the number of cores, and threads that spin
-    for each other on a busy machine made small models 14 times slower.
+    for each other on a busy machine made small models 14 times slower. In a Slurm job Slurm has set them.
     """
     if device == witness.CPU:
         return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    return {"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return {} if device.startswith(PREFIX) else {"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def hold(folder: Path) -> int | None:
@@ -215,7 +223,7 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, lambda number, frame: None)
     run, label, attempt, *rest = arguments
     try:
-        return Supervisor(Path(run), label, int(attempt), int(rest[0]) if rest else None).run()
+        return Supervisor(Path(run), label, int(attempt), [int(number) for number in rest]).run()
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 2

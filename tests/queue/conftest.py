@@ -21,7 +21,7 @@ class Line:
         run.mkdir(parents=True, exist_ok=True)
         (run / "ok.json").write_bytes(msgspec.json.encode(OK))
 
-    def add(self, label="a", script=DONE, training=None, **facts):
+    def add(self, label="a", script=DONE, training=None, ranks=1, device="cpu", **facts):
         """Queue a script."""
         trial = Trial(
             label=label,
@@ -31,6 +31,8 @@ class Line:
             params=1,
             budget=Budget(steps=7),
             training=training or Training(),
+            ranks=ranks,
+            device=device,
         )
         spec = states.Spec(
             trial=trial, folder=label, **{"command": ("sh", "-c", script, "sh"), "backoff_seconds": 0.05} | facts

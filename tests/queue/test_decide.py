@@ -87,3 +87,27 @@ def test_a_thousand_jobs_are_decided_in_under_50_milliseconds(spec):
     assert len(starts) == 3 and len(waiting) == 497
     assert min(times) < 0.05, times
     assert module.CPU == "CPU"
+
+
+def several(spec, ranks):
+    import msgspec
+
+    return msgspec.structs.replace(spec, trial=msgspec.structs.replace(spec.trial, ranks=ranks))
+
+
+def test_a_trial_of_several_gpus_gets_them_together_and_is_not_starved_by_smaller_ones(spec):
+    pool = Pool(tuple(f"GPU-{n}" for n in range(4)))
+    queue = jobs(spec, "x", pool=pool, state="running", device="GPU-0,GPU-2")
+    queue |= jobs(several(spec, 3), "a", pool=pool) | jobs(spec, "b", pool=pool)
+    starts, waiting = plan(queue)
+    assert starts == [] and waiting["a"] == "waits for GPU 0, GPU 2 (2 of 3 GPUs free)"
+    assert waiting["b"].startswith("waits for GPU 0, GPU 1, GPU 2, GPU 3")
+    queue["x"].state = "ended"
+    starts, waiting = plan(queue)
+    assert starts == [("a", "GPU-0,GPU-1,GPU-2"), ("b", "GPU-3")]
+
+
+def test_any_counts_the_gpus_and_not_the_trials(spec):
+    queue = jobs(several(spec, 2), "a", "b", pool=Pool(tuple(f"GPU-{n}" for n in range(8)), 3))
+    starts, waiting = plan(queue)
+    assert starts == [("a", "GPU-0,GPU-1")] and waiting == {"b": "waits for 2 of its 3 GPUs"}

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from elmanctl.files import read_json
-from elmanctl.gpus import free, locks
+from elmanctl.gpus import free, locks, witness
 from elmanctl.gpus.choice import Pool
 from elmanctl.queue import process, scheduler
 from elmanctl.queue.log import Queue
@@ -67,6 +67,35 @@ def test_a_trial_gets_its_gpu_by_uuid_and_the_lock_is_held_while_it_runs(line, b
     now.run({"a"})
     assert locks.holder("GPU-0") is None
     assert (line.run / "a/seen").read_text() == "GPU-0 PCI_BUS_ID\n" and line.job().status == "ok"
+
+
+def test_a_trial_of_two_gpus_gets_both_by_uuid_locks_both_and_is_watched_on_both(line, box):
+    seen = "echo $CUDA_VISIBLE_DEVICES > $1/seen; sleep 1.5; cp $1/../ok.json $1/result.json"
+    line.add(script=seen, ranks=2, pool=Pool(("GPU-0", "GPU-2", "GPU-5")))
+    line.add("b", pool=Pool(("GPU-2",)))
+    now = line.scheduler()
+    now.tick()
+    line.until(lambda: (line.run / "a/seen").exists())
+    assert (line.run / "a/seen").read_text() == "GPU-0,GPU-2\n"
+    assert all("r, a" in str(locks.holder(uuid)) for uuid in ("GPU-0", "GPU-2")) and not locks.holder("GPU-5")
+    assert "waits for GPU 2" in now.waiting["b"]
+    now.run({"a", "b"})
+    assert [line.job(label).status for label in "ab"] == ["ok", "ok"]
+    assert not locks.holder("GPU-0") and not locks.holder("GPU-2")
+    assert {sample.gpu for sample in witness.read(line.run / "a")} == {"GPU-0", "GPU-2"}
+
+
+def test_a_trial_of_two_gpus_holds_neither_where_one_is_locked(line, box):
+    held = locks.acquire("GPU-2", "run of somebody else")
+    line.add(ranks=2, pool=Pool(("GPU-0", "GPU-2")))
+    now = line.scheduler()
+    now.queue.refresh()
+    now.sampler = free.Sampler().settle()
+    now.launch(line.job(), "GPU-0,GPU-2")
+    assert "run of somebody else" in now.waiting["a"] and locks.holder("GPU-0") is None
+    locks.release(held)
+    now.run({"a"})
+    assert line.job().status == "ok"
 
 
 def test_the_lock_outlives_the_supervisor_with_the_trial(line, box):

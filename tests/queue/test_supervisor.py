@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from elmanctl.files import read_json
+from elmanctl.gpus import verdict as verdicts
 from elmanctl.gpus import witness
 from elmanctl.gpus.choice import Pool
 from elmanctl.queue import process, supervisor, watchdog
@@ -102,14 +103,14 @@ def test_a_later_neighbour_contaminates_the_run_and_nothing_is_dropped(line, sup
     found = result(line)
     assert found.status == "contaminated" and found.steps == 7
     assert f"pid {os.getpid()}" in found.message and "throttled by heat (hardware)" in found.message
-    verdict = read_json(line.run / "a" / witness.VERDICT, witness.Verdict)
+    verdict = read_json(line.run / "a" / verdicts.VERDICT, verdicts.Verdict)
     assert verdict.verdict == "contaminated" and len(verdict.evidence) == 2 and verdict.samples > 10
 
 
 def test_an_undisturbed_run_is_clean_with_its_clocks(line, supervise, box):
     line.add(script="sleep 0.5; cp $1/../ok.json $1/result.json", pool=ONE)
     assert supervise("GPU-0").status == "ok"
-    verdict = read_json(line.run / "a" / witness.VERDICT, witness.Verdict)
+    verdict = read_json(line.run / "a" / verdicts.VERDICT, verdicts.Verdict)
     assert (verdict.verdict, verdict.clock, verdict.power, verdict.temperature_max) == ("clean", 1980.0, 500.0, 55)
 
 
