@@ -41,48 +41,47 @@ class Options:
 
 def kernel(
     package: str,
-    inputs: Mapping[str, str],
+    projections: int | str,
     vectors: Iterable[str] = (),
+    *,
+    inputs: Iterable[str] = (),
+    biased: bool = True,
     constants: Mapping[str, str] | None = None,
     tanh: bool = False,
-    flops: tuple[int, int] = (20, 40),
+    flops: tuple[int, int],
 ) -> Kernel:
     """Return the declaration of a pointwise recurrence's tensors.
 
     Args:
         package: `__package__` of the variant's binding.py.
-        inputs: tensors over time by name, with their shapes.
+        projections: how many inputs over time there are, a number or the constant that holds it; `proj` has them side by side, as one product
+            leaves them.
         vectors: names of the vectors [D].
+        inputs: names of the inputs over time where they are tensors of their own, [B, T, D] each, in place of `proj`.
+        biased: whether the kernel adds a bias [D] to each input.
         constants: the variant's own compile-time constants, name -> meaning.
         tanh: whether a step has a tanh, whose bf16 build has a bounded absolute error (the rounding point `tanh`).
         flops: floating-point operations of an element and step, forward and backward; an elementary function counts as one.
     """
-    vectors = tuple(vectors)
+    wide = "D" if projections == 1 else f"{projections}*D"
+    over_time = dict.fromkeys(inputs, "B T D") or {"proj": f"B T {wide}"}
+    summed = ({"bias": wide} if biased else {}) | dict.fromkeys(vectors, "D")
     forward, backward = flops
     return Kernel(
         package=package,
-        inputs={**inputs, **dict.fromkeys(vectors, "D @acc"), "h0": "B D @acc"},
+        inputs={**over_time, **{name: f"{shape} @acc" for name, shape in summed.items()}, "h0": "B D @acc"},
         outputs={"y": "B T D", "h_last": "B D @acc"},
         saved={"h": "B T+1 D @acc"},
-        backward_outputs={f"{name}_part": "B D @acc" for name in vectors},
+        backward_outputs={f"{name}_part": f"B {shape} @acc" for name, shape in summed.items()},
         constants=CONSTANTS | dict(constants or {}),
-        torch_gradients=vectors,
-        after_backward="weight_gradients" if vectors else None,
+        torch_gradients=tuple(summed),
+        after_backward="weight_gradients" if summed else None,
         rounds={"tanh": "absolute 2e-7"} if tanh else {},
-        terms={"*": "T", **dict.fromkeys(vectors, "B*T")},
+        terms={"*": "T", **dict.fromkeys(summed, "B*T")},
         # 168 registers leave 12 warps a multiprocessor, which keep 48 KiB on the way: more than memory needs (docs/performance.md).
         budgets={"registers": 168, "spill_bytes": 0, "shared_bytes": 0},
         work={"forward": f"{forward}*B*T*D", "backward": f"{backward}*B*T*D"},
     )
-
-
-def projections(count: int | str) -> dict[str, str]:
-    """Return the one input of a kernel that reads `count` projections side by side, as one product leaves them.
-
-    Args:
-        count: a number, or the name of the constant that holds it.
-    """
-    return {"proj": f"B T {count}*D" if count != 1 else "B T D"}
 
 
 def constants(config: object) -> dict[str, int]:

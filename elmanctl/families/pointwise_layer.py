@@ -11,24 +11,12 @@ from elmanctl.rules import inner_width
 from elmanctl.shells import Shell, linear
 
 
-class Projections(nn.Module):
-    """Several maps of one input, their results side by side: [..., width] to [..., count * width], as one product.
-
-    Each weight is Xavier-uniform by itself.
-
-    Args:
-        biases: the initial bias of each map.
-    """
-
-    def __init__(self, width: int, biases: tuple[float, ...]):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(len(biases) * width, width))
-        for part in self.weight.detach().chunk(len(biases)):
-            nn.init.xavier_uniform_(part)
-        self.bias = nn.Parameter(torch.tensor(biases).repeat_interleave(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+def projections(width: int, count: int) -> nn.Parameter:
+    """Return the weights of `count` maps from `width` channels to as many, one below the other, [count * width, width]; each Xavier-uniform."""
+    made = nn.Parameter(torch.empty(count * width, width))
+    for part in made.detach().chunk(count):
+        nn.init.xavier_uniform_(part)
+    return made
 
 
 class PointwiseLayer(Shell):
@@ -36,11 +24,13 @@ class PointwiseLayer(Shell):
 
     Class attributes:
         binding: the variant's binding.py.
-        biases: the initial bias of each projection, in the order in which the kernel reads them.
+        biases: the initial bias of each of the kernel's inputs over time, in the order in which it reads them.
+        unprojected: how many of these, the last ones, are no projections but `inputs` knows where they come from.
     """
 
     binding: ModuleType
     biases: tuple[float, ...]
+    unprojected = 0
 
     def initial_biases(self, config) -> tuple[float, ...]:
         """Return the biases for these options."""
@@ -55,15 +45,17 @@ class PointwiseLayer(Shell):
 
     def inputs(self, u: Tensor) -> dict[str, Tensor]:
         """Return the kernel's inputs over time from u [B, T, inner]."""
-        return {"proj": self.W(u)}
+        return {"proj": F.linear(u, self.W)}
 
     def make_cell(self, inner: int, config) -> None:
         self.constants = self.binding.constants(config)
-        self.W = Projections(inner, self.initial_biases(config))
+        biases = self.initial_biases(config)
+        self.W = projections(inner, len(biases) - self.unprojected)
+        self.bias = nn.Parameter(torch.tensor(biases).repeat_interleave(inner))
         self.make_parameters(inner, config)
 
     def cell(self, state: dict[str, Tensor], u: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        inputs = {**self.inputs(u), **self.vectors(), "h0": state["h"]}
+        inputs = {**self.inputs(u), "bias": self.bias, **self.vectors(), "h0": state["h"]}
         out = recurrence(self.binding.kernel, inputs, self.constants)
         return out["y"], {"h": out["h_last"]}
 

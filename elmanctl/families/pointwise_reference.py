@@ -18,26 +18,31 @@ def exact(name: str, x: Tensor) -> Tensor:
     return x
 
 
-def run(update: Callable, readout: Callable, inputs: Sequence[Tensor], h0: Tensor) -> tuple[Tensor, Tensor]:
-    """Run h[t] = update(h[t-1], *inputs[t]), y[t] = readout(h[t], *inputs[t]).
+def run(
+    update: Callable, readout: Callable, inputs: Sequence[Tensor], h0: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run h[t] = update(h[t-1], *in[t]), y[t] = readout(h[t], *in[t]), in[t] being the inputs with their biases.
 
     Args:
         update, readout: elementwise in all arguments, [B, D] each; they know the vectors and the rounding points.
         inputs: tensors over time, [B, T, D] each.
+        bias: of all inputs, one after the other, [inputs D]; None for none.
         h0: state before the first step, [B, D]; the computation runs in its dtype.
     Returns:
         y [B, T, D] in the dtype of the inputs, and the last state [B, D].
     """
+    dtype, inputs = inputs[0].dtype, [x.to(h0.dtype) for x in inputs]
+    if bias is not None:
+        inputs = [x + b for x, b in zip(inputs, bias.chunk(len(inputs)), strict=True)]
     h, outputs = h0, []
-    steps = zip(*(x.to(h0.dtype).unbind(1) for x in inputs), strict=True)
-    for now in steps:
+    for now in zip(*(x.unbind(1) for x in inputs), strict=True):
         h = update(h, *now)
         outputs.append(readout(h, *now))
-    return torch.stack(outputs, 1).to(inputs[0].dtype), h
+    return torch.stack(outputs, 1).to(dtype), h
 
 
 def weight_gradients(t: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the gradient of every vector [D]: the sum over the batch of what the kernel summed over time, [B, D]."""
+    """Return the gradient of every bias and vector [D]: the sum over the batch of what the kernel summed over time, [B, D]."""
     return {f"d_{name.removesuffix(PART)}": part.sum(0) for name, part in t.items() if name.endswith(PART)}
 
 
@@ -45,7 +50,8 @@ def draw(kind: str, shapes: Mapping[str, tuple], randn: Callable, vectors: Seque
     """Draw inputs in fp64.
 
     `typical`: normal. `saturated`: inputs over time of size 8, both signs. `extreme`: a third of them at zero, the others of size 20 to 24.
-    Vectors lie between -1 and 1, near both ends where `extreme`: a state then neither grows nor forgets without its inputs.
+    Vectors lie between -1 and 1, near both ends where `extreme`: a state then neither grows nor forgets without its inputs. Every other bias
+    is zero, so that an input of zero stays one.
 
     Args:
         shapes: of every input by name.
@@ -56,6 +62,8 @@ def draw(kind: str, shapes: Mapping[str, tuple], randn: Callable, vectors: Seque
     for name, x in drawn.items():
         if name in vectors:
             drawn[name] = torch.tanh(3 * x if kind == "extreme" else x)
+        elif name == "bias":
+            drawn[name] = x * (torch.arange(len(x)) % 2)
         elif kind == "saturated" and name != "h0":
             drawn[name] = 8 * x
         elif kind == "extreme" and name != "h0":

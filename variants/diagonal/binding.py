@@ -1,4 +1,4 @@
-"""Tensors of the diagonal recurrence's kernel: wx is W_x x + b, x the cell's input again, for the gate.
+"""Tensors of the diagonal recurrence's kernel: wx is W_x x, x the cell's input again, for the gate; bias is b, then b_g.
 
 The two lie apart, since x is no projection.
 """
@@ -7,8 +7,9 @@ from elmanctl.families import pointwise
 
 kernel = pointwise.kernel(
     __package__,
-    {"wx": "B T D", "x": "B T D"},
-    vectors=("alpha", "b_g"),
+    2,
+    vectors=("alpha",),
+    inputs=("wx", "x"),
     constants={"TANH": "1: tanh of the state"},
     tanh=True,
     flops=(8, 16),

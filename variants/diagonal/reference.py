@@ -8,19 +8,19 @@ from elmanctl.families.pointwise_reference import DRAWS, exact, weight_gradients
 __all__ = ["DRAWS", "draw", "forward", "weight_gradients"]
 
 
-def forward(wx, x, alpha, b_g, h0, *, constants, at=exact):
-    """Run README.md, equations 2 and 3."""
+def forward(wx, x, bias, alpha, h0, *, constants, at=exact):
+    """Run README.md, equations 2 and 3; bias is b, then b_g."""
 
-    def update(h, wx, x):
+    def update(h, wx, q):
         pre = alpha * h + wx
         return pointwise.tanh(at, pre) if constants["TANH"] else pre
 
-    def readout(h, wx, x):
-        return h * F.silu(x + b_g)
+    def readout(h, wx, q):
+        return h * F.silu(q)
 
-    return pointwise.run(update, readout, [wx, x], h0)
+    return pointwise.run(update, readout, [wx, x], h0, bias)
 
 
 def draw(kind, shapes, constants, randn):
     """Draw inputs in fp64."""
-    return pointwise.draw(kind, shapes, randn, vectors=("alpha", "b_g"))
+    return pointwise.draw(kind, shapes, randn, vectors=("alpha",))

@@ -8,6 +8,7 @@ using namespace elman::pointwise;
 namespace e34 {
 struct Step : SelfGate {
   static constexpr int inputs = 1, vectors = 1;
+  static constexpr bool biased = true;
 
   template <class S, class A> static ELMAN_FN Term<A, 1, 1> update(A h, const A (&in)[1], const A (&vec)[1]) {
     const A u = tanh_for<S>(in[0] + vec[0] * h), d = elman::tanh_slope(u);

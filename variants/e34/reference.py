@@ -6,13 +6,13 @@ from elmanctl.families.pointwise_reference import DRAWS, exact, weight_gradients
 __all__ = ["DRAWS", "draw", "forward", "weight_gradients"]
 
 
-def forward(proj, delta, h0, *, constants=None, at=exact):
+def forward(proj, bias, delta, h0, *, constants=None, at=exact):
     """Run README.md, equations 2 and 3."""
 
     def update(h, x):
         return pointwise.tanh(at, x + delta * h)
 
-    return pointwise.run(update, pointwise.self_gate, [proj], h0)
+    return pointwise.run(update, pointwise.self_gate, [proj], h0, bias)
 
 
 def draw(kind, shapes, constants, randn):

@@ -6,7 +6,7 @@ FORMS = ("mix", "sum", "shared")
 
 kernel = pointwise.kernel(
     __package__,
-    pointwise.projections("I"),
+    "I",
     constants={"FORM": "0 mix, 1 sum, 2 shared: how gate and value enter", "I": "projections"},
     tanh=True,
     flops=(8, 16),

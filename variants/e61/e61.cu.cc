@@ -11,6 +11,7 @@ enum { MIX, SUM, SHARED };
 
 struct Step : SelfGate {
   static constexpr int inputs = args::Constant::I, vectors = 0;
+  static constexpr bool biased = true;
 
   template <class S, class A> static ELMAN_FN Term<A, inputs, 1> update(A h, const A (&in)[inputs], const A (&)[1]) {
     const Gate<A> keep = gate<S>(in[0]);

@@ -17,4 +17,4 @@ class Layer(PointwiseLayer):
 
     def make_parameters(self, inner: int, config) -> None:
         if config.form == "sum":
-            self.W.weight.detach()[inner:].mul_(SUMMED)
+            self.W.detach()[inner:].mul_(SUMMED)

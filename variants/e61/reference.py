@@ -3,12 +3,12 @@
 import torch
 
 from elmanctl.families import pointwise_reference as pointwise
-from elmanctl.families.pointwise_reference import DRAWS, exact
+from elmanctl.families.pointwise_reference import DRAWS, exact, weight_gradients
 
-__all__ = ["DRAWS", "draw", "forward"]
+__all__ = ["DRAWS", "draw", "forward", "weight_gradients"]
 
 
-def forward(proj, h0, *, constants, at=exact):
+def forward(proj, bias, h0, *, constants, at=exact):
     """Run README.md, equations 1 to 3; proj [B, T, I D]."""
 
     def mix(h, a, v):
@@ -21,7 +21,7 @@ def forward(proj, h0, *, constants, at=exact):
         return pointwise.mix(p, h, pointwise.tanh(at, p))
 
     update = (mix, sum, shared)[constants["FORM"]]
-    return pointwise.run(update, pointwise.self_gate, proj.chunk(constants["I"], -1), h0)
+    return pointwise.run(update, pointwise.self_gate, proj.chunk(constants["I"], -1), h0, bias)
 
 
 def draw(kind, shapes, constants, randn):

@@ -4,7 +4,7 @@ from elmanctl.families import pointwise
 
 kernel = pointwise.kernel(
     __package__,
-    pointwise.projections("I"),
+    "I",
     constants={"I": "projections: 2, or 3 with a decay of its own"},
     tanh=True,
     flops=(9, 18),

@@ -8,6 +8,7 @@ using namespace elman::pointwise;
 namespace e62 {
 struct Step : SelfGate {
   static constexpr int inputs = args::Constant::I, vectors = 0;
+  static constexpr bool biased = true;
 
   template <class S, class A> static ELMAN_FN Term<A, inputs, 1> update(A h, const A (&in)[inputs], const A (&)[1]) {
     const Gate<A> k = gate<S>(in[0]);

@@ -8,6 +8,7 @@ using namespace elman::pointwise;
 namespace e64 {
 struct Step : SelfGate {
   static constexpr int inputs = 2, vectors = 0;
+  static constexpr bool biased = true;
 
   template <class S, class A> static ELMAN_FN Term<A, 2, 1> update(A h, const A (&in)[2], const A (&)[1]) {
     const Gate<A> keep = gate<S>(in[0]);

@@ -6,13 +6,13 @@ from elmanctl.families.pointwise_reference import DRAWS, exact, weight_gradients
 __all__ = ["DRAWS", "draw", "forward", "weight_gradients"]
 
 
-def forward(proj, w_h, h0, *, constants=None, at=exact):
+def forward(proj, bias, w_h, h0, *, constants=None, at=exact):
     """Run README.md, equations 1 to 3; proj [B, T, 2 D] is a, then x."""
 
     def update(h, a, x):
         return pointwise.mix(a, h, pointwise.tanh(at, w_h * h + x))
 
-    return pointwise.run(update, pointwise.self_gate, proj.chunk(2, -1), h0)
+    return pointwise.run(update, pointwise.self_gate, proj.chunk(2, -1), h0, bias)
 
 
 def draw(kind, shapes, constants, randn):

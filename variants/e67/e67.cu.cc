@@ -8,6 +8,7 @@ using namespace elman::pointwise;
 namespace e67 {
 struct Step : SelfGate {
   static constexpr int inputs = 2, vectors = 1;
+  static constexpr bool biased = true;
 
   template <class S, class A> static ELMAN_FN Term<A, 2, 1> update(A h, const A (&in)[2], const A (&vec)[1]) {
     const Gate<A> keep = gate<S>(in[0] + vec[0] * h);

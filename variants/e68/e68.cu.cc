@@ -9,6 +9,7 @@ using namespace elman::pointwise;
 namespace e68 {
 struct Step : SelfGate {
   static constexpr int inputs = 2, vectors = 2;
+  static constexpr bool biased = true;
 
   template <class S, class A> static ELMAN_FN Term<A, 2, 2> update(A h, const A (&in)[2], const A (&vec)[2]) {
     // What the gate sees of the state, and its derivative: 0 at a state of 0.

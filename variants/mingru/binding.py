@@ -5,4 +5,4 @@ from elmanctl.families.pointwise import constants
 
 __all__ = ["constants", "kernel"]
 
-kernel = pointwise.kernel(__package__, pointwise.projections(2), flops=(7, 14))
+kernel = pointwise.kernel(__package__, 2, biased=False, flops=(7, 14))

@@ -8,6 +8,7 @@ using namespace elman::pointwise;
 namespace mingru {
 struct Step : Plain {
   static constexpr int inputs = 2, vectors = 0;
+  static constexpr bool biased = false;
 
   template <class S, class A> static ELMAN_FN Term<A, 2, 1> update(A h, const A (&in)[2], const A (&)[1]) {
     const Positive<A> g = positive<S>(in[0]);

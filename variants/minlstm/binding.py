@@ -5,4 +5,4 @@ from elmanctl.families.pointwise import constants
 
 __all__ = ["constants", "kernel"]
 
-kernel = pointwise.kernel(__package__, pointwise.projections(3), flops=(14, 24))
+kernel = pointwise.kernel(__package__, 3, biased=False, flops=(14, 24))

@@ -8,6 +8,7 @@ using namespace elman::pointwise;
 namespace minlstm {
 struct Step : Plain {
   static constexpr int inputs = 3, vectors = 0;
+  static constexpr bool biased = false;
 
   // f' = (1 + e^-i) / ((1 + e^-i) + (1 + e^-f)), all divided by e^m, m = max(0, -i, -f): nothing overflows, and the sum is at least 1.
   template <class S, class A> static ELMAN_FN Term<A, 3, 1> update(A h, const A (&in)[3], const A (&)[1]) {

@@ -1,9 +1,10 @@
 #pragma once
 // Recurrences without a product across channels: for each channel c
-//   h[t, c] = update(h[t-1, c], in[t, c], vec[c]),   y[t, c] = readout(h[t, c], in[t, c], vec[c]).
+//   h[t, c] = update(h[t-1, c], in[t, c] + bias[c], vec[c]),   y[t, c] = readout(h[t, c], in[t, c] + bias[c], vec[c]).
 // A variant supplies a Step, the one definition for both passes:
 //   struct Step {
 //     static constexpr int inputs, vectors;   // tensors [B, T, D], at least one, and vectors [D]
+//     static constexpr bool biased;           // whether the inputs have biases
 //     static constexpr bool gated;            // whether the readout depends on inputs or vectors
 //     template <class S, class A>             // S is the storage type, A = Acc<S>; V = room(vectors)
 //     static ELMAN_FN Term<A, inputs, V> update(A h, const A (&in)[inputs], const A (&vec)[V]);   // value and partial derivatives
@@ -16,7 +17,8 @@
 //   over time. Both passes move each byte once and are bound by memory, so what counts is how many bytes are on the way: inputs come by
 //   asynchronous copies, stages of 8 steps ahead, FLIGHT KiB a warp (pointwise_recurrence/reader.cuh; docs/performance.md has the sum).
 // * States are kept as h [B, T + 1, D] with h0 first, in Acc<S>; everything else that backward needs is computed again from the inputs.
-// * The gradient of a vector is summed over time in a register, one partial sum [B, D] for each batch row; torch adds these. No atomics.
+// * The gradient of a vector, biases included, is summed over time in a register, one partial sum for each batch row; torch adds these. No
+//   atomics. Biases are the kernel's, since torch would read all of d_in again for their gradients.
 // * C is `args::Constant`: CHANNELS and FLIGHT. Any B and T of at least 1, any D that is a multiple of 8.
 #include <elman/families/pointwise_recurrence/steps.cuh>
 #include <elman/families/pointwise_recurrence/reader.cuh>
@@ -37,21 +39,22 @@ template <class E, class... More> Rows<E, 1 + sizeof...(More)> apart(int64_t D, 
   return {{first, more...}, (int)D};
 }
 
-// S is the storage type. Shapes as in binding.py, of h [B, T + 1, D]; part is one [B, D] for each vector.
+// S is the storage type. Shapes as in binding.py: h [B, T + 1, D]; bias [I D], null for none; bias_part [B, I D], part one [B, D] for each
+// vector.
 template <class S, int I, int V> struct Forward {
   Rows<const S, I> in;
-  const Acc<S>*vec[V], *h0;
+  const Acc<S>*bias, *vec[V], *h0;
   S* y;
   Acc<S> *h_last, *h;
   int64_t B, T, D;
 };
 template <class S, int I, int V> struct Backward {
   Rows<const S, I> in;
-  const Acc<S>*vec[V], *h;
+  const Acc<S>*bias, *vec[V], *h;
   const S* d_y;
   const Acc<S>* d_h_last;
   Rows<S, I> d_in;
-  Acc<S>*part[V], *d_h0;
+  Acc<S>*bias_part, *part[V], *d_h0;
   int64_t B, T, D;
 };
 
@@ -88,33 +91,39 @@ template <int depth, class Fetch, class Walk> ELMAN_FN void run(int total, bool 
   }
 }
 
-// What a thread knows of its channels: where they are, and the vectors there.
-template <class C, class A, int V> struct Channels {
+// What a thread knows of its channels: where they are, and biases and vectors there.
+template <class C, class A, int I, int V> struct Channels {
   static constexpr int N = C::CHANNELS;
   Place at;
   bool full;  // whether the whole block has channels
-  A vec[N][V] = {};
+  A bias[N][I] = {}, vec[N][V] = {};
 
-  ELMAN_FN Channels(const A* const (&vectors)[V], int B, int D)
+  ELMAN_FN Channels(const A* biases, const A* const (&vectors)[V], int B, int D)
       : at((int)block_x() * row<C> + (int)lane() * N, B, D), full(((int)block_x() + 1) * row<C> <= B * D) {
+    if (!at.valid) return;
 #pragma unroll
-    for (int j = 0; j < V; ++j)
-      if (at.valid && vectors[j])
+    for (int n = 0; n < N; ++n) {
 #pragma unroll
-        for (int n = 0; n < N; ++n) vec[n][j] = vectors[j][at.d + n];
+      for (int i = 0; i < I; ++i)
+        if (biases) bias[n][i] = biases[i * D + at.d + n];
+#pragma unroll
+      for (int j = 0; j < V; ++j)
+        if (vectors[j]) vec[n][j] = vectors[j][at.d + n];
+    }
   }
   // The first channel's element of time t in a tensor [B, rows, ...] of this pitch.
   ELMAN_FN int64_t cell(int64_t rows, int64_t t, int pitch) const { return (at.b * rows + t) * pitch + at.d; }
 };
 
-// The I inputs of step k of a stage, [I, steps, row] in shared memory, for each channel.
-template <class S, class C, int N, int I> ELMAN_FN void get_inputs(Acc<S> (&x)[N][I], const S* slot, int k) {
+// The I inputs of step k of a stage, [I, steps, row] in shared memory, for each channel, with their biases where there are any.
+template <bool biased, class S, class C, int N, int I>
+ELMAN_FN void get_inputs(Acc<S> (&x)[N][I], const Acc<S> (&bias)[N][I], const S* slot, int k) {
 #pragma unroll
   for (int i = 0; i < I; ++i) {
     Acc<S> of_input[N];
     get(of_input, slot + i * stage<C> + k * row<C> + (int)lane() * N);
 #pragma unroll
-    for (int n = 0; n < N; ++n) x[n][i] = of_input[n];
+    for (int n = 0; n < N; ++n) x[n][i] = biased ? of_input[n] + bias[n][i] : of_input[n];
   }
 }
 
@@ -123,7 +132,7 @@ template <class Step, class C, class S, int I, int V> ELMAN_KERNEL(lanes) forwar
   using Shared = ForwardShared<C, S, I>;
   constexpr int N = C::CHANNELS;
   const int B = (int)p.B, T = (int)p.T, D = (int)p.D;
-  const Channels<C, A, V> mine(p.vec, B, D);
+  const Channels<C, A, I, V> mine(p.bias, p.vec, B, D);
   S* const ring = shared<S>(Shared().in, Shared::depth * I * stage<C>);
   Reader<S, C, I> in(p.in.at, B, D, T, 0, p.in.pitch, 1);
 
@@ -140,7 +149,7 @@ template <class Step, class C, class S, int I, int V> ELMAN_KERNEL(lanes) forwar
     const S* const from = ring + slot * I * stage<C>;
     A x[steps][N][I];
 #pragma unroll
-    for (int k = 0; k < steps; ++k) get_inputs<S, C>(x[k], from, k);
+    for (int k = 0; k < steps; ++k) get_inputs<Step::biased, S, C>(x[k], mine.bias, from, k);
 #pragma unroll
     for (int k = 0; k < steps; ++k) {
       if (!whole && k >= left) break;
@@ -169,14 +178,14 @@ template <class Step, class C, class S, int I, int V> ELMAN_KERNEL(lanes) backwa
   using Shared = BackwardShared<C, S, I>;
   constexpr int N = C::CHANNELS, width = (I + 1) * stage<C>;
   const int B = (int)p.B, T = (int)p.T, D = (int)p.D;
-  const Channels<C, A, V> mine(p.vec, B, D);
+  const Channels<C, A, I, V> mine(p.bias, p.vec, B, D);
   S* const ring = shared<S>(Shared().in, Shared::depth * width);
   A* const states = shared<A>(Shared().h, Shared::depth * stage<C>);
   Reader<S, C, I> in(p.in.at, B, D, T, T - 1, p.in.pitch, -1);
   Reader<S, C, 1> d_y({p.d_y}, B, D, T, T - 1, D, -1);
   Reader<A, C, 1> former({p.h}, B, D, T + 1, T - 1, D, -1);  // h before each step
 
-  A c[N] = {}, h[N] = {}, d_vec[N][V] = {};
+  A c[N] = {}, h[N] = {}, d_bias[N][I] = {}, d_vec[N][V] = {};
   if (mine.at.valid) {
     get(c, p.d_h_last + mine.at.flat);
     get(h, p.h + mine.cell(T + 1, T, D));
@@ -192,7 +201,7 @@ template <class Step, class C, class S, int I, int V> ELMAN_KERNEL(lanes) backwa
     A x[steps][N][I], out[steps][N], before[steps][N];
 #pragma unroll
     for (int k = 0; k < steps; ++k) {
-      get_inputs<S, C>(x[k], from, k);
+      get_inputs<Step::biased, S, C>(x[k], mine.bias, from, k);
       get(out[k], from + I * stage<C> + k * row<C> + (int)lane() * N);
       get(before[k], states + slot * stage<C> + k * row<C> + (int)lane() * N);
     }
@@ -208,7 +217,10 @@ template <class Step, class C, class S, int I, int V> ELMAN_KERNEL(lanes) backwa
         c[n] = d * step.h;
         h[n] = before[k][n];
 #pragma unroll
-        for (int i = 0; i < I; ++i) d_in[i][n] = Step::gated ? d * step.in[i] + d_out * read.in[i] : d * step.in[i];
+        for (int i = 0; i < I; ++i) {
+          d_in[i][n] = Step::gated ? d * step.in[i] + d_out * read.in[i] : d * step.in[i];
+          if (Step::biased) d_bias[n][i] += d_in[i][n];
+        }
 #pragma unroll
         for (int j = 0; j < Step::vectors; ++j) d_vec[n][j] += Step::gated ? d * step.vec[j] + d_out * read.vec[j] : d * step.vec[j];
       }
@@ -222,9 +234,13 @@ template <class Step, class C, class S, int I, int V> ELMAN_KERNEL(lanes) backwa
   if (!mine.at.valid) return;
   put(p.d_h0 + mine.at.flat, c);
 #pragma unroll
-  for (int j = 0; j < Step::vectors; ++j)
+  for (int n = 0; n < N; ++n) {
 #pragma unroll
-    for (int n = 0; n < N; ++n) p.part[j][mine.at.flat + n] = d_vec[n][j];
+    for (int i = 0; i < I; ++i)
+      if (Step::biased) p.bias_part[((int64_t)mine.at.b * I + i) * D + mine.at.d + n] = d_bias[n][i];
+#pragma unroll
+    for (int j = 0; j < Step::vectors; ++j) p.part[j][mine.at.flat + n] = d_vec[n][j];
+  }
 }
 
 template <class C, class Tensors> Status check(const char* name, const Tensors& p) {
@@ -242,11 +258,13 @@ Status launch_pass(void (*kernel)(Tensors), const char* name, const Tensors& p, 
   return launch(kernel, name, ceil_div<int64_t>(p.B * p.D, row<C>), lanes, Shared().carve.bytes, stream, p);
 }
 
-// `a` is the variant's args::Forward, with h0, y, h_last and h by these names; `in` its inputs, `vec` its vectors; C is args::Constant.
+// `a` is the variant's args::Forward, with h0, y, h_last, h and, where Step::biased, bias by these names; `in` its inputs, `vec` its vectors;
+// C is args::Constant.
 template <class Step, class C, class Args, class S, int I, int V>
 Status forward(const char* name, const Args& a, const Rows<const S, I>& in, const Acc<S>* const (&vec)[V]) {
   static_assert(I == Step::inputs && V == room(Step::vectors));
-  Forward<S, I, V> p{in, {}, a.h0, a.y, a.h_last, a.h, a.B, a.T, a.D};
+  Forward<S, I, V> p{in, nullptr, {}, a.h0, a.y, a.h_last, a.h, a.B, a.T, a.D};
+  if constexpr (Step::biased) p.bias = a.bias;
   for (int j = 0; j < V; ++j) p.vec[j] = vec[j];
   return launch_pass<C, ForwardShared<C, S, I>>(forward_pass<Step, C, S, I, V>, name, p, a.stream);
 }
@@ -254,12 +272,14 @@ template <class Step, class C, class Args, class S, int I> Status forward(const 
   return forward<Step, C, Args, S, I, 1>(name, a, in, {nullptr});
 }
 
-// `a` is the variant's args::Backward: h, and the gradients d_y, d_h_last and d_h0; `part` where each vector's partial sums go.
+// `a` is the variant's args::Backward: the above, the gradients d_y, d_h_last and d_h0, and bias_part; `part` where each vector's partial
+// sums go.
 template <class Step, class C, class Args, class S, int I, int V>
 Status backward(const char* name, const Args& a, const Rows<const S, I>& in, const Acc<S>* const (&vec)[V], const Rows<S, I>& d_in,
                 Acc<S>* const (&part)[V]) {
   static_assert(I == Step::inputs && V == room(Step::vectors));
-  Backward<S, I, V> p{in, {}, a.h, a.d_y, a.d_h_last, d_in, {}, a.d_h0, a.B, a.T, a.D};
+  Backward<S, I, V> p{in, nullptr, {}, a.h, a.d_y, a.d_h_last, d_in, nullptr, {}, a.d_h0, a.B, a.T, a.D};
+  if constexpr (Step::biased) p.bias = a.bias, p.bias_part = a.bias_part;
   for (int j = 0; j < V; ++j) p.vec[j] = vec[j], p.part[j] = part[j];
   return launch_pass<C, BackwardShared<C, S, I>>(backward_pass<Step, C, S, I, V>, name, p, a.stream);
 }
