@@ -255,3 +255,10 @@ def test_names_stand_for_models_suites_or_all():
     assert {"E1", "E42"} <= {s.variant.name for s in everything} and all(s.variant.has_kernel for s in everything)
     with pytest.raises(UserError, match="no kernel of its own"):
         bench_kernels.models("gru")
+
+
+@pytest.mark.parametrize(("name", "M"), [("E75h2n8", 8), ("E70n8", 8), ("E88h2n8:expansion=2", 16)])
+def test_rivals_of_a_matrix_state_find_its_sizes(name, M):
+    call = inputs.capture(registry().resolve(name), 32, 2, 3, torch.device("cpu"), 0)
+    heads = 1 if name.startswith("E70") else 2
+    assert rivals.matrix_sizes(call.sizes) == (2, 3, heads, 8, M)

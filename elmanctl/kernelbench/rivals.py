@@ -84,13 +84,18 @@ def flashrnn(sizes: dict[str, int], sets: int) -> Pass:
     return differentiate(forward, [[noise(B, T, 1, 1, D), R, b, start] for _ in range(sets)])
 
 
+def matrix_sizes(sizes: dict[str, int]) -> tuple[int, ...]:
+    """Return B, T, H, N and M of a matrix state; a kernel of square ones has no M."""
+    return (*(sizes[n] for n in ("B", "T", "H", "N")), sizes.get("M", sizes["N"]))
+
+
 def fla_gated_delta(sizes: dict[str, int], sets: int) -> Pass:
     """flash-linear-attention's chunked gated delta rule: a linear state, parallel over time."""
     try:
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
     except ImportError as error:
         raise Absent(f"flash-linear-attention is not installed ({error})") from error
-    B, T, H, N, M = (sizes[n] for n in ("B", "T", "H", "N", "M"))
+    B, T, H, N, M = matrix_sizes(sizes)
 
     def forward(q, k, v, g, beta):
         return chunk_gated_delta_rule(
@@ -109,7 +114,7 @@ def mamba_scan(sizes: dict[str, int], sets: int) -> Pass:
         from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
     except ImportError as error:
         raise Absent(f"mamba-ssm is not installed ({error})") from error
-    B, T, H, N, M = (sizes[n] for n in ("B", "T", "H", "N", "M"))
+    B, T, H, N, M = matrix_sizes(sizes)
     A = -torch.rand(H, device="cuda")
 
     def forward(x, dt, b, c):
