@@ -1,16 +1,19 @@
-"""Residual add and RMSNorm in one step: the same arithmetic by three routes, and the record says which one ran.
+"""Residual add and RMSNorm in one step: the same arithmetic by two routes, and the record says which one ran.
 
-* `mamba_ssm`: the Triton kernel of mamba_ssm.ops.triton.layer_norm, on CUDA where that package imports;
-* `torch.compile`: `add_norm` below, fused by torch's compiler, on CUDA otherwise;
-* `torch`: `add_norm` as written, on a CPU.
+* `triton`: the kernels of norm_kernels.py, on CUDA;
+* `torch`: `add_norm` below, as written, on a CPU, in fp64, and where Triton cannot be imported.
 """
 
+import importlib.util
+import math
 from functools import cache
 
 import torch
 from torch import nn
 
 EPS = 1e-5  # always passed on: stock RMSNorm would take the input dtype's epsilon, 7.8e-3 in bf16
+ELEMENTS_A_THREAD = 16  # about; of a row, in registers
+WARPS = 16  # of a multiprocessor in a backward pass: 128 registers a thread
 
 
 def add_norm(x, residual, weight, out_dtype):
@@ -31,29 +34,28 @@ def add_norm(x, residual, weight, out_dtype):
     return (stream * scale * weight).to(out_dtype), stream
 
 
-@cache
-def fused():
-    """Return mamba_ssm's function and an empty text, or None and why it cannot be imported."""
-    try:
-        from mamba_ssm.ops.triton.layer_norm import rms_norm_fn
-    except (
-        Exception
-    ) as error:  # a broken installation fails in its own ways, and is no reason not to train another model
-        return None, f"{type(error).__name__}: {error}"
-    return rms_norm_fn, ""
+def division(D: int) -> dict[str, int]:
+    """Return how a kernel holds a row of D elements: two parts, each a power of two (the second 0 where one is enough), and its warps."""
+    first = max(16, 1 << (D.bit_length() - 1))
+    second = max(16, 1 << (D - first - 1).bit_length()) if first < D else 0
+    warps = round(math.log2(max(1.0, (first + second) / (32 * ELEMENTS_A_THREAD))))
+    return {"FIRST": first, "SECOND": second, "num_warps": min(WARPS, 1 << warps)}
+
+
+def programs_of(D: int, rows: int, multiprocessors: int) -> int:
+    """Return how many programs share the rows of a backward pass: as many as run at once, since each leaves a partial sum."""
+    return min(rows, multiprocessors * (WARPS // division(D)["num_warps"]))
 
 
 @cache
-def compiled():
-    """Return `add_norm` fused by torch's compiler; `fullgraph` makes what it cannot compile an error, never a slow path."""
-    return torch.compile(add_norm, dynamic=False, fullgraph=True)
+def fused() -> bool:
+    """Return whether the kernels can be imported."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def implementation(device: str | torch.device) -> str:
     """Return which route runs on a device, as it is recorded."""
-    if torch.device(device).type != "cuda":
-        return "torch"
-    return "mamba_ssm" if fused()[0] else "torch.compile"
+    return "triton" if torch.device(device).type == "cuda" and fused() else "torch"
 
 
 def working_dtype(x: torch.Tensor) -> torch.dtype:
@@ -71,10 +73,9 @@ class AddNorm(nn.Module):
 
     def forward(self, x, residual=None):
         """Take x [B, T, dim] and the stream (None at first); return the normalised input and the new stream, fp32."""
-        route, dtype = implementation(x.device), working_dtype(x)
-        if route == "mamba_ssm":
-            u, stream = fused()[0](
-                x, self.weight, None, residual=residual, eps=EPS, prenorm=True, residual_in_fp32=True
-            )
-            return u.to(dtype), stream
-        return (compiled() if route == "torch.compile" else add_norm)(x, residual, self.weight, dtype)
+        dtype = working_dtype(x)
+        if implementation(x.device) == "triton" and x.dtype != torch.float64:
+            from elmanctl.norm_kernels import AddNormFunction
+
+            return AddNormFunction.apply(x, residual, self.weight, EPS, dtype)
+        return add_norm(x, residual, self.weight, dtype)
