@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from elmanctl.commands.bench_kernels import time_kernels
+from elmanctl.commands.bench_plan import asked_of_slurm, parse_batches, show_plan
 from elmanctl.commands.bench_run import Checks, execute, go_on
-from elmanctl.console import note, print_json, print_table
 from elmanctl.errors import UserError
-from elmanctl.sizes import parse_count, short_count
+from elmanctl.sizes import parse_count
 
 
 def register(app: typer.Typer) -> None:
@@ -187,96 +187,3 @@ def register(app: typer.Typer) -> None:
             )
             checks = Checks(not no_preflight, preflight_only, on_end)
             execute(plan, run, again, limits, checks, json, slurm)
-
-
-def asked_of_slurm(engine: str, partition: str | None, options: list[str], local: dict[str, object]):
-    """Return what is asked of Slurm, None for the local engine.
-
-    Args:
-        local: options that choose this machine's GPUs, with what was given.
-    Raises:
-        UserError: for an unknown engine, options of the other one, and what Slurm cannot give.
-    """
-    if engine not in ("local", "slurm"):
-        raise UserError(f"--engine {engine}: there are local and slurm.")
-    if engine == "local":
-        if partition is not None or options:
-            raise UserError("--partition and --slurm belong to --engine slurm. Add it, or leave them out.")
-        return None
-    if wrong := [option for option, value in local.items() if value]:
-        raise UserError(
-            f"With --engine slurm, Slurm chooses the GPUs and starts the trials: leave {', '.join(wrong)} out."
-        )
-    from elmanctl.queue.slurm import wanted
-
-    return wanted(partition, options)
-
-
-def parse_batches(text: str) -> list[int]:
-    """Read `8,16,32`."""
-    try:
-        batches = [int(part) for part in text.split(",")]
-    except ValueError:
-        batches = []
-    if not batches or min(batches) < 1:
-        raise UserError(f"--batch-sizes {text}: give positive whole numbers, such as 8,16,32,64.")
-    return list(dict.fromkeys(batches))
-
-
-def show_plan(plan, json: bool) -> None:
-    """Print what a run would do: rows, sizes, devices, receipts, and what stands in its way."""
-    from elmanctl import bench as benching
-    from elmanctl.report.rows import budget_text
-
-    waiting = [planned for planned in plan.rows if planned.trial is not None]
-    place = {}
-    for number, planned in enumerate(waiting):
-        names = plan.devices
-        place[planned.row.label] = (names[number] if number < len(names) else "when one is free") if names else "none"
-    rows = [
-        {
-            "label": planned.row.label,
-            "model": planned.row.model,
-            "dim": planned.row.dim,
-            "depth": planned.row.depth,
-            "params": planned.row.params,
-            "device": place.get(planned.row.label, ""),
-            "budget": budget_text(planned.trial.budget) if planned.trial else "",
-            "batch": planned.trial.training.batch if planned.trial else None,
-            "execution": planned.sized.row.spec.kind(planned.trial.device) if planned.trial else "",
-            "receipt": benching.receipt(planned, plan.target),
-            "problem": planned.row.problem,
-        }
-        for planned in plan.rows
-    ]
-    if json:
-        suite = plan.suite
-        print_json(
-            {
-                "suite": suite.name,
-                "params": suite.params,
-                "matched": suite.matched,
-                "rows": rows,
-                "obstacles": plan.obstacles,
-            }
-        )
-        return
-    table = [
-        [
-            r["label"] if r["label"] == r["model"] else f"{r['label']} ({r['model']})",
-            f"{r['dim'] or '?'}x{r['depth']}",
-            short_count(r["params"]),
-            r["device"],
-            r["budget"],
-            r["execution"],
-            r["receipt"],
-            "cannot be built here" if r["problem"] else None,
-        ]
-        for r in rows
-    ]
-    columns = ["row", "dim x depth", "params", "device", "budget", "execution", "receipt", ""]
-    print_table(columns, table, title=f"{plan.suite.name}: {plan.suite.description}", right=("dim x depth", "params"))
-    for problem in dict.fromkeys(r["problem"] for r in rows if r["problem"]):
-        note(problem)
-    for text in plan.obstacles:
-        note(f"Not ready: {text}")
