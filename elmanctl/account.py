@@ -40,18 +40,16 @@ class Account:
         """Whether records are being written."""
         return self._log is not None
 
-    def clear(self) -> None:
-        """Remove what an earlier run left in the folder."""
-        for name in (STEPS, HELDOUT):
-            (self.folder / name).unlink(missing_ok=True)
-        shutil.rmtree(checkpoint.folder_of(self.folder), ignore_errors=True)
-
     def go_back(self, step: int, batch_hash: str, rewrite: bool) -> None:
         """Take the steps up to a checkpoint as this run's own; `rewrite` drops later ones from the files."""
         self.steps, self.batch_hash = cut(self.folder, step, rewrite), batch_hash
 
-    def start(self) -> None:
-        """Write to the files from now on."""
+    def start(self, anew: bool) -> None:
+        """Write to the files from now on; `anew`: remove what an earlier run left in the folder."""
+        for name in (STEPS, HELDOUT) if anew else ():
+            (self.folder / name).unlink(missing_ok=True)
+        if anew:
+            shutil.rmtree(checkpoint.folder_of(self.folder), ignore_errors=True)
         self._log = Lines(self.folder / STEPS)
 
     def append(self, step: Step, batch_hash: str) -> None:

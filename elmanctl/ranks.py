@@ -36,11 +36,7 @@ class Turn(NamedTuple):
 
 
 class Ranks:
-    """This process's place among those of its trial; alone, every call is the plain thing.
-
-    Args:
-        rank: from 0; count: how many there are.
-    """
+    """This process's place among those of its trial, from 0, and how many there are; alone, every call is the plain thing."""
 
     def __init__(self, rank: int = 0, count: int = 1):
         self.rank, self.count = rank, count

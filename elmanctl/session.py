@@ -41,8 +41,7 @@ class Session:
         self.account = Account(trial, folder)
         self.interrupt = Interrupt()
         self.ranks = Ranks()
-        self.halted = False  # a step was not finite
-        self.agreed = False  # every rank knows that the run has ended
+        self.halted = self.agreed = False  # a step was not finite; every rank knows that the run has ended
         self.launched: deque[tuple[float, str]] = deque()  # learning rate and batch hash of the steps in flight
         self.saved, self.saved_at = 0, time.monotonic()
         self.save_seconds = 0.0  # between checkpoints, 0 for none by time
@@ -87,10 +86,8 @@ class Session:
         self.stepper.prepare(self.ranks.rows(self.batch(0)))
         if self.ranks.same(resume):
             self.resume()
-        elif self.ranks.first:
-            self.account.clear()
         if self.ranks.first:
-            self.account.start()
+            self.account.start(anew=not resume)
 
     def resume(self) -> None:
         """Go back to the newest checkpoint."""
@@ -200,8 +197,9 @@ class Session:
             if number == 1:
                 self.check_initial()
             if self.progress:
-                speed = throughput(self.account.steps[-LAST:])
-                self.progress.step(step, self.schedule.spent(number, step.seconds), speed)
+                self.progress.step(
+                    step, self.schedule.spent(number, step.seconds), throughput(self.account.steps[-LAST:])
+                )
 
     def check_initial(self) -> None:
         """Warn of an untrained loss that a sound model of this width does not have."""

@@ -1,9 +1,8 @@
 """Suites: which models to compare, at which size and under which one training block. Data, not code.
 
 * A suite is a YAML file: `description`, `params` or a `dim` for each row, `depth`, `tolerance`, `align`, `relaxed`, `matched`,
-  `device`, `budget`, `training`, `seeds` and `rows` of {model, label, options, dim, depth}. An unknown key is an error.
-* `gpus_per_trial: 2` trains each row by two processes that share its batches, a GPU each (ranks.py).
-* `seeds: 3` runs each row with the training block's seed and the two after it; `seeds: [1, 7]` names them (seeds.py).
+  `device`, `budget`, `training`, `seeds`, `gpus_per_trial` (ranks.py) and `rows` of {model, label, options, dim, depth}.
+* `seeds: 3` runs each row with the training block's seed and the two after it, `seeds: [1, 7]` with these (seeds.py).
 * Rows are sized by counting real models. A row further from `params` than `tolerance` stops the suite unless it says
   `matched: false`, which every report of it then prints.
 """
@@ -70,9 +69,7 @@ def folders() -> list[Path]:
     """Return where suites are looked for, first match first: ./suites, those of plugins, those shipped."""
     from elmanctl.plugins.registry import registry
 
-    found = [Path("suites")]
-    for given in registry().hook.elmanctl_suites():
-        found += map(Path, given)
+    found = [Path("suites"), *(Path(path) for given in registry().hook.elmanctl_suites() for path in given)]
     checkout = Path(elmanctl.__file__).parent.parent / "suites"
     packaged = importlib.util.find_spec("elmanctl_suites")
     if packaged is not None and packaged.submodule_search_locations:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from elmanctl.commands.bench_kernels import time_kernels
-from elmanctl.commands.bench_plan import show_plan
+from elmanctl.commands.bench_plan import asked_of_slurm, parse_batches, show_plan
 from elmanctl.commands.bench_run import Checks, execute, go_on
 from elmanctl.errors import UserError
 from elmanctl.sizes import parse_count
@@ -205,37 +205,3 @@ def register(app: typer.Typer) -> None:
             )
             checks = Checks(not no_preflight, preflight_only, on_end)
             execute(plan, run, again, limits, checks, json, slurm)
-
-
-def asked_of_slurm(engine: str, partition: str | None, options: list[str], local: dict[str, object]):
-    """Return what is asked of Slurm, None for the local engine.
-
-    Args:
-        local: options that choose this machine's GPUs, with what was given.
-    Raises:
-        UserError: for an unknown engine, options of the other one, and what Slurm cannot give.
-    """
-    if engine not in ("local", "slurm"):
-        raise UserError(f"--engine {engine}: there are local and slurm.")
-    if engine == "local":
-        if partition is not None or options:
-            raise UserError("--partition and --slurm belong to --engine slurm. Add it, or leave them out.")
-        return None
-    if wrong := [option for option, value in local.items() if value]:
-        raise UserError(
-            f"With --engine slurm, Slurm chooses the GPUs and starts the trials: leave {', '.join(wrong)} out."
-        )
-    from elmanctl.queue.slurm import wanted
-
-    return wanted(partition, options)
-
-
-def parse_batches(text: str) -> list[int]:
-    """Read `8,16,32`."""
-    try:
-        batches = [int(part) for part in text.split(",")]
-    except ValueError:
-        batches = []
-    if not batches or min(batches) < 1:
-        raise UserError(f"--batch-sizes {text}: give positive whole numbers, such as 8,16,32,64.")
-    return list(dict.fromkeys(batches))

@@ -1,7 +1,42 @@
-"""`elmanctl bench --dry-run`: what a run would do."""
+"""What `elmanctl bench` reads from its command line besides the suite, and the plan that --dry-run shows."""
 
 from elmanctl.console import note, print_json, print_table
+from elmanctl.errors import UserError
 from elmanctl.sizes import short_count
+
+
+def asked_of_slurm(engine: str, partition: str | None, options: list[str], local: dict[str, object]):
+    """Return what is asked of Slurm, None for the local engine.
+
+    Args:
+        local: options that choose this machine's GPUs, with what was given.
+    Raises:
+        UserError: for an unknown engine, options of the other one, and what Slurm cannot give.
+    """
+    if engine not in ("local", "slurm"):
+        raise UserError(f"--engine {engine}: there are local and slurm.")
+    if engine == "local":
+        if partition is not None or options:
+            raise UserError("--partition and --slurm belong to --engine slurm. Add it, or leave them out.")
+        return None
+    if wrong := [option for option, value in local.items() if value]:
+        raise UserError(
+            f"With --engine slurm, Slurm chooses the GPUs and starts the trials: leave {', '.join(wrong)} out."
+        )
+    from elmanctl.queue.slurm import wanted
+
+    return wanted(partition, options)
+
+
+def parse_batches(text: str) -> list[int]:
+    """Read `8,16,32`."""
+    try:
+        batches = [int(part) for part in text.split(",")]
+    except ValueError:
+        batches = []
+    if not batches or min(batches) < 1:
+        raise UserError(f"--batch-sizes {text}: give positive whole numbers, such as 8,16,32,64.")
+    return list(dict.fromkeys(batches))
 
 
 def show_plan(plan, json: bool) -> None:

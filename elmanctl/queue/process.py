@@ -1,4 +1,4 @@
-"""Processes by pid, start and boot, so that a number that was given out again is not taken for the old process; ending whole trees."""
+"""Processes by pid, start and boot, so that a number that was given out again is not taken for the old process; ending whole trees; signals."""
 
 import contextlib
 import os
@@ -104,3 +104,28 @@ def end(leader: Identity | None, mark: str, seconds: float = 5.0) -> set[int]:
             break
         time.sleep(0.02)
     return left
+
+
+@contextlib.contextmanager
+def signals():
+    """For the time of a run: SIGTERM interrupts as Ctrl-C does, and a terminal that goes away is no longer written to."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    def deaf(number, frame):
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nowhere, stream)
+
+    try:
+        before = {
+            number: signal.signal(number, does) for number, does in ((signal.SIGTERM, interrupt), (signal.SIGHUP, deaf))
+        }
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -8,7 +8,6 @@
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -76,7 +75,7 @@ class Scheduler:
 
     def run(self, labels: set[str]) -> None:
         """Go on until these jobs have ended. KeyboardInterrupt (also made of SIGTERM) stops the trials and is raised again."""
-        with _signals():
+        with process.signals():
             try:
                 while True:
                     self.tick()
@@ -228,28 +227,3 @@ class Scheduler:
 
     def _active(self) -> list[Job]:
         return [job for job in self.queue.jobs.values() if job.state in (STARTING, RUNNING)]
-
-
-@contextlib.contextmanager
-def _signals():
-    """For the time of a run: SIGTERM interrupts as Ctrl-C does, and a terminal that goes away is no longer written to."""
-
-    def interrupt(number, frame):
-        raise KeyboardInterrupt
-
-    def deaf(number, frame):
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(nowhere, stream)
-
-    try:
-        before = {
-            number: signal.signal(number, does) for number, does in ((signal.SIGTERM, interrupt), (signal.SIGHUP, deaf))
-        }
-    except ValueError:  # not the main thread: whoever runs us there handles signals
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -13,7 +13,7 @@ Groups = dict[str, list[plan.Outcome]]  # a row's name -> its trials, one a seed
 def fields(outcome: plan.Outcome) -> dict[str, Any]:
     """Return what must be equal for rows to be comparable, by the name that the report uses."""
     trial, result = outcome.trial, outcome.result
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {} if trial is None else {"GPUs per trial": trial.ranks}
     if trial is not None:
         training = {name: getattr(trial.training, name) for name in Training.__struct_fields__ if name != "data"}
         found |= {name.replace("_", " "): value for name, value in training.items()}
