@@ -91,6 +91,15 @@ def test_kernels_and_families_name_nothing_of_a_backend():
     assert hits(r"^\s*#\s*(if|ifdef|ifndef)\b", paths) == []
 
 
+def test_no_pragma_is_the_whole_branch_of_a_constexpr_if():
+    """Where the condition is false, nvcc 13 drops such a loop and all statements of the block after it, without a word; g++ does not."""
+    wrong = []
+    for path in files("variants", "elmanctl/templates", "csrc_common", "tests", suffixes=CUDA):
+        code = re.sub(r"//.*", "", path.read_text())
+        wrong += [f"{path}: {m[0]!r}" for m in re.finditer(r"if constexpr \([^{;]*\)\s*\n\s*#\s*pragma", code)]
+    assert wrong == []
+
+
 def test_the_backend_is_chosen_in_wrapper_headers_only():
     wrappers = {p for p in files("csrc_common", suffixes=CUDA) if p.parent == ROOT / "csrc_common" / "elman"}
     users = {p for p in files("csrc_common", suffixes=CUDA) if hits(r"^\s*#.*ELMAN_DEVICE", [p])}

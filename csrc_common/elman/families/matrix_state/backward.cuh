@@ -270,7 +270,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
 #pragma unroll
         for (int i = 0; i < kept_sums<Tile::KG, 2 * C>(); ++i) partial[i < C ? i : N - C + i] = columns[i];
       }
-      if constexpr (vectors > 2)
+      if constexpr (vectors > 2) {
 #pragma unroll
         for (int j = 0; j < vectors - 2; ++j) {
           scatter_sums<Tile::KG, C>(d.column[j]);
@@ -279,6 +279,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
             for (int i = 0; i < kept_sums<Tile::KG, C>(); ++i) partial[further0 + j * N + i] = d.column[j][i];
           }
         }
+      }
       if (mine.first()) {
 #pragma unroll
         for (int j = 0; j < Step::rows; ++j) write(row + j * M, d.row[j]);

@@ -151,9 +151,10 @@ template <class Step, class Plan> struct Lane {
   }
   ELMAN_FN void inputs(Inputs& in, const A* record) const {
     read(in.k, record + Record<Step>::k() + col0);
-    if constexpr (further_columns<Step>() > 0)
+    if constexpr (further_columns<Step>() > 0) {
 #pragma unroll
       for (int j = 0; j < further_columns<Step>(); ++j) read(in.column[j], record + Record<Step>::column(j) + col0);
+    }
 #pragma unroll
     for (int j = 0; j < Step::rows; ++j) read(in.row[j], record + Record<Step>::row(j) + row0);
 #pragma unroll
