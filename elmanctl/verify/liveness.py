@@ -17,6 +17,7 @@ from elmanctl.verify.policy import LIVE
 from elmanctl.verify.run import Check, judged
 
 STEPS, ROUNDINGS = 6, 4
+INSTEAD_OF_ZERO = 24  # a size of 0 stands for a default that follows from others: small, and hardly ever this one
 
 
 def flips(spec: Spec) -> list[tuple[str, object]]:
@@ -31,7 +32,7 @@ def flips(spec: Spec) -> list[tuple[str, object]]:
         elif isinstance(value, bool):
             found.append((f.name, not value))
         elif isinstance(value, (int, float)):
-            found.append((f.name, value * 2))
+            found.append((f.name, value * 2 or type(value)(INSTEAD_OF_ZERO)))
     return found
 
 

@@ -38,16 +38,17 @@ class Stepwise:
     def forward(self, inputs):
         """Return outputs and saved tensors, as launch.run_forward does."""
         wx, h, D = inputs["wx"], inputs["h0"], inputs["h0"].shape[1]
-        kept, reset = [], []
+        states, kept, reset = [], [], []
         for t in range(wx.shape[1]):
             x = wx[:, t].to(h.dtype)
             z, r = torch.sigmoid(x[:, : 2 * D] + product(h.to(wx.dtype), inputs["W"].mT)).chunk(2, -1)
             reset.append((r * h).to(wx.dtype))
             n = torch.tanh(x[:, 2 * D :] + product(reset[-1], inputs["N"].mT))
             h = (1 - z) * h + z * n
+            states.append(h)
             kept.append(torch.cat([h, z, r, n], -1))
-        kept = torch.stack(kept, 1)
-        return {"y": kept[..., :D].to(wx.dtype), "h_last": h.clone(), "kept": kept, "reset": torch.stack(reset, 1)}
+        y = torch.stack(states, 1).to(wx.dtype)
+        return {"y": y, "h_last": h.clone(), "kept": torch.stack(kept, 1), "reset": torch.stack(reset, 1)}
 
     def backward(self, tensors, upstream):
         """Return the tensors that the kernel's backward pass writes."""
