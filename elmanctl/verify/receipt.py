@@ -9,12 +9,14 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+import elmanctl
 from elmanctl.errors import UserError
 from elmanctl.files import write_json
 from elmanctl.flavours import is_host
@@ -30,6 +32,7 @@ def source_hash(variant: Variant) -> str:
     """Return the SHA-256 over a variant's code: names and contents of its files and of the shared headers it reaches."""
     folder = variant.folder.resolve()
     files = {f"variant/{p.relative_to(folder)}": p for p in code_files(folder)}
+    files |= {f"tool/{p.name}": p for p in shared_modules(variant)}
     if variant.has_kernel:
         shared = csrc_folder().resolve()
         for path in map(Path.resolve, sources(folder)):
@@ -56,6 +59,7 @@ def parts(variant: Variant, target: str) -> dict[str, str]:
         texts["flags"] = digest((), " ".join(flags))
         if is_host(target):
             groups["runtime"] = runtime_sources(target)
+    groups["shared"] = shared_modules(variant)
     found = {name: digest(sorted(paths)) for name, paths in groups.items() if paths}
     return dict(sorted((found | texts | {"policy": policy.digest()}).items()))
 
@@ -73,6 +77,20 @@ def family(variant: Variant) -> str:
     """Return the names of the family headers that a kernel reaches, its own name where it reaches none."""
     families = csrc_folder().resolve() / "elman" / "families"
     return ", ".join(sorted(p.name for p in sources(variant.folder) if p.resolve().parent == families)) or variant.name
+
+
+def shared_modules(variant: Variant) -> list[Path]:
+    """Return the tool's own files that a variant's folder is made of: families/, shells.py and spectral.py, as far as it reaches them."""
+    tool = Path(elmanctl.__file__).resolve().parent
+    known = {path.stem: path for path in (tool / "shells.py", tool / "spectral.py", *tool.glob("families/[a-z]*.py"))}
+    found: set[Path] = set()
+    waiting = [path for path in code_files(variant.folder.resolve()) if path.suffix == ".py"]
+    while waiting:
+        imported = re.findall(r"^(?:from|import) elmanctl\b.*$", waiting.pop().read_text(), re.MULTILINE)
+        new = {known[word] for line in imported for word in re.findall(r"\w+", line) if word in known} - found
+        found |= new
+        waiting += new
+    return sorted(found)
 
 
 def code_files(folder: Path) -> list[Path]:

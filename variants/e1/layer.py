@@ -1,53 +1,26 @@
-"""The E1 layer: split input projection, silu on one branch, tanh recurrence gated by the other, output projection."""
+"""The E1 layer: tanh recurrence in a split shell, gated by the second branch."""
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from elmanctl.ops import recurrence
-from elmanctl.rules import inner_width
-from elmanctl.spectral import SpectralNorm
+from elmanctl.shells import RecurrentWeight, Shell, linear
 
 from .binding import constants, kernel
 
 RHO = 0.99  # largest singular value of W_h
-GAIN = 0.1  # of W_h's Xavier initialisation; without effect under spectral normalisation
 
 
-class Layer(nn.Module):
-    """y = W_out cell(silu(u), z) with [u, z] = W_in x, [B, T, dim] in and out; state {"h": [B, inner]} in fp32, zero at first.
+class Layer(Shell):
+    """Source: README.md, equations 1 to 3."""
 
-    Source: README.md, equations 1 to 3.
-    """
+    split = True
 
-    no_decay = frozenset()
+    def make_cell(self, inner: int, config) -> None:
+        self.constants = constants(config)
+        self.W_x = linear(inner, inner)
+        self.W_h = RecurrentWeight(inner, RHO if config.spectral_norm else None)
 
-    def __init__(self, dim: int, config):
-        super().__init__()
-        inner = inner_width(dim, config.expansion)
-        self.inner, self.constants = inner, constants(config)
-        self.W_in = nn.Linear(dim, 2 * inner, bias=False)
-        self.W_x = nn.Parameter(torch.empty(inner, inner))
-        self.W_h = nn.Parameter(torch.empty(inner, inner))
-        self.b = nn.Parameter(torch.zeros(inner))
-        self.W_out = nn.Linear(inner, dim, bias=False)
-        nn.init.xavier_uniform_(self.W_in.weight)
-        nn.init.xavier_uniform_(self.W_x)
-        nn.init.xavier_uniform_(self.W_h, gain=GAIN)
-        nn.init.xavier_uniform_(self.W_out.weight)
-        self.norm = SpectralNorm(inner, RHO) if config.spectral_norm else None
-        if self.norm is not None:
-            self.norm.warm(self.W_h)
-
-    def initial_state(self, batch: int, device, dtype=torch.float32) -> dict[str, Tensor]:
-        """Return the zero state."""
-        return {"h": torch.zeros(batch, self.inner, device=device, dtype=dtype)}
-
-    def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run over [B, T, dim] from `state`; return y [B, T, dim] and the state after the last step."""
-        W = self.W_h if self.norm is None else self.norm(self.W_h)
-        u, z = self.W_in(x).chunk(2, dim=-1)
-        state = state or self.initial_state(x.shape[0], x.device, W.dtype)
-        inputs = {"wx": F.linear(F.silu(u), self.W_x, self.b), "z": z, "W": W, "h0": state["h"]}
+    def cell(self, state: dict[str, Tensor], u: Tensor, z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        inputs = {"wx": self.W_x(u), "z": z, "W": self.W_h(), "h0": state["h"]}
         out = recurrence(kernel, inputs, self.constants)
-        return self.W_out(out["y"]), {"h": out["h_last"]}
+        return out["y"], {"h": out["h_last"]}

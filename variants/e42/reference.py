@@ -1,80 +1,19 @@
-"""E42 in plain PyTorch: a loop over time, any floating dtype. The truth that the kernel is measured against."""
+"""E42 in plain PyTorch: h[t] = wx[t] + W h[t-1], y[t] = h[t] silu(h[t]). The truth that the kernel is measured against."""
 
-import torch
-import torch.nn.functional as F
+from elmanctl.families import dense_reference as dense
+from elmanctl.families.dense_reference import DRAWS, exact, weight_gradients
 
-DRAWS = ("typical", "saturated", "extreme")
+__all__ = ["DRAWS", "draw", "forward", "readout", "readout_slopes", "state", "state_slope", "weight_gradients"]
 
-
-def exact(name, x):
-    """Leave x as it is: no rounding at the point `name`."""
-    return x
-
-
-def state(pre):
-    """Return h from its pre-activation: the recurrence is linear."""
-    return pre
-
-
-def state_slope(h):
-    """Return d h / d pre."""
-    return torch.ones_like(h)
-
-
-def readout(h):
-    """Return y = h silu(h)."""
-    return h * F.silu(h)
-
-
-def readout_slopes(h):
-    """Return (dy / dh,): silu(h) + h silu'(h), with silu'(h) = sigmoid(h) (1 + h sigmoid(-h))."""
-    return (F.silu(h) + h * torch.sigmoid(h) * (1 + h * torch.sigmoid(-h)),)
+state, state_slope = dense.linear, dense.linear_slope
+readout, readout_slopes = dense.self_gate, dense.self_gate_slopes
 
 
 def forward(wx, W, h0, *, constants=None, at=exact):
-    """Run the linear recurrence and its self-gated readout.
-
-    h[t] = wx[t] + W h[t-1],   y[t] = h[t] silu(h[t])
-
-    Args:
-        wx: input part of the pre-activation, bias included, [B, T, D].
-        W: recurrent weight, [D, D].
-        h0: state before the first step, [B, D]; the computation runs in its dtype.
-        constants: without effect; CUBLAS is another way to compute the same.
-        at: rounding points `h_operand` and `d_pre`, see binding.py.
-    Returns:
-        y [B, T, D] in the dtype of wx, and the last state [B, D].
-    Source: README.md, equations 2 and 3.
-    """
-    h, states, matrix = h0, [], W.to(h0.dtype).mT
-    for t in range(wx.shape[1]):
-        h = state(at("d_pre", wx[:, t].to(h0.dtype) + at("h_operand", h) @ matrix))
-        states.append(h)
-    h = torch.stack(states, 1)
-    return readout(h).to(wx.dtype), h[:, -1]
-
-
-def weight_gradients(t):
-    """Return d_W = sum over b, t of d_pre[t] h[t-1]^T as one product over all B T rows.
-
-    Args:
-        t: tensors of the call; d_wx is d_pre [B, T, D], former is h[t-1] as operand of the product [B, T, D], both in the compute dtype.
-    """
-    return {"d_W": t["d_wx"].flatten(0, 1).mT @ t["former"].flatten(0, 1)}
+    """Run README.md, equations 2 and 3; shapes in families/dense_reference.py."""
+    return dense.run(state, readout, wx, W, h0, at=at)
 
 
 def draw(kind, shapes, constants, randn):
-    """Draw inputs in fp64.
-
-    `typical`: W with a largest singular value near 1. `saturated`: states large against the readout gate's scale, both signs.
-    `extreme`: inputs at zero or of size 30, and a W that nearly forgets (0.02) or keeps (0.98) a channel.
-    """
-    D = shapes["W"][0]
-    wx, W, h0 = (randn(*shapes[name]) for name in ("wx", "W", "h0"))
-    W = W * (0.5 / D**0.5)
-    if kind == "saturated":
-        wx, h0 = 8 * wx, 8 * h0
-    if kind == "extreme":
-        wx = torch.where(wx.abs() < 0.5, 0, torch.where(wx > 1.5, 30.0, wx))
-        W = 0.02 * W + torch.diag((torch.arange(D) % 2).to(W)) * 0.98
-    return {"wx": wx, "W": W, "h0": h0}
+    """Draw inputs in fp64; the state is not bounded."""
+    return dense.draw(kind, shapes, randn, bounded=False)

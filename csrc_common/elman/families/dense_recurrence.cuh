@@ -9,6 +9,7 @@
 //     template <class A> static ELMAN_FN A readout(A h, A gate);       // gate is 0 where there is none
 //     template <class A> static ELMAN_FN Pair<A> readout_slope(A h, A gate);   // d y / d h and d y / d gate
 //   };
+// Common parts are in dense_recurrence/steps.cuh.
 // One cooperative launch runs a whole pass.
 // * The batch is cut into tiles of 8 rows, shared out to groups of blocks; a group that has several (TURNS) takes turns. Each block of a
 //   group owns TILES tiles of 16 rows of W (backward: of W^T), which stay in registers, the last SHARED of them in shared memory. Its
@@ -28,6 +29,7 @@
 //   W^T d_pre (`d_pre`), which is d_wx as stored. The gradient of W is one product over all T B rows of d_pre and of `former`, h[t-1] as
 //   it entered the product.
 #include <elman/families/dense_recurrence/fragment.cuh>
+#include <elman/families/dense_recurrence/steps.cuh>
 
 namespace elman::dense {
 inline constexpr int tile = 16;  // channels of a tile: rows of W
@@ -341,11 +343,21 @@ Status launch_pass(void (*kernel)(Tensors, Division), const char* name, const Te
   return launch_cooperative(kernel, name, (int64_t)split.groups * split.blocks, threads<C>, Layout<S, C>().carve.bytes, stream, p, split);
 }
 
-template <class Step, class C, class S> Status forward(const char* name, const Forward<S>& p, Stream stream) {
-  return launch_pass<C, S>(forward_pass<Step, C, S>, name, p, p.T, stream);
+// `a` is the variant's args::Forward: wx, W, h0, y, h_last, h and exchange by these names. C is args::Constant.
+template <class Step, class C, class Args, class S> Status forward(const char* name, const Args& a, const S* gate) {
+  const Forward<S> p{a.wx, a.W, a.h0, gate, a.y, a.h_last, a.h, a.exchange, a.B, a.T, a.D};
+  return launch_pass<C, S>(forward_pass<Step, C, S>, name, p, p.T, a.stream);
+}
+template <class Step, class C, class Args> Status forward(const char* name, const Args& a) {
+  return forward<Step, C>(name, a, (decltype(a.wx))nullptr);
 }
 
-template <class Step, class C, class S> Status backward(const char* name, const Backward<S>& p, Stream stream) {
-  return launch_pass<C, S>(backward_pass<Step, C, S>, name, p, p.T + 1, stream);
+// `a` is the variant's args::Backward: the above, their gradients as d_wx, d_h0, d_y, d_h_last, and former.
+template <class Step, class C, class Args, class S> Status backward(const char* name, const Args& a, const S* gate, S* d_gate) {
+  const Backward<S> p{a.W, gate, a.h0, a.h, a.d_y, a.d_h_last, a.d_wx, d_gate, a.d_h0, a.former, a.exchange, a.B, a.T, a.D};
+  return launch_pass<C, S>(backward_pass<Step, C, S>, name, p, p.T + 1, a.stream);
+}
+template <class Step, class C, class Args> Status backward(const char* name, const Args& a) {
+  return backward<Step, C>(name, a, (decltype(a.W))nullptr, (decltype(a.d_wx))nullptr);
 }
 }  // namespace elman::dense
