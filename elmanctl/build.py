@@ -222,6 +222,7 @@ class Library:
 
 
 _loaded: dict[str, Library] = {}
+_substituted: dict[tuple, Library] = {}
 
 
 def load(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str) -> Library:
@@ -230,6 +231,8 @@ def load(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str) 
     Raises:
         RuntimeError: for a build under AddressSanitizer in a process that was not started with its library, which would end it.
     """
+    if mutant := _substituted and _substituted.get(_request(kernel, constants, dtype, target)):
+        return mutant
     folder = build(kernel, constants, dtype, target)
     if folder.name not in _loaded:
         if is_host(target) and FLAVOURS[target].preload and not hasattr(ctypes.CDLL(None), "__asan_init"):
@@ -240,4 +243,8 @@ def load(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str) 
 
 def substitute(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str, path: Path) -> None:
     """Let this process run the library at `path` in place of the kernel's own build: a mutant, in a child process."""
-    _loaded[build(kernel, constants, dtype, target).name] = Library(path)
+    _substituted[_request(kernel, constants, dtype, target)] = Library(path)
+
+
+def _request(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str) -> tuple:
+    return (kernel.package, tuple(sorted(constants.items())), dtype, target)

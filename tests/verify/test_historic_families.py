@@ -17,7 +17,7 @@ from elmanctl.verify.prove import kernel_mutants, trial
 from elmanctl.verify.prove.edits import Edit
 
 DENSE, FORWARD, BACKWARD = "dense_recurrence.cuh", "matrix_state/forward.cuh", "matrix_state/backward.cuh"
-TILE, LAUNCH = "matrix_state/tile.cuh", "matrix_state.cuh"
+TILE, LAUNCH, STEPS = "matrix_state/tile.cuh", "matrix_state.cuh", "dense_recurrence/steps.cuh"
 STEP = ""  # the variant's own file
 LOW = "([](auto x) {{ elman::dtype<elman::bfloat16>::type low; elman::store(&low, x); return decltype(x)(elman::load(&low)); }}({}))"
 SLOTS, READOUT = "part<EM>(place, a.slots)", "part<EM>(place, a.readout)"
@@ -108,11 +108,11 @@ PATCHES = {
         "Place mixed = place; mixed.b = 0, mixed.t = place.t * (all / H) + place.b; write_slice(team.template part<EM>(mixed, a.y), y);",
         {"E75": ("y", "s_last d_s0"), "E88": ("y", "s_last d_qkv")}, T9),
     "a tanh state without its slope": (
-        STEP, "A state_slope(A h) { return tanh_slope(h); }", "A state_slope(A) { return 1; }", {"E1": ("d_wx", "y d_z")}, T9),
+        STEPS, "A state_slope(A h) { return tanh_slope(h); }", "A state_slope(A) { return 1; }", {"E1": ("d_wx", "y d_z")}, T9),
     "a term of the read-out's derivative dropped": (
-        STEP, "silu_of(h) + h * silu_slope(h)", "silu_of(h)", {"E42": ("d_wx", "y h_last")}, T9),
+        STEPS, "silu_of(h) + h * silu_slope(h)", "silu_of(h)", {"E42": ("d_wx", "y h_last")}, T9),
     "gradient of the gate from a gated read-out": (
-        STEP, "h * silu_slope(z)}", "h * silu_of(z) * silu_slope(z)}", {"E1": ("d_z", "y d_wx")}, T9),
+        STEPS, "h * silu_slope(gate)}", "h * silu_of(gate) * silu_slope(gate)}", {"E1": ("d_z", "y d_wx")}, T9),
     "the gradient carried back without its decay": (
         STEP, "g[r][c] = lambda * g[r][c]", "g[r][c] = g[r][c]", {"E88": ("d_s0", "y s_last")}, T9),
     "backward takes another forget gate than forward": (

@@ -3,15 +3,17 @@
 import json
 import os
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from elmanctl.cli import run
+from elmanctl.plugins.registry import registry
 from elmanctl.verify import cases, truth
 from elmanctl.verify.plan import Plan, Request
-from elmanctl.verify.prove import extents, kernel_mutants, operators, proof
+from elmanctl.verify.prove import extents, kernel_mutants, operators, proof, terms
 from elmanctl.verify.prove.child import isolated
 from elmanctl.verify.prove.edits import Edit
 from elmanctl.verify.prove.findings import Findings
@@ -79,6 +81,15 @@ def test_a_draw_that_hides_a_mistake_behind_a_zero_first_state_is_found_out(spec
 
     found, _ = planted(spec, zero)
     assert "first state ignored" in {v.fault for v in found if v.extent == "full" and v.ratio == 0}
+
+
+@pytest.mark.parametrize(("name", "files"), [("E42", {"dense_reference.py"}), ("E88", {"reference.py"})])
+def test_terms_are_found_in_the_familys_reference_too(name, files):
+    """A variant's reference.py may be no more than names of parts: each operation of theirs is a site of its own."""
+    plan = Plan(Request(registry().resolve(name), "cpu"))
+    case = cases.Case("float32", (("B", 1), ("T", 2), *(plan.cases(["float32"], quick=True)[0].sizes[2:])), "typical")
+    found = terms.terms(truth.draw(plan.kernel, plan.reference, plan.constants, case, 0), plan.reference.__file__)
+    assert {Path(t.file).name for t in found} == files and len({(t.file, t.line) for t in found}) > 1
 
 
 def test_masks_find_a_head_in_products_and_sums_of_dimensions():

@@ -1,17 +1,19 @@
 """A term dropped: the reference with one operand of one operation left out of the derivative, or of the sum itself.
 
-Each place in reference.py where two tensors are added, subtracted or multiplied is a site. A forgotten product rule, a chain that was cut
-and a forgotten summand all look like this.
+Each place in reference.py, or in the family's reference that it is made of, where two tensors are added, subtracted or multiplied is a
+site. A forgotten product rule, a chain that was cut and a forgotten summand all look like this.
 """
 
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from elmanctl import families
 from elmanctl.verify.truth import Problem, differentiate
 
 SUMS = {"add", "sub"}
@@ -20,8 +22,9 @@ OPERATIONS = SUMS | {"mul", "matmul", "einsum", "div", "__rsub__"}
 
 @dataclass(frozen=True)
 class Term:
-    """One operand of one operation: where (function, bytecode offset, line), which, and whether it leaves the value too."""
+    """One operand of one operation: where (file, function, bytecode offset, line), which, and whether it leaves the value too."""
 
+    file: str
     function: str
     offset: int
     line: int
@@ -32,7 +35,7 @@ class Term:
     @property
     def name(self) -> str:
         what = "dropped from the sum" if self.value else "not differentiated"
-        return f"term dropped: reference line {self.line}, operand {self.operand + 1} of {self.operation} {what}"
+        return f"term dropped: {Path(self.file).stem} line {self.line}, operand {self.operand + 1} of {self.operation} {what}"
 
 
 class Dropping(TorchFunctionMode):
@@ -40,13 +43,14 @@ class Dropping(TorchFunctionMode):
 
     def __init__(self, path: str, drop: Term | None = None):
         super().__init__()
-        self.path, self.drop = path, drop
+        self.files = {path, *map(str, Path(families.__file__).parent.glob("*.py"))}
+        self.drop = drop
         self.found: dict[Term, None] = {}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         name = getattr(func, "__name__", "")
         if name in OPERATIONS and (frame := self._frame()) is not None:
-            place = (frame.f_code.co_name, frame.f_lasti, frame.f_lineno, name.strip("_"))
+            place = (frame.f_code.co_filename, frame.f_code.co_name, frame.f_lasti, frame.f_lineno, name.strip("_"))
             first = 1 if name == "einsum" else 0
             tensors = [i for i, a in enumerate(args[first:]) if isinstance(a, Tensor)]
             for i in tensors:
@@ -55,7 +59,7 @@ class Dropping(TorchFunctionMode):
                     if name in SUMS and len(tensors) == 2:
                         self.found[Term(*place, i, True)] = None
             drop = self.drop
-            if drop is not None and (drop.function, drop.offset, drop.line, drop.operation) == place:
+            if drop is not None and (drop.file, drop.function, drop.offset, drop.line, drop.operation) == place:
                 at = first + drop.operand
                 other = torch.zeros_like(args[at]) if drop.value else args[at].detach()
                 args = (*args[:at], other, *args[at + 1 :])
@@ -63,7 +67,7 @@ class Dropping(TorchFunctionMode):
 
     def _frame(self):
         frame = sys._getframe(2)
-        while frame is not None and frame.f_code.co_filename != self.path:
+        while frame is not None and frame.f_code.co_filename not in self.files:
             frame = frame.f_back
         return frame
 
