@@ -1,7 +1,7 @@
 """Residual add and RMSNorm in one step: the same arithmetic by two routes, and the record says which one ran.
 
 * `triton`: the kernels of norm_kernels.py, on CUDA;
-* `torch`: `add_norm` below, as written, on a CPU, in fp64, and where Triton cannot be imported.
+* `torch`: `add_norm` below, as written, on a CPU, where Triton cannot be imported, in fp64, and for rows too wide for a kernel.
 """
 
 import importlib.util
@@ -13,6 +13,7 @@ from torch import nn
 
 EPS = 1e-5  # always passed on: stock RMSNorm would take the input dtype's epsilon, 7.8e-3 in bf16
 ELEMENTS_A_THREAD = 16  # about; of a row, in registers
+WIDEST = 65535  # elements of a row; a wider one does not fit into shared memory where its layout changes
 WARPS = 16  # of a multiprocessor in a backward pass: 128 registers a thread
 
 
@@ -74,7 +75,7 @@ class AddNorm(nn.Module):
     def forward(self, x, residual=None):
         """Take x [B, T, dim] and the stream (None at first); return the normalised input and the new stream, fp32."""
         dtype = working_dtype(x)
-        if implementation(x.device) == "triton" and x.dtype != torch.float64:
+        if implementation(x.device) == "triton" and x.dtype != torch.float64 and x.shape[-1] <= WIDEST:
             from elmanctl.norm_kernels import AddNormFunction
 
             return AddNormFunction.apply(x, residual, self.weight, EPS, dtype)

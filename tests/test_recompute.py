@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from elmanctl import train
+from elmanctl import ops, train
 from elmanctl.errors import UserError
 from elmanctl.model import LadderLM
 from elmanctl.plugins.registry import registry
@@ -46,6 +46,13 @@ def test_checkpointed_layers_give_the_same_loss_gradients_and_buffers_bit_for_bi
     for _ in range(2):  # the second step starts from buffers that the first has moved
         a, b = step(plain), step(thrifty)
     assert a[0].equal(b[0]) and equal(a[2], b[2]) and equal(a[3], b[3])
+
+
+def test_a_kernel_s_pass_is_run_again_too():
+    """Through the op that serves every kernel, on the host backend."""
+    with ops.using("host"):
+        plain, thrifty = step(build("E42")), step(build("E42", checkpoint_layers=DEPTH))
+    assert plain[0].equal(thrifty[0]) and equal(plain[2], thrifty[2]) and equal(plain[3], thrifty[3])
 
 
 def test_the_layers_that_are_asked_for_run_twice_and_keep_less(trainee):

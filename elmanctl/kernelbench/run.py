@@ -62,8 +62,11 @@ def vouched(specs: list[Spec], target: str) -> dict[str, str]:
 
 
 def sees_width(spec: Spec, base: Shape, device: torch.device) -> bool:
-    """Return whether the kernel's sizes depend on the layer's width."""
-    one, two = (capture(spec, dim, 1, 1, device, 0).sizes for dim in (base.dim, base.dim // 2))  # not twice: a kernel may not hold it
+    """Return whether the kernel's sizes depend on the layer's width; no, where it cannot be run, which its row says."""
+    try:
+        one, two = (capture(spec, dim, 1, 1, device, 0).sizes for dim in (base.dim, base.dim // 2))
+    except REFUSALS:
+        return False
     return one != two
 
 
