@@ -102,10 +102,13 @@ def test_an_interrupt_and_a_killed_rank_cost_nothing_but_time(trainee, tmp_path)
     assert stopped.status == "interrupted" and f"step_{stopped.steps:06d}" in str(list(checkpoints.iterdir()))
 
     second = start(folder, trial, *go_on)
-    wait_for(second, lambda: len(read_steps(steps)) > stopped.steps + 3)
+    wait_for(second, lambda: len(read_steps(steps)) > stopped.steps)
+    second.send_signal(signal.SIGUSR1)  # as for a trial that hangs
+    wait_for(second, lambda: len(read_steps(steps)) > stopped.steps + 4)
     follower = next(p for p in psutil.Process(second.pid).children() if p.environ().get("RANK") == "1")
     follower.kill()
-    assert f"Resuming after step {stopped.steps}" in end(second, -signal.SIGKILL)  # which is tried again
+    out = end(second, -signal.SIGKILL)  # which is tried again
+    assert f"Resuming after step {stopped.steps}" in out and out.count("most recent call first") >= 2
     assert not (folder / "result.json").exists() and not list(folder.glob(".rank*"))
 
     assert together(folder, trial, *go_on) == [0, 0]
