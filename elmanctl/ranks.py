@@ -98,10 +98,9 @@ class Ranks:
         return found.tolist()
 
     def leave(self) -> None:
-        """Wait until every rank has come to the end, and part."""
+        """Wait until every rank has come to the end."""
         if self.count > 1:
-            dist.barrier()
-            dist.destroy_process_group()
+            dist.all_reduce(torch.zeros(()))
 
 
 class Averaged:
@@ -114,6 +113,7 @@ class Averaged:
     def __init__(self, ranks: Ranks, model: torch.nn.Module, device: torch.device):
         from torch.nn.parallel import DistributedDataParallel
 
+        torch._dynamo.config.optimize_ddp = False  # only pieces of the model are compiled: there is nothing to divide
         self.mean = ranks.mean
         if device.type != "cuda":
             self._ddp = DistributedDataParallel(_Loss(model), gradient_as_bucket_view=True)

@@ -86,4 +86,8 @@ if __name__ == "__main__":
     if code < 0:  # of several ranks one was killed: the whole ends as it did
         signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
         os.kill(os.getpid(), -code)
+    if "--one-of-several" in sys.argv:  # taking NCCL down in order may hang for ever, above all after a failure
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

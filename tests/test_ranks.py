@@ -76,12 +76,14 @@ def test_two_processes_give_the_losses_of_one(trainee, tmp_path):
     assert together(tmp_path / "two", trial) == [0, 0]
     train.run(msgspec.structs.replace(trial, micro_batches=2), tmp_path / "halves")
     train.run(trial, tmp_path / "whole")
+    assert together(tmp_path / "four", msgspec.structs.replace(trial, micro_batches=2)) == [0, 0]
     assert records(tmp_path / "two") == records(tmp_path / "halves")
     assert read_heldout(tmp_path / "two/heldout.jsonl") == read_heldout(tmp_path / "halves/heldout.jsonl")
     steps, result = records(tmp_path / "two")
     whole, of_whole = records(tmp_path / "whole")
     assert result["batch_hash"] == of_whole["batch_hash"] and len(steps) == 12
-    assert [s[1] for s in steps] == pytest.approx([s[1] for s in whole], rel=1e-5)
+    for steps in (records(tmp_path / name)[0] for name in ("two", "four")):
+        assert [s[1] for s in steps] == pytest.approx([s[1] for s in whole], rel=1e-5)
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == [
         "heldout.jsonl", "result.json", "steps.jsonl", "trial.json"
     ]  # fmt: skip
@@ -102,10 +104,13 @@ def test_an_interrupt_and_a_killed_rank_cost_nothing_but_time(trainee, tmp_path)
     assert stopped.status == "interrupted" and f"step_{stopped.steps:06d}" in str(list(checkpoints.iterdir()))
 
     second = start(folder, trial, *go_on)
-    wait_for(second, lambda: len(read_steps(steps)) > stopped.steps + 3)
+    wait_for(second, lambda: len(read_steps(steps)) > stopped.steps)
+    second.send_signal(signal.SIGUSR1)  # as for a trial that hangs
+    wait_for(second, lambda: len(read_steps(steps)) > stopped.steps + 4)
     follower = next(p for p in psutil.Process(second.pid).children() if p.environ().get("RANK") == "1")
     follower.kill()
-    assert f"Resuming after step {stopped.steps}" in end(second, -signal.SIGKILL)  # which is tried again
+    out = end(second, -signal.SIGKILL)  # which is tried again
+    assert f"Resuming after step {stopped.steps}" in out and out.count("most recent call first") >= 2
     assert not (folder / "result.json").exists() and not list(folder.glob(".rank*"))
 
     assert together(folder, trial, *go_on) == [0, 0]

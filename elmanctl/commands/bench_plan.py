@@ -45,9 +45,9 @@ def show_plan(plan, json: bool) -> None:
     from elmanctl.report.rows import budget_text
 
     waiting = [planned for planned in plan.rows if planned.trial is not None]
-    place = {}
+    place, share = {}, plan.suite.ranks if plan.pool else 1
+    names = [", ".join(plan.devices[i : i + share]) for i in range(0, len(plan.devices) - share + 1, share)]
     for number, planned in enumerate(waiting):
-        names = plan.devices
         place[planned.row.label] = (names[number] if number < len(names) else "when one is free") if names else "none"
     rows = [
         {

@@ -35,7 +35,8 @@ def execute(plan, name: str | None, again: bool, limits, checks: Checks, json: b
     trials = todo(plan, runs.RUNS / name, again) if name else [p.trial for p in plan.rows if p.trial]
     kept = snapshot.take(runs.RUNS, plan.suite.path, [p.sized.row.spec.variant for p in plan.rows]) if trials else None
     if not checks.only:  # which keeps nothing
-        preflight.check_disk(runs.RUNS, preflight.disk(trials, len(plan.devices), limits.checkpoint_seconds))
+        devices = len(trials) if slurm else len(plan.devices)
+        preflight.check_disk(runs.RUNS, preflight.disk(trials, devices, limits.checkpoint_seconds))
     findings = []
     if slurm is not None:
         note(

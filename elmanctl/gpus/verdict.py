@@ -44,12 +44,14 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = 1
 
 
-def judge(samples: list[Sample]) -> Verdict:
-    """Return what the samples of a run say."""
+def judge(samples: list[Sample], left: str = "") -> Verdict:
+    """Return what the samples of a run say; `left` says which memory was still held after its end."""
     if not samples:
         return Verdict(verdict="unwatched")
     each = {gpu: [s for s in samples if s.gpu == gpu] for gpu in dict.fromkeys(s.gpu for s in samples)}
     evidence = [text for gpu, mine in each.items() for text in _evidence(mine, gpu if len(each) > 1 else "the GPU")]
+    if left and any(s.sight == BLIND for s in samples):
+        evidence.append(f"by a process that is not listed, {left}")
     shares = {name: _share(samples, bit) for bit, name in THROTTLES.items()}
     notes = tuple(text for sight, text in NOTES.items() if any(s.sight == sight for s in samples))
 
@@ -110,12 +112,16 @@ def _clock(sample: Sample) -> str:
     return time.strftime("%H:%M:%S", time.localtime(sample.time))
 
 
-def conclude(folder: Path, status: str) -> str:
-    """Write the verdict on a finished trial; an `ok` result that is contaminated is marked so. Returns the status as it then is."""
+def conclude(folder: Path, status: str, left: str = "") -> str:
+    """Write the verdict on a finished trial; an `ok` result that is contaminated is marked so. Returns the status as it then is.
+
+    Args:
+        left: which memory was still held after the trial's end, an empty text where none was.
+    """
     samples = read(folder)
     if not samples:
         return status
-    verdict = judge(samples)
+    verdict = judge(samples, left)
     write_json(folder / VERDICT, verdict)
     if status != "ok" or (verdict.verdict == "clean" and not verdict.notes):
         return status

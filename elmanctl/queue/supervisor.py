@@ -173,7 +173,7 @@ class Supervisor:
         became = settle.verdict(self.job, self.folder, code, self.limit, self.conflict)
         facts = dict(became.facts)
         if became.step == "end":
-            facts["status"] = verdict.conclude(self.folder, facts["status"])
+            facts["status"] = verdict.conclude(self.folder, facts["status"], left)
         if left:
             facts["why"] = f"{facts['why']} {left}".strip()
         self.queue.write(became.step, self.label, attempt=self.attempt, **facts)

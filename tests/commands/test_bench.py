@@ -81,6 +81,15 @@ def test_a_dry_run_shows_rows_sizes_and_gpus_where_there_is_none(project, monkey
     sized = [row for row in data["rows"] if row["params"]]
     assert [row["device"] for row in sized][:3] == ["GPU 0", "GPU 3", "when one is free"]
     assert all(row["budget"] == "10 minutes" and row["batch"] == 32 for row in sized)
+    call = ["bench", "e88_vs_baselines", "--gpus-per-trial", "2", "--dry-run", "--json", "--gpus"]
+    data = json.loads(project.run(*call, "0-3").out)
+    assert [row["device"] for row in data["rows"] if row["params"]][:3] == [
+        "GPU 0, GPU 1",
+        "GPU 2, GPU 3",
+        "when one is free",
+    ]
+    data = json.loads(project.run(*call, "0").out)
+    assert "A trial takes 2 GPUs and the run may use 1. Choose more" in " ".join(data["obstacles"])
 
 
 @pytest.mark.parametrize("seen", [True, False])

@@ -95,6 +95,8 @@ def test_memory_that_an_unlisted_process_gave_back_is_evidence_and_our_own_end_i
     assert found.verdict == "contaminated" and "2 GiB of memory on the GPU were given back" in found.evidence[0]
     assert run(4, 4, 4, 0.4).verdict == "blind"
     assert run(8, 4, 4, 4, training=False).verdict == "blind"  # before the first step, warming up
+    left = "GPU 0 still holds 2 GiB 10 s after the trial ended."
+    assert left in judge(samples(100, sight="blind"), left).evidence[0] and judge(samples(100), left).evidence == ()
     assert run(6, 4, 4, 4, sight="").verdict == "clean"  # the processes are listed, and none was foreign
 
 

@@ -27,9 +27,9 @@ def crashing(place, times=1):
     """Return a spawn whose first supervisors kill themselves at a place."""
     real, left = scheduler.spawn, [times]
 
-    def spawn(run, job, lock=None):
+    def spawn(run, job, held=()):
         if not left[0]:
-            return real(run, job, lock)
+            return real(run, job, held)
         left[0] -= 1
         (run / job.spec.folder).mkdir(exist_ok=True)
         call = [sys.executable, str(CRASH), place, "supervisor", str(run), job.label, str(job.attempt)]
