@@ -8,11 +8,11 @@
 //     static constexpr bool gated;            // whether the readout depends on inputs or vectors
 //     template <class S, class A>             // S is the storage type, A = Acc<S>; V = room(vectors)
 //     static ELMAN_FN Term<A, inputs, V> update(A h, const A (&in)[inputs], const A (&vec)[V]);   // value and partial derivatives
-//     ... readout(...) likewise;
+//     ... readout(...) likewise; of it the passes use `value` and `h`, and where gated the rest
 //   };
 // Parts of Steps and common readouts are in pointwise_recurrence/steps.cuh.
-// * Channels do not meet, so the derivative of a step is one number a channel, and of no step does the backward pass know more than
-//   that: it is formed ahead of the gradient, as the gates are ahead of the state. What waits for the step before is little.
+// * Channels do not meet, so that the derivative of a step by the state is one number a channel: the backward pass forms it ahead of the
+//   gradient, as the forward pass forms gates ahead of the state. What has to wait for the step before is little.
 // * One launch a pass. A block is one warp, a thread has CHANNELS neighbouring channels of [B, D], their states in registers, and walks
 //   over time. Both passes move each byte once and are bound by memory, so what counts is how many bytes are on the way: inputs come by
 //   asynchronous copies, stages of 8 steps ahead, FLIGHT KiB a warp (pointwise_recurrence/reader.cuh; docs/performance.md has the sum).
@@ -20,8 +20,8 @@
 // * The gradient of a vector, biases included, is summed over time in a register, one partial sum for each batch row; torch adds these. No
 //   atomics. Biases are the kernel's, since torch would read all of d_in again for their gradients.
 // * C is `args::Constant`: CHANNELS and FLIGHT. Any B and T of at least 1, any D that is a multiple of 8.
-#include <elman/families/pointwise_recurrence/steps.cuh>
 #include <elman/families/pointwise_recurrence/reader.cuh>
+#include <elman/families/pointwise_recurrence/steps.cuh>
 
 namespace elman::pointwise {
 
@@ -268,7 +268,8 @@ Status forward(const char* name, const Args& a, const Rows<const S, I>& in, cons
   for (int j = 0; j < V; ++j) p.vec[j] = vec[j];
   return launch_pass<C, ForwardShared<C, S, I>>(forward_pass<Step, C, S, I, V>, name, p, a.stream);
 }
-template <class Step, class C, class Args, class S, int I> Status forward(const char* name, const Args& a, const Rows<const S, I>& in) {
+template <class Step, class C, class Args, class S, int I>
+Status forward(const char* name, const Args& a, const Rows<const S, I>& in) {
   return forward<Step, C, Args, S, I, 1>(name, a, in, {nullptr});
 }
 

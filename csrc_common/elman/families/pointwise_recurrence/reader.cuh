@@ -46,7 +46,8 @@ template <class E, class C, int N> struct Reader {
     for (int i = 0; i < N; ++i) {
 #pragma unroll
       for (int j = 0; j < copies; ++j)
-        if (step + j * together < left) copy16_async(slot + i * stage<C> + place + j * together * row<C>, from[i] + (int64_t)j * together * every);
+        if (step + j * together < left)
+          copy16_async(slot + i * stage<C> + place + j * together * row<C>, from[i] + (int64_t)j * together * every);
       from[i] += (int64_t)steps * every;
     }
   }
