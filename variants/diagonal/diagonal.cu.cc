@@ -1,4 +1,5 @@
-// h[t] = phi(alpha h[t-1] + wx + b), phi being tanh or nothing, y[t] = h[t] silu(q),  q = x + b_g: equations 2 and 3 of README.md; bias is (b, b_g).
+// h[t] = phi(alpha h[t-1] + wx + b), phi being tanh or nothing, y[t] = h[t] silu(q),  q = x + b_g: equations 2 and 3 of
+// README.md; bias is (b, b_g).
 #include <elman/families/pointwise_recurrence.cuh>
 
 #include "elman_args.h"

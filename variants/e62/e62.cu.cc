@@ -1,4 +1,5 @@
-// h[t] = (1 - k) h[t-1] + k tanh(q),  k = sigmoid(in[0]),  q = in[1]: equations 1 to 3 of README.md. A third input decays h[t-1] first.
+// h[t] = (1 - k) h[t-1] + k tanh(q),  k = sigmoid(in[0]),  q = in[1]: equations 1 to 3 of README.md. A third input decays
+// h[t-1] first.
 #include <elman/families/pointwise_recurrence.cuh>
 
 #include "elman_args.h"

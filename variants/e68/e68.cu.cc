@@ -1,5 +1,5 @@
-// h[t] = keep h[t-1] + (1 - keep) tanh(x) sigmoid(w_g h[t-1] + b_g),  keep = sigmoid(a): equations 1 and 2 of README.md; proj is (a, x).
-// The inhibiting form has -w_g |h[t-1]| in place of w_g h[t-1].
+// h[t] = keep h[t-1] + (1 - keep) tanh(x) sigmoid(w_g h[t-1] + b_g),  keep = sigmoid(a): equations 1 and 2 of README.md; proj
+// is (a, x). The inhibiting form has -w_g |h[t-1]| in place of w_g h[t-1].
 #include <elman/families/pointwise_recurrence.cuh>
 
 #include "elman_args.h"

@@ -1,4 +1,5 @@
-// h[t] = f' h[t-1] + (1 - f') g(u),  f' = sigmoid(f) / (sigmoid(f) + sigmoid(i)): equations 1 and 2 of README.md; proj is (u, f, i).
+// h[t] = f' h[t-1] + (1 - f') g(u),  f' = sigmoid(f) / (sigmoid(f) + sigmoid(i)): equations 1 and 2 of README.md; proj is (u,
+// f, i).
 #include <elman/families/pointwise_recurrence.cuh>
 
 #include "elman_args.h"
@@ -10,7 +11,8 @@ struct Step : Plain {
   static constexpr int inputs = 3, vectors = 0;
   static constexpr bool biased = false;
 
-  // f' = (1 + e^-i) / ((1 + e^-i) + (1 + e^-f)), all divided by e^m, m = max(0, -i, -f): nothing overflows, and the sum is at least 1.
+  // f' = (1 + e^-i) / ((1 + e^-i) + (1 + e^-f)), all divided by e^m, m = max(0, -i, -f): nothing overflows, and the sum is at
+  // least 1.
   template <class S, class A> static ELMAN_FN Term<A, 3, 1> update(A h, const A (&in)[3], const A (&)[1]) {
     const A f = in[1], i = in[2], m = elman::max_of(elman::max_of(-f, -i), A(0));
     const A one = exp_for<S>(-m), of_i = one + exp_for<S>(-i - m), of_f = one + exp_for<S>(-f - m);

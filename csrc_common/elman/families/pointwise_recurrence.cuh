@@ -8,20 +8,22 @@
 //     static constexpr bool gated;            // whether the readout depends on inputs or vectors
 //     template <class S, class A>             // S is the storage type, A = Acc<S>; V = room(vectors)
 //     static ELMAN_FN Term<A, inputs, V> update(A h, const A (&in)[inputs], const A (&vec)[V]);   // value and partial derivatives
-//     ... readout(...) likewise;
+//     ... readout(...) likewise; of it the passes use `value` and `h`, and where gated the rest
 //   };
 // Parts of Steps and common readouts are in pointwise_recurrence/steps.cuh.
-// * Channels do not meet, so the derivative of a step is one number a channel, and of no step does the backward pass know more than
-//   that: it is formed ahead of the gradient, as the gates are ahead of the state. What waits for the step before is little.
-// * One launch a pass. A block is one warp, a thread has CHANNELS neighbouring channels of [B, D], their states in registers, and walks
-//   over time. Both passes move each byte once and are bound by memory, so what counts is how many bytes are on the way: inputs come by
-//   asynchronous copies, stages of 8 steps ahead, FLIGHT KiB a warp (pointwise_recurrence/reader.cuh; docs/performance.md has the sum).
-// * States are kept as h [B, T + 1, D] with h0 first, in Acc<S>; everything else that backward needs is computed again from the inputs.
-// * The gradient of a vector, biases included, is summed over time in a register, one partial sum for each batch row; torch adds these. No
-//   atomics. Biases are the kernel's, since torch would read all of d_in again for their gradients.
+// * Channels do not meet, so that the derivative of a step by the state is one number a channel: the backward pass forms it
+//   ahead of the gradient, as the forward pass forms gates ahead of the state. What has to wait for the step before is little.
+// * One launch a pass. A block is one warp, a thread has CHANNELS neighbouring channels of [B, D], their states in registers,
+//   and walks over time. Both passes move each byte once and are bound by memory, so what counts is how many bytes are on the
+//   way: inputs come by asynchronous copies, stages of 8 steps ahead, FLIGHT KiB a warp (pointwise_recurrence/reader.cuh;
+//   docs/performance.md has the sum).
+// * States are kept as h [B, T + 1, D] with h0 first, in Acc<S>; everything else that backward needs is computed again from the
+//   inputs.
+// * The gradient of a vector, biases included, is summed over time in a register, one partial sum for each batch row; torch
+//   adds these. No atomics. Biases are the kernel's, since torch would read all of d_in again for their gradients.
 // * C is `args::Constant`: CHANNELS and FLIGHT. Any B and T of at least 1, any D that is a multiple of 8.
-#include <elman/families/pointwise_recurrence/steps.cuh>
 #include <elman/families/pointwise_recurrence/reader.cuh>
+#include <elman/families/pointwise_recurrence/steps.cuh>
 
 namespace elman::pointwise {
 
@@ -39,8 +41,8 @@ template <class E, class... More> Rows<E, 1 + sizeof...(More)> apart(int64_t D, 
   return {{first, more...}, (int)D};
 }
 
-// S is the storage type. Shapes as in binding.py: h [B, T + 1, D]; bias [I D], null for none; bias_part [B, I D], part one [B, D] for each
-// vector.
+// S is the storage type. Shapes as in binding.py: h [B, T + 1, D]; bias [I D], null for none; bias_part [B, I D], part one [B,
+// D] for each vector.
 template <class S, int I, int V> struct Forward {
   Rows<const S, I> in;
   const Acc<S>*bias, *vec[V], *h0;
@@ -70,8 +72,8 @@ template <class C, class S, int I> struct BackwardShared {
   unsigned in = carve.template take<S>(depth * (I + 1) * stage<C>), h = carve.template take<Acc<S>>(depth * stage<C>);
 };
 
-// Walk over `total` steps in stages: fetch(slot, left) begins the copies of a stage, of which `left` steps exist; walk<whole>(slot, left)
-// takes it, `whole` where all its steps and all the block's channels exist.
+// Walk over `total` steps in stages: fetch(slot, left) begins the copies of a stage, of which `left` steps exist;
+// walk<whole>(slot, left) takes it, `whole` where all its steps and all the block's channels exist.
 template <int depth, class Fetch, class Walk> ELMAN_FN void run(int total, bool full, const Fetch& fetch, const Walk& walk) {
   const auto begin = [&](int first, int slot) {
     if (first < total) fetch(slot, total - first);
@@ -258,8 +260,8 @@ Status launch_pass(void (*kernel)(Tensors), const char* name, const Tensors& p, 
   return launch(kernel, name, ceil_div<int64_t>(p.B * p.D, row<C>), lanes, Shared().carve.bytes, stream, p);
 }
 
-// `a` is the variant's args::Forward, with h0, y, h_last, h and, where Step::biased, bias by these names; `in` its inputs, `vec` its vectors;
-// C is args::Constant.
+// `a` is the variant's args::Forward, with h0, y, h_last, h and, where Step::biased, bias by these names; `in` its inputs,
+// `vec` its vectors; C is args::Constant.
 template <class Step, class C, class Args, class S, int I, int V>
 Status forward(const char* name, const Args& a, const Rows<const S, I>& in, const Acc<S>* const (&vec)[V]) {
   static_assert(I == Step::inputs && V == room(Step::vectors));
@@ -268,12 +270,13 @@ Status forward(const char* name, const Args& a, const Rows<const S, I>& in, cons
   for (int j = 0; j < V; ++j) p.vec[j] = vec[j];
   return launch_pass<C, ForwardShared<C, S, I>>(forward_pass<Step, C, S, I, V>, name, p, a.stream);
 }
-template <class Step, class C, class Args, class S, int I> Status forward(const char* name, const Args& a, const Rows<const S, I>& in) {
+template <class Step, class C, class Args, class S, int I>
+Status forward(const char* name, const Args& a, const Rows<const S, I>& in) {
   return forward<Step, C, Args, S, I, 1>(name, a, in, {nullptr});
 }
 
-// `a` is the variant's args::Backward: the above, the gradients d_y, d_h_last and d_h0, and bias_part; `part` where each vector's partial
-// sums go.
+// `a` is the variant's args::Backward: the above, the gradients d_y, d_h_last and d_h0, and bias_part; `part` where each
+// vector's partial sums go.
 template <class Step, class C, class Args, class S, int I, int V>
 Status backward(const char* name, const Args& a, const Rows<const S, I>& in, const Acc<S>* const (&vec)[V], const Rows<S, I>& d_in,
                 Acc<S>* const (&part)[V]) {

@@ -21,9 +21,9 @@ struct Place {
   ELMAN_FN Place(int flat, int B, int D) : flat(flat), b(flat / D), d(flat % D), valid(flat < B * D) {}
 };
 
-// N tensors [B, rows, ...] of E, alike but for where they begin, read step by step from time `first` on, `every` elements from a step to
-// the next (negative: backwards). Each lane copies one chunk of 16 bytes of some steps of a stage; a chunk is channels of one batch row,
-// since D is a multiple of 8.
+// N tensors [B, rows, ...] of E, alike but for where they begin, read step by step from time `first` on, `every` elements from
+// a step to the next (negative: backwards). Each lane copies one chunk of 16 bytes of some steps of a stage; a chunk is
+// channels of one batch row, since D is a multiple of 8.
 template <class E, class C, int N> struct Reader {
   static constexpr int width = 16 / (int)sizeof(E), chunks = row<C> / width, together = lanes / chunks, copies = steps / together;
   static_assert(chunks <= lanes && copies * together == steps && width <= 8);
@@ -46,7 +46,8 @@ template <class E, class C, int N> struct Reader {
     for (int i = 0; i < N; ++i) {
 #pragma unroll
       for (int j = 0; j < copies; ++j)
-        if (step + j * together < left) copy16_async(slot + i * stage<C> + place + j * together * row<C>, from[i] + (int64_t)j * together * every);
+        if (step + j * together < left)
+          copy16_async(slot + i * stage<C> + place + j * together * row<C>, from[i] + (int64_t)j * together * every);
       from[i] += (int64_t)steps * every;
     }
   }

@@ -7,7 +7,8 @@ namespace elman::pointwise {
 // Room for N values, or for one that nobody uses.
 ELMAN_BOTH int room(int N) { return N > 0 ? N : 1; }
 
-// The value of a function of (h, in, vec) of one channel, and its partial derivatives. A pass that uses some of them pays for those.
+// The value of a function of (h, in, vec) of one channel, and its partial derivatives. A pass that uses some of them pays for
+// those.
 template <class A, int I, int V> struct Term {
   A value, h, in[I], vec[V];
 };
@@ -23,7 +24,8 @@ template <class S> ELMAN_FN Acc<S> tanh_for(Acc<S> x) {
   else return tanh_of(x);
 }
 
-// open = sigmoid(a) and shut = sigmoid(-a) = 1 - open from one exponential, so that each keeps its digits where the other is near 1.
+// open = sigmoid(a) and shut = sigmoid(-a) = 1 - open from one exponential, so that each keeps its digits where the other is
+// near 1.
 template <class A> struct Gate {
   A open, shut;
   // d open / d a
