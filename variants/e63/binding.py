@@ -22,5 +22,10 @@ kernel = gated.kernel(
 def constants(config) -> dict[str, int]:
     """Return the compile-time constants of a Config."""
     form, both = FORMS.index(config.form), config.form in "bc"
-    own = {"FORM": form, "INPUTS": 2 + both, "SUMS": 3 if config.form == "c" else 1, "KEPT": 4 if config.form == "c" else 2}
+    own = {
+        "FORM": form,
+        "INPUTS": 2 + both,
+        "SUMS": 3 if config.form == "c" else 1,
+        "KEPT": 4 if config.form == "c" else 2,
+    }
     return gated.constants(config) | own
