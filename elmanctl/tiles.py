@@ -156,16 +156,18 @@ def divide(
 
 
 def _host(sizes: Mapping[str, int], products: tuple[Product, ...]) -> dict[str, int]:
-    B, turns, tiles = sizes["B"], cdiv(cdiv(sizes["B"], ROWS), 2), 2
+    B, turns = sizes["B"], cdiv(cdiv(sizes["B"], ROWS), 2)
     names = {"WARPS": 4, "TURNS": turns, "RING": RING, "DELAY": 0}
-    blocks = cdiv(cdiv(sizes["D"], TILE), tiles)
-    for p in products:
-        channels, terms, _ = p.shape(sizes)
+    shapes = [p.shape(sizes) for p in products]
+    for tiles in (2, 1):
+        own = [cdiv(cdiv(channels, TILE), cdiv(cdiv(sizes["D"], TILE), tiles)) for channels, _, _ in shapes]
+        if max(own) <= 2:
+            break
+    for p, (_, terms, _), held in zip(products, shapes, own, strict=True):
         chunks = 1
         while chunks * 4 * CHUNK < terms:
             chunks *= 2
-        own = tiles if p.channels == "D" else cdiv(cdiv(channels, TILE), blocks)
-        values = {"CHUNKS": chunks, "TILES": own, "SHARED": 1, "WHOLE": whole(B, terms, 4, chunks, turns)}
+        values = {"CHUNKS": chunks, "TILES": held, "SHARED": 1, "WHOLE": whole(B, terms, 4, chunks, turns)}
         names |= {p.prefix + name: value for name, value in values.items()}
     return names
 

@@ -8,10 +8,22 @@ from dataclasses import dataclass
 
 from elmanctl.families import dense
 from elmanctl.kernel import Kernel
+from elmanctl.rules import Range, Rules, inner_width
 from elmanctl.tiles import Product, Tiling, tiling
 from elmanctl.variant import option
 
 RULES = dense.RULES
+
+
+def _too_high(config, dim: int | None) -> str | None:
+    width = inner_width(dim, config.expansion) if dim else config.rank
+    return f"rank={config.rank} is above the cell's width {width}" if config.rank > width else None
+
+
+LOW_RANK_RULES = Rules(
+    sizes={**RULES.sizes, "rank": Range(0, None, "columns of U and rows of V")},
+    combinations=(*RULES.combinations, ("a product of low rank has at most the width's", _too_high)),
+)
 REGISTERS = 72  # of a thread, besides matrices, operand and sums: several inputs, slopes and what is kept
 
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from elmanctl.families import gated
-from elmanctl.rules import Range, Rules
 from elmanctl.variant import Variant, option
 
 
@@ -20,8 +19,5 @@ variant = Variant(
     name="E4",
     summary="tanh recurrence of low rank, gated by its own input branch",
     config=Config,
-    rules=Rules(
-        sizes={**gated.RULES.sizes, "rank": Range(0, None, "columns of U and rows of V")},
-        combinations=gated.RULES.combinations,
-    ),
+    rules=gated.LOW_RANK_RULES,
 )
