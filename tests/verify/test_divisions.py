@@ -111,8 +111,8 @@ def test_the_matrix_family_marks_its_choice_of_tiles(name):
 @pytest.mark.parametrize(
     ("model", "file", "old", "new"),
     [
-        ("E88", "tile.cuh", "N * M <= 1600 ? 8 : 16", "4"),
-        ("E75", "tile.cuh", "N * M <= 1600 ? 8 : 16", "16"),
+        ("E88", "tile.cuh", "least > usual ? least : usual", "4"),
+        ("E75", "tile.cuh", "least > usual ? least : usual", "16"),
         ("E75", "vectors.cuh", "% 16 == 0 ? 16 : 8", "% 16 == 0 ? 16 : 4"),
     ],
 )
