@@ -177,6 +177,10 @@ def register(app: typer.Typer) -> None:
             gpus_per_trial,
             slurm is not None,
         )
+        if slurm is not None:
+            from elmanctl.queue.slurm import check
+
+            check(slurm, 0 if plan.suite.device == "cpu" else plan.suite.ranks)
         if dry_run:
             show_plan(plan, json)
         else:
