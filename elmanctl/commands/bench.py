@@ -174,8 +174,8 @@ def register(app: typer.Typer) -> None:
             wait,
             unverified,
             seeds,
-            gpus_per_trial,
-            slurm is not None,
+            ranks=gpus_per_trial,
+            slurm=slurm is not None,
         )
         if slurm is not None:
             from elmanctl.queue.slurm import check
