@@ -191,10 +191,14 @@ def register(app: typer.Typer) -> None:
             wait,
             unverified,
             seeds,
-            None if params is None else parse_count(params),
-            gpus_per_trial,
-            slurm is not None,
+            params=None if params is None else parse_count(params),
+            ranks=gpus_per_trial,
+            slurm=slurm is not None,
         )
+        if slurm is not None:
+            from elmanctl.queue.slurm import check
+
+            check(slurm, 0 if plan.suite.device == "cpu" else plan.suite.ranks)
         if dry_run:
             show_plan(plan, json)
         else:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from elmanctl.errors import UserError, did_you_mean
 from elmanctl.queue.log import Queue
-from elmanctl.queue.states import PREFIX, QUEUED, STARTING, Job, Slurm
+from elmanctl.queue.states import PREFIX, QUEUED, Job, Slurm
 
 LOOK_SECONDS = 2.0  # between calls of squeue
 ASK_SECONDS = 30.0  # for an answer of Slurm
@@ -62,7 +62,9 @@ def ask(*call: str) -> str:
         ) from None
     if ran.returncode:
         said = (ran.stderr.strip().splitlines() or [f"exit code {ran.returncode}"])[-1]
-        raise UserError(f"Slurm refuses: {call[0]}: {said}. `sinfo` shows whether it is up.")
+        raise UserError(
+            f"Slurm refuses: {said.rstrip('.')}. `sinfo` shows whether it is up and what it has; --partition and --slurm ask for something else."
+        )
     return ran.stdout
 
 
@@ -90,9 +92,25 @@ def wanted(partition: str | None, options: list[str]) -> Slurm:
                 f"--slurm {text}: give an option of sbatch that bench does not set itself, as key=value: account=lab, time=120."
             )
         given[key] = value
-    if "time" in given and not (given["time"].isdigit() and int(given["time"])):
-        raise UserError(f"--slurm time={given['time']}: give whole minutes.")
+    longest = limits.get(partition or next(iter(limits), ""))
+    length = given.get("time", "1")
+    if not length.isdigit() or not 1 <= int(length) <= (longest or LONGEST_MINUTES):
+        most = f", {longest} at most in that partition" if longest else ""
+        raise UserError(f"--slurm time={length}: give whole minutes{most}.")  # Slurm itself would let it wait for ever
     return Slurm(partition=partition or "", options=given)
+
+
+def check(asked: Slurm, gpus: int) -> None:
+    """Let Slurm say whether it would take such a job, without submitting one.
+
+    Args:
+        gpus: of one trial; 0 for the CPU.
+    Raises:
+        UserError: with Slurm's reason.
+    """
+    options = asked.options | ({"partition": asked.partition} if asked.partition else {})
+    options |= {"gpus-per-node": str(gpus)} if gpus else {}
+    ask("sbatch", "--test-only", "--wrap=true", *(f"--{key}={value}" for key, value in options.items()))
 
 
 def partitions() -> dict[str, int | None]:
@@ -185,7 +203,7 @@ class Cluster:
     def withdraw(self, job: Job) -> bool:
         """Take an attempt that waits in Slurm out of it; False where it is past waiting there."""
         state = self.state(job.slurm)
-        if job.state != STARTING or state is None or not state.waits:
+        if state is None or not state.waits:
             return False
         self.cancel(job.slurm)
         return True

@@ -177,6 +177,7 @@ def test_what_a_command_line_cannot_ask_of_slurm_ends_with_code_2(queued, traine
         ("--partition", "low"): "belong to --engine slurm",
         ("--engine", "slurm", "--gpus", "0"): "leave --gpus out",
         ("--engine", "slurm", "--partition", "hihg"): "no partition hihg",
+        ("--engine", "slurm", "--slurm", "time=90"): "give whole minutes, 60 at most in that partition",
         ("--gpus-per-trial", "3"): "4 rows cannot be shared equally by 3 GPUs",
     }.items():
         ran = trainee.run("bench", "toy", *more)
@@ -194,7 +195,7 @@ def test_a_slurm_that_goes_away_is_said_and_waited_for(queued, monkeypatch, tmp_
     with monkeypatch.context() as patch:
         patch.setenv("PATH", f"{tmp_path}:{slurm_cluster.PATH}")
         now.tick()
-    assert "Slurm refuses: sinfo: " in now.waiting["a"] and "Unable to contact" in now.waiting["a"]
+    assert "Slurm refuses: sinfo: error: Unable to contact slurm controller. `sinfo` shows" in now.waiting["a"]
     assert queued.job().state == "queued"
     now._slurm._again = 0.0
     now.run({"a"})
@@ -204,6 +205,13 @@ def test_a_slurm_that_goes_away_is_said_and_waited_for(queued, monkeypatch, tmp_
 def test_what_cannot_be_asked_of_slurm_is_refused_with_what_to_do(queued, monkeypatch):
     assert slurm.wanted("low", ["account=lab"]) == Slurm(partition="low", options={"account": "lab"})
     assert slurm.partitions() == {"low": 60, "high": 60}
+    slurm.check(Slurm(partition="low", options={"time": "30"}), 4)
+    for asked, gpus in (
+        (Slurm(), 5),
+        (Slurm(options={"nodelist": "elsewhere"}), 0),
+    ):
+        with pytest.raises(UserError, match="Slurm refuses: .*sinfo"):
+            slurm.check(asked, gpus)
     with pytest.raises(UserError, match="no partition hihg. Close: high.*Partitions: low, high"):
         slurm.wanted("hihg", [])
     for option in ("time", "output=x", "time=soon"):
