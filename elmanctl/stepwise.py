@@ -61,7 +61,7 @@ def forward(kernel: Kernel, constants: Mapping[str, int], inputs: Mapping[str, T
         h = parts.state(wx[:, t].to(h.dtype) + product(h.to(wx.dtype), W.mT))
         states[:, t] = h
     y = parts.readout(states, *_gates(kernel, inputs, h.dtype).values())
-    return {"y": y.to(wx.dtype), "h_last": h.clone(), "h": states}
+    return {"y": y.to(wx.dtype, copy=y is states), "h_last": h.clone(), "h": states}  # an op's results are no aliases
 
 
 def backward(
