@@ -60,23 +60,11 @@ class SpectralNorm(nn.Module):
             return W * (self.rho / (sigma + EPS))
 
 
-class FactoredNorm(nn.Module):
+class FactoredNorm(SpectralNorm):
     """U, V -> sqrt(s) U, sqrt(s) V with s = rho / (sigma + 1e-8), where sigma estimates the largest singular value of U V.
 
-    As SpectralNorm does for a whole matrix; the product is never formed.
-
-    Args:
-        rows: rows of U.
-        rho: the largest singular value of the result's product.
+    As for a whole matrix, u of as many elements as U has rows; the product is never formed.
     """
-
-    def __init__(self, rows: int, rho: float):
-        super().__init__()
-        self.rho = rho
-        self.register_buffer("u", F.normalize(torch.randn(rows, dtype=torch.float32), dim=0, eps=EPS))
-
-    def extra_repr(self) -> str:
-        return f"rho={self.rho}"
 
     @torch.no_grad()
     def warm(self, U: Tensor, V: Tensor, iterations: int = WARM_ITERATIONS) -> None:

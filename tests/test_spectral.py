@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elmanctl.spectral import EPS, SpectralNorm
+from elmanctl.spectral import EPS, FactoredNorm, SpectralNorm
 
 
 def random_weight(rows, columns, seed=0, dtype=torch.float64):
@@ -73,3 +73,28 @@ def test_construction_on_the_meta_device():
         norm = SpectralNorm(16, 0.99)
         norm.warm(torch.empty(16, 16))
     assert norm.u.is_meta
+
+
+def test_factors_are_scaled_as_their_product_would_be():
+    """With gradients through sigma, u and v constant: those of the formula for a whole matrix, carried over to the factors."""
+    U, V, G = (
+        random_weight(12, 4).requires_grad_(),
+        random_weight(4, 9, seed=1).requires_grad_(),
+        random_weight(12, 9, seed=2),
+    )
+    whole, factored = SpectralNorm(12, 0.95), FactoredNorm(12, 0.95)
+    factored.u.copy_(whole.u)
+    whole.warm(U.detach() @ V.detach())
+    factored.warm(U.detach(), V.detach())
+    torch.testing.assert_close(factored.u, whole.u, rtol=1e-4, atol=1e-5)
+    factored.u.copy_(whole.u)
+    whole.double(), factored.double()
+    left, right = factored.eval()(U, V)
+    torch.testing.assert_close(left @ right, whole.eval()(U @ V))
+    found = torch.autograd.grad(left @ right, (U, V), G)
+    truth = torch.autograd.grad(whole(U @ V), (U, V), G)
+    for ours, theirs in zip(found, truth, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    before = factored.u.clone()
+    factored.train()(U, V)
+    assert not torch.equal(factored.u, before), "a training step improves u"

@@ -143,14 +143,14 @@ template <class S, class C, class P, bool transposed, class Pass> struct Phase {
   static constexpr unsigned half_part = part_of<C, P>;
   const Pass& pass;
   const Ring ring;
-  const int B, steps, channels, terms;
+  const int B, T, steps, channels, terms;
   Stationary<S, P, transposed> matrix;
   unsigned target_tile;
   int chunks, b, row, channel;
   bool sums, active;
   const S* source;
   S* target;
-  int64_t cell, corner, cell_of_turn;
+  int64_t cell, corner;
   A *write;
   const A* read;
   typename Pass::Input next{};
@@ -158,7 +158,7 @@ template <class S, class C, class P, bool transposed, class Pass> struct Phase {
   Pair<A> value[Pass::outputs]{};
 
   ELMAN_FN Phase(const Pass& pass, const Matrix<S>& M, Eight<S>* kept, A* parts, S* exchange, Ring ring, Division split, int B, int T, int steps)
-      : pass(pass), ring(ring), B(B), steps(steps), channels(M.channels), terms(M.terms) {
+      : pass(pass), ring(ring), B(B), T(T), steps(steps), channels(M.channels), terms(M.terms) {
     const int block = block_x() % split.blocks, group = block_x() / split.blocks;
     const int g = lane() / 4, q = lane() % 4;
     // Blocks begin at different chunks, so that they do not all load the same lines at once.
@@ -181,14 +181,14 @@ template <class S, class C, class P, bool transposed, class Pass> struct Phase {
     target = exchange + ring.target + (int64_t)target_tile * group * C::TURNS + (channel / tile * rows + b) * tile + channel % tile;
     sums = m < P::tiles && channel < channels;
     cell = (int64_t)row * T * channels + channel, corner = (int64_t)row * channels + channel;
-    cell_of_turn = (int64_t)rows * T * channels;
+
     write = parts + (warp() * P::row_tiles * rows + q / 2 + q % 2 * 4) * tile + (g ^ q % 2 * 4) * 2;
     read = parts + (thread_x() + m * (P::sums - 1) * 64) * 2;
   }
 
   ELMAN_FN Place place_of(int step, int turn) const {
     const bool mine = sums && (P::full || row + turn * rows < B) && step < steps;
-    return Place{step, cell + turn * cell_of_turn, corner + turn * rows * channels, mine, channel};
+    return Place{step, cell + (int64_t)turn * rows * T * channels, corner + turn * rows * channels, mine, channel};
   }
   ELMAN_FN unsigned slot(int step) const { return (step & (C::RING - 1)) * ring.slot_size; }
   ELMAN_FN S* target_of(int step, int turn) const { return target + slot(step) + turn * target_tile; }
