@@ -51,7 +51,9 @@ template <class Step, bool BACKWARD> struct Plan {
   using Tile = matrix_state::Tile<N, M, shape.R, shape.C>;
   static constexpr bool split = Tile::lanes <= 256;
   // A multiple of four warps, one for each scheduler of a multiprocessor, or an odd number, which shifts from block to block.
-  static constexpr int heads = N > 64 || M > 64 ? 1 : Tile::warps == 1 ? 4 : Tile::warps <= 3 ? 2 : 1;
+  // Half as many in an fp64 build, for shared memory.
+  static constexpr int heads_of_a_warp = sizeof(Acc<typename Step::Scalar>) > 4 ? 2 : 4;
+  static constexpr int heads = N > 64 || M > 64 ? 1 : Tile::warps == 1 ? heads_of_a_warp : Tile::warps <= 3 ? 2 : 1;
   static constexpr int consumers = heads * Tile::lanes;
   // Steps in a chunk; the forward pass takes several of the backward's at once where they are small.
   static constexpr int chunk = BACKWARD || Step::K >= 16 || M > 64 ? Step::K : 16 / Step::K * Step::K;
