@@ -319,21 +319,21 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     for (int stage = 0; stage < chunks + 3; ++stage) {
       produce(stage);
       consume(stage);
-      end_stage();
+      Plan::end_stage();
     }
     end();
   } else if (thread < Plan::consumers) {
     begin();
     for (int stage = 0; stage < chunks + 3; ++stage) {
       consume(stage);
-      end_stage();
+      Plan::end_stage();
     }
     end();
   } else {
     fetch(chunks - 1);
     for (int stage = 0; stage < chunks + 3; ++stage) {
       produce(stage);
-      end_stage();
+      Plan::end_stage();
     }
   }
 

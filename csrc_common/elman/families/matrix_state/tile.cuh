@@ -5,9 +5,6 @@
 
 namespace elman::matrix_state {
 
-// The barrier between two stages: one place, since both roles meet in it.
-ELMAN_FN void end_stage() { sync_block(); }
-
 // How a state is spread over lanes: KG lanes share a row, C = N / KG columns each; a lane holds R rows.
 template <int N_, int M_, int R_, int C_> struct Tile {
   static constexpr int N = N_, M = M_, R = R_, C = C_, KG = N / C, lanes = M / R * KG, warps = lanes / 32;
@@ -59,6 +56,8 @@ template <class Step, bool BACKWARD> struct Plan {
   static constexpr int items = heads * chunk;
   static constexpr int producers = split ? min_of(items / together, BACKWARD ? 2 : 4) * 32 : consumers;
   static constexpr int threads = split ? consumers + producers : consumers;
+  // The barrier between two stages, in which both roles meet.
+  ELMAN_FN static void end_stage() { sync_roles<threads>(); }
   static constexpr int teams = producers / Step::Team::width, passes = ceil_div(items, teams);
   static constexpr bool even = passes * teams == items;  // every team has a step in every pass
   static_assert(teams % heads == 0 && items <= producers);
