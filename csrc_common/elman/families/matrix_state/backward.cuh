@@ -21,7 +21,7 @@ template <class Step> struct BackwardShared {
   static constexpr unsigned histories = Step::global_history ? 0 : places * history_step;
   static constexpr unsigned partials = Step::global_history ? 0 : items * Tile::warps * 2 * Tile::N;
   // Scalar gradients: one for so many lanes; for more where registers are few, or where who reads them holds the others up.
-  static constexpr unsigned fold = Tile::lanes > 256 ? 8 : Step::spread ? max_of(8, Tile::lanes / 16) : 2;
+  static constexpr unsigned fold = Tile::lanes > 256 || Step::spread ? 8 : 2;
   static constexpr unsigned lines = Tile::lanes / fold, line = lines + 4;
   static constexpr unsigned rows = items * Step::M * Step::rows, scalars = items * Step::grad_scalars * line;
   Carve carve;
