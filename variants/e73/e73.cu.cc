@@ -21,7 +21,7 @@ struct Step : matrix_state::SelfGated<scalar, args::Constant, 4, 1> {
   enum { WRITE, Z };
   enum { READ };
   enum { K_FACTOR };
-  static constexpr int rows = 1 + by_row, columns = by_column, scalars = 1, grad_scalars = 0;
+  static constexpr int rows = 1 + by_row, columns = by_column, scalars = 1, read_scalars = 0, grad_scalars = 0;
   using Record = matrix_state::Record<Step>;
 
   template <class Inputs> ELMAN_FN static acc row_factor(const Inputs& in, int r) {
@@ -54,13 +54,16 @@ struct Step : matrix_state::SelfGated<scalar, args::Constant, 4, 1> {
     tanh_each<scalar, Lane::share>(reinterpret_cast<acc(&)[R * C]>(s));
   }
 
-  template <class Lane, class Gradients, int R, int C>
-  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&after)[R][C], const typename Lane::Inputs& in,
-                                const acc (&memory)[R], acc (&g)[R][C], Gradients& d) {
+  // A = dL/dS' (1 - S'^2)
+  template <int R, int C> ELMAN_FN static void slope(const acc (&after)[R][C], acc (&g)[R][C]) {
 #pragma unroll
     for (int r = 0; r < R; ++r)
 #pragma unroll
       for (int c = 0; c < C; ++c) g[r][c] *= tanh_slope(after[r][c]);
+  }
+  template <class Lane, class Gradients, int R, int C>
+  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const typename Lane::Inputs& in,
+                                const acc (&memory)[R], acc (&g)[R][C], Gradients& d) {
     lane.product(d.row[WRITE], g, in.k);
 #pragma unroll
     for (int r = 0; r < R; ++r) d.row[WRITE][r] *= 1 / scale;
@@ -153,7 +156,7 @@ struct Step : matrix_state::SelfGated<scalar, args::Constant, 4, 1> {
     gradient.row(team, WRITE, d);
     give(a, at, team, VALUE, d);
     if constexpr (by_row) gradient.row(team, Z, dz);
-    gradient.k(team, dk);
+    matrix_state::key_gradient(gradient, team, dk);
     acc k[E], z[E];
     team.get(k, record + Record::k());
     modulation(a, at, team, raw, z);

@@ -6,10 +6,10 @@ namespace elman::matrix_state {
 
 // d_k += A^T x over a lane's rows, and the same for a further column. The one place that knows how a step's gradient holds them.
 template <class Gradients, class A, int R, int C> ELMAN_FN void add_to_key(Gradients& d, const A (&a)[R][C], const A (&x)[R]) {
+  A minus[R];
 #pragma unroll
-  for (int r = 0; r < R; ++r)
-#pragma unroll
-    for (int c = 0; c < C; ++c) d.k[c] += a[r][c] * x[r];
+  for (int r = 0; r < R; ++r) minus[r] = -x[r];
+  d.columns.minus_key(a, minus);
 }
 
 template <class Gradients, class A, int R, int C>
@@ -20,8 +20,16 @@ ELMAN_FN void add_to_column(Gradients& d, int j, const A (&a)[R][C], const A (&x
     for (int c = 0; c < C; ++c) d.column[j][c] += a[r][c] * x[r];
 }
 
+// A key's gradient from that of a record, which is negated.
+template <class Gradient, class Team, class A, int E> ELMAN_FN void key_gradient(const Gradient& gradient, const Team& team, A (&d)[E]) {
+  gradient.minus_k(team, d);
+#pragma unroll
+  for (int j = 0; j < E; ++j) d[j] = -d[j];
+}
+
 // A square state for each head whose step takes VECTORS raw vectors, side by side in one projection, and whose readout gates itself:
-// y = r^2 sigmoid(r). What is left to a Step: rows, scalars, grad_scalars, forward, backward, prepare, finish.
+// y = r^2 sigmoid(r). What is left to a Step: rows, scalars, read_scalars, grad_scalars, forward, backward, prepare, finish, and `slope`
+// where S' is not linear in what it is made of.
 // * Args have `projected` [B, T, VECTORS, H, N], d_projected, and with PARAMETERS > 0 `parameter_parts` [B, H, PARAMETERS, N]: the
 //   gradients of parameters for each row, which `finish` sums over time in `sums.parameter`.
 // * Raw vectors 0, 1 and 2 are query, key and value.
@@ -32,7 +40,7 @@ template <class Scalar_, class Constant, int VECTORS, int PARAMETERS = 0> struct
   using Team = matrix_state::Team<N, N>;
   using Place = matrix_state::Place;
   static constexpr int E = N / Team::width, EM = E;
-  static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY;
+  static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY, spread = Constant::SPREAD;
   enum { QUERY, KEY, VALUE };
 
   struct Raw {
@@ -67,7 +75,7 @@ template <class Scalar_, class Constant, int VECTORS, int PARAMETERS = 0> struct
     acc d[E];
     gradient.q(team, d);
     give(a, at, team, QUERY, d);
-    gradient.k(team, d);
+    key_gradient(gradient, team, d);
     give(a, at, team, KEY, d);
     gradient.row(team, 0, d);
     give(a, at, team, VALUE, d);
@@ -77,6 +85,8 @@ template <class Scalar_, class Constant, int VECTORS, int PARAMETERS = 0> struct
   ELMAN_FN static void give(const Args& a, const Place& at, const Team& team, int vector, const acc (&d)[E]) {
     if (at.valid) write_slice(part(a.d_projected, at, team, vector), d);
   }
+
+  template <int R, int C> ELMAN_FN static void slope(const acc (&)[R][C], acc (&)[R][C]) {}
 
   // y = r^2 sigmoid(r),  dr = dy r sigmoid(r) (2 + r (1 - sigmoid(r)))
   template <class Args> ELMAN_FN static void output(const Args&, const Place&, const Team&, acc (&r)[E]) {
