@@ -44,7 +44,7 @@ def test_a_barrier_left_out_of_a_family_is_found(tmp_path):
     """A variant's own copy of a header shadows the shared one; here one without a barrier."""
     folder = tmp_path / "variants" / "unfenced"
     shutil.copytree(KERNELS[0].parent / "e1", folder, ignore=shutil.ignore_patterns("__pycache__"))
-    name = "elman/families/dense_recurrence.cuh"
+    name = "elman/families/dense_recurrence/engine.cuh"
     text = (toolchain.csrc_folder() / name).read_text()
     assert "  sync_block();\n" in text
     (folder / name).parent.mkdir(parents=True)
@@ -55,5 +55,5 @@ def test_a_barrier_left_out_of_a_family_is_found(tmp_path):
     finally:
         forget("elmanctl_variants.unfenced")
     assert not ok
-    for part in ("race: ", " of shared memory byte ", " thread ", ", then dense_recurrence.cuh:", "threads in order"):
+    for part in ("race: ", " of shared memory byte ", " thread ", ", then engine.cuh:", "threads in order"):
         assert part in found, found

@@ -1,5 +1,5 @@
 // Equations 1 to 3 of README.md: s = f s' + i c, h = o tanh(s), with f, i, o = sigmoid and c = tanh of wx + W h'; wx is a torch product.
-#include <elman/families/gated_recurrence/cells.cuh>
+#include <elman/families/gated_recurrence.cuh>
 
 #include "elman_args.h"
 

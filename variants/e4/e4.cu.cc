@@ -1,5 +1,5 @@
 // Equations 2 and 3 of README.md: h = tanh(wx + U (V h')), y = h silu(z); wx is a torch product.
-#include <elman/families/gated_recurrence/cells.cuh>
+#include <elman/families/gated_recurrence.cuh>
 
 #include "elman_args.h"
 

@@ -1,6 +1,6 @@
 // Equations 1 and 2 of README.md: u = tanh(wx[0] + W h'), and h from the state h', u and the gates alpha = sigmoid(wx[1]), beta = sigmoid(wx[2]).
 // In form c each of the three has rows of W. wx is a torch product.
-#include <elman/families/gated_recurrence/cells.cuh>
+#include <elman/families/gated_recurrence.cuh>
 
 #include "elman_args.h"
 

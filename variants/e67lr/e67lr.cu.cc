@@ -1,5 +1,5 @@
 // Equations 1 and 2 of README.md: h = alpha h' + (1 - alpha) v with alpha = sigmoid(wx[0] + U (V h')), v = tanh(wx[1]); wx is a torch product.
-#include <elman/families/gated_recurrence/cells.cuh>
+#include <elman/families/gated_recurrence.cuh>
 
 #include "elman_args.h"
 

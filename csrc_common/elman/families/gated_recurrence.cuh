@@ -1,7 +1,7 @@
 #pragma once
 // Recurrences of cells with gates, whose state products are W h[t-1] or U (V h[t-1]):
 //   pre[i] = wx[i][t] + (row i of the product, for the first `sums` of them),   (h, state)[t] = cell(pre, state[t-1]),   y[t] = readout(h[t], gate[t])
-// A variant supplies a Cell, for one channel; `state` is h itself, or where `local` a state besides h that no product sees:
+// A variant supplies a Cell, for one channel (common parts in gated_recurrence/cells.cuh); `state` is h itself, or where `local` a state besides h that no product sees:
 //   struct Cell {                                                      // with a readout of dense_recurrence/steps.cuh
 //     static constexpr int inputs, sums, ready, kept, slopes;          // kept: values of a step that the backward pass reads, the state first
 //     static constexpr bool local;
@@ -22,6 +22,7 @@
 //   `former`, h[t-1] as it entered the product.
 #include <elman/families/dense_recurrence/engine.cuh>
 #include <elman/families/dense_recurrence/steps.cuh>
+#include <elman/families/gated_recurrence/cells.cuh>
 
 namespace elman::dense {
 // Shapes as above; absent tensors are null. Of Backward's, d_x is the gradient of x.

@@ -1,6 +1,6 @@
 #pragma once
 // Parts of Cells (gated_recurrence.cuh) that several variants name: `struct Cell : dense::Blend, dense::SelfGate {};`
-#include <elman/families/gated_recurrence.cuh>
+#include <elman/elman.cuh>
 
 namespace elman::dense {
 
