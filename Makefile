@@ -31,7 +31,7 @@ lint: .venv/installed
 receipts: .venv/installed
 	$(BIN)/elmanctl verify --changed --device cpu
 
-# Every host receipt anew, with planted mistakes and sanitizers: some five minutes of processor time for each variant.
+# Every host receipt anew, with planted mistakes and sanitizers: five to ten minutes of processor time for each variant.
 prove: .venv/installed
 	$(BIN)/elmanctl verify --all --device cpu --prove --sanitize
 

@@ -50,6 +50,7 @@ def test_results_come_in_order_and_each_is_counted():
 
 
 def test_a_death_and_a_hang_lose_their_own_call_and_the_rest_go_on():
+    pool.prepare()
     started = time.monotonic()
     found = gather([("square", (2,)), ("die",), ("hang",), ("square", (3,)), ("die",), ("square", (4,))], seconds=1.5)
     assert [found[i] for i in (0, 3, 5)] == [4, 9, 16]
