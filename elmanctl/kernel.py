@@ -132,7 +132,7 @@ class Kernel:
         Raises:
             ArgumentError: where the tiling finds no way to run these sizes.
         """
-        return {**constants, **(self.tiling.choose(sizes, dtype, device) if self.tiling else {})}
+        return {**constants, **(self.tiling.choose({**constants, **sizes}, dtype, device) if self.tiling else {})}
 
     def sizes(self, inputs: Mapping[str, object], constants: Mapping[str, int]) -> dict[str, int]:
         """Bind and check dimensions.

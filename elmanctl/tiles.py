@@ -1,6 +1,6 @@
-"""How a dense recurrence is divided over a device: one pure function, whose numbers are compiled into the kernel.
+"""How a recurrence is divided over a device: pure functions, whose numbers are compiled into the kernel.
 
-* The kernel keeps the recurrent matrix on the chip for a whole pass (csrc_common/elman/families/dense_recurrence.cuh says how), so its
+* Dense: the kernel keeps the recurrent matrix on the chip for a whole pass (csrc_common/elman/families/dense_recurrence.cuh says how), so its
   registers and shared memory must hold it. `dense` finds the fastest division that does, or raises DoesNotFit. A binding names it as `tiling=tiles.DENSE`.
 * Time is estimated in cycles by a formula fitted to measurements on an H200; docs/performance.md has both.
 * This module does not import torch.
@@ -176,3 +176,30 @@ def whole(B: int, D: int, warps: int, chunks: int, turns: int) -> int:
 
 
 DENSE = Tiling(CONSTANTS, dense, {"B": 32, "D": 1536})
+
+# A state's tile in the matrix family: elements of a lane, up to this many elements of a state; the shortest sequence for which a second
+# build is worth its compilation (verify's shorter cases show the one, its longer ones the other).
+LANE, SPREADABLE, LONG = 8, 1600, 64
+SCHEDULERS = 4  # of a multiprocessor
+
+
+def matrix(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[str, int]:
+    """Return whether to spread the states of a matrix recurrence over twice as many lanes: where they are so few that no scheduler would
+    have a second warp, a step takes as long as its chain of instructions, which that shortens.
+
+    Args:
+        sizes: B, T, H, N, and M where it differs from N.
+        dtype: compute dtype.
+        device: None for the host backend, which follows the largest Hopper.
+    """
+    elements = sizes["N"] * sizes.get("M", sizes["N"])
+    warps = sizes["B"] * sizes["H"] * cdiv(elements, 32 * LANE)
+    few = warps <= SCHEDULERS * (device or DEVICES["sm_90a"]).multiprocessors
+    return {"SPREAD": int(few and elements <= SPREADABLE and sizes["T"] >= LONG)}
+
+
+MATRIX = Tiling(
+    {"SPREAD": "1: a state over twice as many lanes and alone in its block, for few states"},
+    matrix,
+    {"B": 32, "T": 512, "H": 32},
+)

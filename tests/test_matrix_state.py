@@ -85,7 +85,7 @@ def test_options_of_the_kernel(name):
     check(name, "float64", 5 if "use_l2_norm=false" in name else 19)
 
 
-@pytest.mark.parametrize("name", ["E70n8", "E71n8", "E72in8", "E73n8", "E73rn8", "E73fn16", "E73fn8:form=plain"])
+@pytest.mark.parametrize("name", ["E70n8", "E71n8", "E72in16", "E73n8", "E73rn8", "E73fn16", "E73fn8:form=plain"])
 def test_steps_of_one_matrix(name):
     check(name, "float64", 19, draw="extreme")
 

@@ -132,28 +132,28 @@ template <class T> ELMAN_FN Acc<T> silu_slope_for(Acc<T> x) {
   }
 }
 
-// x[i] -> 1 - 2 / x[i], where SHARE = 1 or 2 share one reciprocal, which is dearer than the products around it; with 2 for
-// x[i] between 1 and 2^60.
-template <int SHARE, int COUNT> ELMAN_FN void one_less_two_over(float* x) {
+// x[i] -> 1 + 1 / x[i], where SHARE = 1 or 2 share one reciprocal, which is dearer than the products around it; with 2 for
+// |x[i]| between 2^-60 and 2^60.
+template <int SHARE, int COUNT> ELMAN_FN void one_plus_reciprocal(float* x) {
   if constexpr (COUNT >= 2 && SHARE == 2) {
-    const float r = -2.0f * reciprocal_near(x[0] * x[1]), x0 = x[0];
+    const float r = reciprocal_near(x[0] * x[1]), x0 = x[0];
     x[0] = fused(r, x[1], 1.0f);
     x[1] = fused(r, x0, 1.0f);
-    one_less_two_over<SHARE, COUNT - 2>(x + 2);
+    one_plus_reciprocal<SHARE, COUNT - 2>(x + 2);
   } else if constexpr (COUNT >= 1) {
-    x[0] = fused(-2.0f, reciprocal_near(x[0]), 1.0f);
-    one_less_two_over<SHARE, COUNT - 1>(x + 1);
+    x[0] = 1.0f + reciprocal_near(x[0]);
+    one_plus_reciprocal<SHARE, COUNT - 1>(x + 1);
   }
 }
 
 // tanh of many at once, each given as tanh_scale<T> x: a caller folds that factor into one of x's own. Where T is bf16 it makes
-// tanh x = 1 - 2 / (1 + 2^(scale x)).
+// tanh x = 1 + 1 / y, y = -(1 + 2^(scale x)) / 2.
 template <class T> inline constexpr Acc<T> tanh_scale = is_bf16<T> ? 2.88539008 : 1;
 template <class T, int SHARE, int COUNT> ELMAN_FN void tanh_each(Acc<T> (&x)[COUNT]) {
   if constexpr (is_bf16<T>) {
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) x[i] = 1 + exp2_near(SHARE > 1 ? min_of(x[i], 60.0f) : x[i]);
-    one_less_two_over<SHARE, COUNT>(x);
+    for (int i = 0; i < COUNT; ++i) x[i] = fused(-0.5f, exp2_near(SHARE > 1 ? min_of(x[i], 60.0f) : x[i]), -0.5f);
+    one_plus_reciprocal<SHARE, COUNT>(x);
   } else {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) x[i] = tanh_of(x[i]);

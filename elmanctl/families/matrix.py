@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from elmanctl.kernel import Kernel
 from elmanctl.rules import Multiple, OneOf, Range, Rules, inner_multiple
+from elmanctl.tiles import MATRIX
 from elmanctl.variant import option, tagged
 
 SIZES = (8, 16, 24, 32, 40, 48, 56, 64, 96)
@@ -106,6 +107,7 @@ def kernel(
         },
         work={"forward": f"{operations}*B*T*H*N*N", "backward": f"{3 * operations}*B*T*H*N*N"},
         rivals=("fla_gated_delta", "mamba_scan"),
+        tiling=MATRIX,
         **more,
     )
 

@@ -38,7 +38,7 @@ struct Step : matrix_state::SelfGated<scalar, args::Constant, 4, 2> {
   // With G = dL/dS' on entry and tau = G k:  da_i = sum_j G_ij S_ij - v_i tau_i,  dz = da a (1 - a),  dv = (1 - a) tau,
   // dmemory = d dz,  dd = dz memory,  dk = G^T ((1 - a) v) + S^T dmemory;  on return g = dL/dS = diag(a) G + dmemory k^T.
   template <class Lane, class Gradients, int R, int C>
-  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&)[R][C], const typename Lane::Inputs& in,
+  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const typename Lane::Inputs& in,
                                 const acc (&memory)[R], acc (&g)[R][C], Gradients& d) {
     acc tau[R], kept[R], write[R], d_memory[R];
 #pragma unroll

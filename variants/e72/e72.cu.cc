@@ -43,7 +43,7 @@ struct Step : matrix_state::SelfGated<scalar, args::Constant, 4, 3> {
   // dz = w v g (1 - g),  dd = dz rho(memory),  db = dz,  dmemory = dz d rho'(memory),  dk = G^T ((1 - a) v g) + S^T dmemory;
   // on return g = dL/dS = diag(a) G + dmemory k^T.
   template <class Lane, class Gradients, int R, int C>
-  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&)[R][C], const typename Lane::Inputs& in,
+  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const typename Lane::Inputs& in,
                                 const acc (&memory)[R], acc (&g)[R][C], Gradients& d) {
     acc tau[R], kept[R], write[R], d_memory[R];
 #pragma unroll

@@ -5,6 +5,7 @@
 """
 
 from elmanctl.kernel import Kernel
+from elmanctl.tiles import MATRIX
 
 kernel = Kernel(
     package=__package__,
@@ -32,6 +33,7 @@ kernel = Kernel(
     budgets={"registers": 168, "spill_bytes": 320, "shared_bytes": 4096},
     work={"forward": "7*B*T*H*N*N", "backward": "21*B*T*H*N*N"},
     rivals=("fla_gated_delta", "mamba_scan"),
+    tiling=MATRIX,
 )
 
 

@@ -17,23 +17,23 @@ struct Step {
   using Team = matrix_state::Team<N, N>;
   static constexpr int E = N / Team::width, EM = E;
 
-  // A record's key is this many times k, so that the state's tanh needs no product of its own.
+  // A record's value is this many times v, so that the state's tanh needs fewer products.
   static constexpr acc scale = tanh_scale<scalar>;
   // Record: value and forget gate by row; the factor of the key's norm.
   enum { VALUE, BETA };
   enum { K_FACTOR };
-  static constexpr int rows = 2, scalars = 1, grad_scalars = 0;
-  static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY;
+  static constexpr int rows = 2, scalars = 1, read_scalars = 0, grad_scalars = 0;
+  static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY, spread = Constant::SPREAD;
   using Record = matrix_state::Record<Step>;
   using Place = matrix_state::Place;
 
-  // S' = tanh(diag(beta) S + delta k^T),  delta = v - S k
+  // S' = tanh(diag(beta) S + delta k^T),  delta = v - S k, which is kept scaled
   template <class Lane, int R, int C>
   ELMAN_FN static void forward(const Lane& lane, acc (&s)[R][C], const typename Lane::Inputs& in, acc (&delta)[R]) {
     lane.product(delta, s, in.k);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      delta[r] = in.row[VALUE][r] - (1 / scale) * delta[r];
+      delta[r] = in.row[VALUE][r] - scale * delta[r];
       const acc beta = scale * in.row[BETA][r];
 #pragma unroll
       for (int c = 0; c < C; ++c) s[r][c] = beta * s[r][c] + delta[r] * in.k[c];
@@ -41,33 +41,35 @@ struct Step {
     tanh_each<scalar, Lane::share>(reinterpret_cast<acc(&)[R * C]>(s));
   }
 
-  // With g = dL/dS' on entry and A = g (1 - S'^2):  dv = A k,  dbeta_i = sum_j A_ij S_ij,  dk = A^T delta - S^T dv;
+  // A = dL/dS' (1 - S'^2)
+  template <int R, int C> ELMAN_FN static void slope(const acc (&after)[R][C], acc (&g)[R][C]) {
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int c = 0; c < C; ++c) g[r][c] *= tanh_slope(after[r][c]);
+  }
+  // With g = A on entry:  dv = A k,  dbeta_i = sum_j A_ij S_ij,  -dk = S^T dv - A^T delta;
   // on return g = dL/dS = diag(beta) A - dv k^T.
-  template <class Lane, int R, int C>
-  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&after)[R][C],
-                                const typename Lane::Inputs& in, const acc (&delta)[R], acc (&g)[R][C],
-                                typename Lane::Inputs& d) {
+  template <class Lane, class Gradients, int R, int C>
+  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const typename Lane::Inputs& in,
+                                const acc (&delta)[R], acc (&g)[R][C], Gradients& d) {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       d.row[BETA][r] = 0;
 #pragma unroll
-      for (int c = 0; c < C; ++c) {
-        g[r][c] *= tanh_slope(after[r][c]);
-        d.row[BETA][r] += g[r][c] * before[r][c];
-      }
+      for (int c = 0; c < C; ++c) d.row[BETA][r] += g[r][c] * before[r][c];
     }
     lane.product(d.row[VALUE], g, in.k);
     lane.row_sums(d.row[BETA]);
+    acc minus_delta[R];
 #pragma unroll
-    for (int r = 0; r < R; ++r) {
-      const acc dv = d.row[VALUE][r] *= 1 / scale, dv_scaled = dv * (1 / scale);
+    for (int r = 0; r < R; ++r) minus_delta[r] = (-1 / scale) * delta[r];
+    d.columns.minus_key(g, minus_delta);
+    d.columns.minus_key(before, d.row[VALUE]);
 #pragma unroll
-      for (int c = 0; c < C; ++c) {
-        d.k[c] += g[r][c] * delta[r];
-        d.k[c] -= before[r][c] * dv;
-        g[r][c] = in.row[BETA][r] * g[r][c] - dv_scaled * in.k[c];
-      }
-    }
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int c = 0; c < C; ++c) g[r][c] = in.row[BETA][r] * g[r][c] - d.row[VALUE][r] * in.k[c];
   }
 
   // y = r^2 sigmoid(r),  dr = dy r sigmoid(r) (2 + r (1 - sigmoid(r)))
@@ -103,12 +105,12 @@ struct Step {
     team.get(beta, a.beta_bias + at.h * N);
 #pragma unroll
     for (int j = 0; j < E; ++j) {
-      q[j] = raw.q[j], k[j] = raw.k[j], v[j] = raw.v[j];
+      q[j] = raw.q[j], k[j] = raw.k[j], v[j] = scale * raw.v[j];
       beta[j] = sigmoid_for<scalar>(raw.logit[j] + beta[j]);
     }
     const acc factor = team.unit_factor<scalar>(k);
 #pragma unroll
-    for (int j = 0; j < E; ++j) k[j] *= factor * scale;
+    for (int j = 0; j < E; ++j) k[j] *= factor;
     team.put(record + Record::q(), q);
     team.put(record + Record::k(), k);
     team.put(record + Record::row(VALUE), v);
@@ -131,11 +133,9 @@ struct Step {
     if (at.valid) matrix_state::write_slice(part(a.d_qkvb, at, team, V), d);
     {
       acc k[E];
-      gradient.k(team, d);
+      gradient.minus_k(team, d);
       team.get(k, record + Record::k());
-#pragma unroll
-      for (int j = 0; j < E; ++j) k[j] *= 1 / scale;
-      team.unit_backward(d, k, record[Record::scalar(K_FACTOR)]);
+      team.unit_backward(d, k, -record[Record::scalar(K_FACTOR)]);
     }
     if (at.valid) matrix_state::write_slice(part(a.d_qkvb, at, team, KEY), d);
     acc beta[E];

@@ -5,6 +5,7 @@
 """
 
 from elmanctl.kernel import Kernel
+from elmanctl.tiles import MATRIX
 
 GATES = {"silu": 1, "sigmoid": 2}
 
@@ -57,6 +58,7 @@ kernel = Kernel(
     budgets={"registers": 168, "spill_bytes": 96, "shared_bytes": 4096},
     work={"forward": "7*B*T*H*N*M", "backward": "21*B*T*H*N*M"},
     rivals=("fla_gated_delta", "mamba_scan"),
+    tiling=MATRIX,
 )
 
 

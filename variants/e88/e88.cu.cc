@@ -22,13 +22,14 @@ struct Step {
   static constexpr bool gate = Constant::GATE, sigmoid_gate = Constant::GATE == 2;
   static_assert(!tied || M == N, "tied keys and values have one width");
 
-  // A record's key is this many times k, so that the state's tanh needs no product of its own.
+  // A record's value and its decay for the state are this many times v and lambda, so that the state's tanh needs no product of
+  // its own.
   static constexpr acc scale = linear ? acc(1) : tanh_scale<scalar>;
-  // Record: the value by row; decay, write gate, and the factors of q's and k's norms.
+  // Record: the value by row; decay, write gate, scaled decay, and the factors of q's and k's norms.
   enum { VALUE };
-  enum { LAMBDA, WRITE, Q_FACTOR = 1 + write_gate, K_FACTOR };
-  static constexpr int rows = 1, scalars = K_FACTOR + 1, grad_scalars = 1 + write_gate;
-  static constexpr bool needs_readout = gate, global_history = Constant::GLOBAL_HISTORY;
+  enum { LAMBDA, WRITE, SCALED_LAMBDA = 1 + write_gate, Q_FACTOR, K_FACTOR };
+  static constexpr int rows = 1, scalars = K_FACTOR + 1, read_scalars = SCALED_LAMBDA + 1, grad_scalars = 1 + write_gate;
+  static constexpr bool needs_readout = gate, global_history = Constant::GLOBAL_HISTORY, spread = Constant::SPREAD;
   using Record = matrix_state::Record<Step>;
   using Place = matrix_state::Place;
 
@@ -37,14 +38,14 @@ struct Step {
     return 1;
   }
 
-  // S' = phi(lambda S + b delta k^T),  delta = v - S k
+  // S' = phi(lambda S + b delta k^T),  delta = v - S k, which is kept scaled
   template <class Lane, int R, int C>
   ELMAN_FN static void forward(const Lane& lane, acc (&s)[R][C], const typename Lane::Inputs& in, acc (&delta)[R]) {
-    const acc lambda = scale * in.scalar[LAMBDA], b = write(in);
+    const acc lambda = in.scalar[SCALED_LAMBDA], b = write(in);
     lane.product(delta, s, in.k);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      delta[r] = in.row[VALUE][r] - (1 / scale) * delta[r];
+      delta[r] = in.row[VALUE][r] - scale * delta[r];
       const acc u = b * delta[r];
 #pragma unroll
       for (int c = 0; c < C; ++c) s[r][c] = lambda * s[r][c] + u * in.k[c];
@@ -52,34 +53,36 @@ struct Step {
     if (!linear) tanh_each<scalar, Lane::share>(reinterpret_cast<acc(&)[R * C]>(s));
   }
 
-  // With g = dL/dS' on entry and A = g (1 - S'^2):  du = A k,  db = <du, delta>,  dv = b du,  dk = A^T (b delta) - S^T dv,
-  // dlambda = <A, S>;  on return g = dL/dS = lambda A - dv k^T.
-  template <class Lane, int R, int C>
-  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&after)[R][C],
-                                const typename Lane::Inputs& in, const acc (&delta)[R], acc (&g)[R][C],
-                                typename Lane::Inputs& d) {
-    const acc lambda = in.scalar[LAMBDA], b = write(in);
-    acc du[R];
+  // A = dL/dS' (1 - S'^2)
+  template <int R, int C> ELMAN_FN static void slope(const acc (&after)[R][C], acc (&g)[R][C]) {
 #pragma unroll
     for (int r = 0; r < R; ++r)
 #pragma unroll
-      for (int c = 0; c < C; ++c)
-        if (!linear) g[r][c] *= tanh_slope(after[r][c]);
+      for (int c = 0; c < C; ++c) if (!linear) g[r][c] *= tanh_slope(after[r][c]);
+  }
+  // With g = A on entry:  du = A k,  db = <du, delta>,  dv = b du,  -dk = S^T dv - A^T (b delta),
+  // dlambda = <A, S>;  on return g = dL/dS = lambda A - dv k^T.
+  template <class Lane, class Gradients, int R, int C>
+  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const typename Lane::Inputs& in,
+                                const acc (&delta)[R], acc (&g)[R][C], Gradients& d) {
+    const acc lambda = in.scalar[LAMBDA], b = write(in);
+    acc du[R], minus_u[R];
     lane.product(du, g, in.k);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      du[r] *= 1 / scale;
-      const acc dv = b * du[r], u = b * delta[r], dv_scaled = dv * (1 / scale);
-      d.row[VALUE][r] = dv;
-      if constexpr (write_gate) d.scalar[WRITE] += lane.first() ? du[r] * delta[r] : acc(0);
+      d.row[VALUE][r] = b * du[r];
+      minus_u[r] = b * (-1 / scale) * delta[r];
+      if constexpr (write_gate) d.scalar[WRITE] += lane.first() ? du[r] * ((1 / scale) * delta[r]) : acc(0);
+    }
+    d.columns.minus_key(g, minus_u);
+    d.columns.minus_key(before, d.row[VALUE]);
+#pragma unroll
+    for (int r = 0; r < R; ++r)
 #pragma unroll
       for (int c = 0; c < C; ++c) {
         d.scalar[LAMBDA] += g[r][c] * before[r][c];
-        d.k[c] += g[r][c] * u;
-        d.k[c] -= before[r][c] * dv;
-        g[r][c] = lambda * g[r][c] - dv_scaled * in.k[c];
+        g[r][c] = lambda * g[r][c] - d.row[VALUE][r] * in.k[c];
       }
-    }
   }
 
   // o = silu(g) y or sigmoid(g) y
@@ -147,15 +150,19 @@ struct Step {
     acc q[EN], k[EN], v[EM], q_factor = 1, k_factor = 1;
 #pragma unroll
     for (int j = 0; j < EN; ++j) q[j] = activation(raw.q[j]), k[j] = activation(raw.k[j]);
-    if constexpr (tied) team.put(record + Record::row(VALUE), k);
+    if constexpr (tied) {
+#pragma unroll
+      for (int j = 0; j < EM; ++j) v[j] = scale * k[j];
+      team.put(record + Record::row(VALUE), v);
+    }
     if (unit) q_factor = team.unit_factor<scalar>(q), k_factor = team.unit_factor<scalar>(k);
 #pragma unroll
-    for (int j = 0; j < EN; ++j) q[j] *= q_factor, k[j] *= k_factor * scale;
+    for (int j = 0; j < EN; ++j) q[j] *= q_factor, k[j] *= k_factor;
     team.put(record + Record::q(), q);
     team.put(record + Record::k(), k);
     if constexpr (!tied) {
 #pragma unroll
-      for (int j = 0; j < EM; ++j) v[j] = activation(raw.v[j]);
+      for (int j = 0; j < EM; ++j) v[j] = scale * activation(raw.v[j]);
       team.put(record + Record::row(VALUE), v);
     }
     if (team.first()) {
@@ -165,7 +172,9 @@ struct Step {
   }
   template <class Args>
   ELMAN_FN static void prepare_scalars(const Args& a, const Place& at, const RawScalars& raw, acc* record) {
-    record[Record::scalar(LAMBDA)] = decay(a, at, elman::load(&raw.decay));
+    const acc lambda = decay(a, at, elman::load(&raw.decay));
+    record[Record::scalar(LAMBDA)] = lambda;
+    record[Record::scalar(SCALED_LAMBDA)] = scale * lambda;
     if constexpr (write_gate) record[Record::scalar(WRITE)] = sigmoid_of(elman::load(&raw.write));
   }
 
@@ -177,13 +186,12 @@ struct Step {
   ELMAN_FN static void finish(const Args& a, const Place& at, const Team& team, const Raw& raw, const acc* record,
                               const matrix_state::RecordGradient<Step>& gradient, Sums&) {
     // One vector after the other, since wide ones fill the registers.
-    const auto key_or_query = [&](acc (&d)[EN], int factor, int unit_at, acc unit_scale) {
-      if (!unit) return;
+    const auto key_or_query = [&](acc (&d)[EN], int factor, int unit_at, acc sign) {
       acc x[EN];
-      team.get(x, record + unit_at);
-#pragma unroll
-      for (int j = 0; j < EN; ++j) x[j] *= unit_scale;
-      team.unit_backward(d, x, record[Record::scalar(factor)]);
+      if (unit) team.get(x, record + unit_at);
+      if (unit) team.unit_backward(d, x, sign * record[Record::scalar(factor)]);
+      else
+        for (int j = 0; j < EN; ++j) d[j] *= sign;
     };
     acc dq[EN], dk[EN], dv[EM];
     gradient.q(team, dq);
@@ -197,8 +205,8 @@ struct Step {
       for (int j = 0; j < EM; ++j) dv[j] *= activation_slope(raw.v[j]);
       if (at.valid) matrix_state::write_slice(part<EM>(a.d_qkv, at, team, V), dv);
     }
-    gradient.k(team, dk);
-    key_or_query(dk, K_FACTOR, Record::k(), 1 / scale);
+    gradient.minus_k(team, dk);
+    key_or_query(dk, K_FACTOR, Record::k(), -1);
 #pragma unroll
     for (int j = 0; j < EN; ++j) {
       if constexpr (tied) dk[j] += dv[j];

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elmanctl import ops
+from elmanctl.projections import project
 
 from .binding import constants, kernel
 
@@ -89,23 +90,24 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Run a chunk of time; see the class for the shapes."""
         c, (B, T, _) = self.config, x.shape
-        qkv = F.linear(x, self.W_qkv)
+        names = [n for n in ("W_qkv", "W_decay", "W_write", "W_gate") if hasattr(self, n)]
+        projected = dict(zip(names, project(x, *(getattr(self, n) for n in names)), strict=True))
+        qkv, gate = projected["W_qkv"], projected.get("W_gate")
         if state is None:
             state = self.initial_state(B, x.device, self.W_qkv.dtype)
         last = {}
         if c.use_conv:
             qkv, last["conv"] = self.convolve(qkv, state["conv"])
-        gate = F.linear(x, self.W_gate) if c.use_gate else None
         fused_gate = self.constants["GATE"] != 0
         out = ops.recurrence(
             kernel,
             {
                 "qkv": qkv,
-                "decay_logit": F.linear(x, self.W_decay) if c.decay in ("mamba", "simple") else None,
+                "decay_logit": projected.get("W_decay"),
                 "A_log": getattr(self, "A_log", None),
                 "dt_bias": getattr(self, "dt_bias", None),
                 "decay_bias": getattr(self, "decay_bias", None),
-                "write_logit": F.linear(x, self.W_write) if c.use_write_gate else None,
+                "write_logit": projected.get("W_write"),
                 "gate": gate if fused_gate else None,
                 "s0": state["s"],
             },
@@ -142,7 +144,7 @@ class Layer(nn.Module):
         """Turn [B, T, H, n_v] into [B, T, dim]."""
         how = self.config.head_mix
         if how == "concat":
-            return F.linear(y.flatten(2), self.W_out)
+            return project(y.flatten(2), self.W_out)[0]
         if how == "per_head":
             return F.linear(y.flatten(2), self.W_out.transpose(0, 1).flatten(1))
         if how == "weighted_sum":

@@ -17,14 +17,16 @@
 // Step::global_history.
 //   Scalar, N, M, K      storage type; keys and values of a state; steps between two slots
 //   Team, EM             matrix_state::Team<N, M>; how many of M values each of its lanes has
-//   rows, scalars        vectors of length M and numbers in a record besides q and k; all rows and the first grad_scalars numbers
-//                        reach `forward` and get a gradient
+//   rows, scalars        vectors of length M and numbers in a record besides q and k; all rows and the first read_scalars numbers
+//                        reach `forward`; all rows and the first grad_scalars numbers get a gradient
 //   columns              further vectors of length N in a record, if any, which reach `forward` and get a gradient
+//   spread               few states: more lanes for each, one state a block
 //   needs_readout        the backward pass needs y, which forward then keeps
 //   Raw, load            a team's part of the raw vectors of a step, and reading them
 //   RawScalars, load_scalars   the raw numbers of a step, and reading them
 //   prepare, prepare_scalars   the vectors of a record, by a team; its scalars, by one thread for each step
-//   forward, backward    one lane's part of the step, and its derivative
+//   forward, slope, backward   one lane's part of the step; the derivative of its nonlinearity, and the rest of its derivative; or,
+//                        without slope, all of its derivative from the states before and after
 //   output, output_backward   what follows the readout, for a team's part of it, and its derivative
 //   Sums, finish, finish_scalars, store_sums  gradients of the raw inputs from those of the record; sums over time, and
 //                        their store

@@ -130,21 +130,21 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
     for (int stage = 0; stage < chunks + 2; ++stage) {
       produce(stage);
       consume(stage - 1);
-      end_stage();
+      Plan::end_stage();
     }
     end();
   } else if (thread < Plan::consumers) {
     begin();
     for (int stage = 0; stage < chunks + 2; ++stage) {
       consume(stage - 1);
-      end_stage();
+      Plan::end_stage();
     }
     end();
   } else {
     fetch(0);
     for (int stage = 0; stage < chunks + 2; ++stage) {
       produce(stage);
-      end_stage();
+      Plan::end_stage();
     }
   }
 }

@@ -4,20 +4,12 @@
 
 namespace elman::matrix_state {
 
-// d_k += A^T x over a lane's rows, and the same for a further column. The one place that knows how a step's gradient holds them.
+// d_k += A^T x over a lane's rows.
 template <class Gradients, class A, int R, int C> ELMAN_FN void add_to_key(Gradients& d, const A (&a)[R][C], const A (&x)[R]) {
+  A minus[R];
 #pragma unroll
-  for (int r = 0; r < R; ++r)
-#pragma unroll
-    for (int c = 0; c < C; ++c) d.k[c] += a[r][c] * x[r];
-}
-
-template <class Gradients, class A, int R, int C>
-ELMAN_FN void add_to_column(Gradients& d, int j, const A (&a)[R][C], const A (&x)[R]) {
-#pragma unroll
-  for (int r = 0; r < R; ++r)
-#pragma unroll
-    for (int c = 0; c < C; ++c) d.column[j][c] += a[r][c] * x[r];
+  for (int r = 0; r < R; ++r) minus[r] = -x[r];
+  d.columns.minus_key(a, minus);
 }
 
 // A square state for each head whose step takes VECTORS raw vectors, side by side in one projection, and whose readout gates itself:
@@ -32,7 +24,8 @@ template <class Scalar_, class Constant, int VECTORS, int PARAMETERS = 0> struct
   using Team = matrix_state::Team<N, N>;
   using Place = matrix_state::Place;
   static constexpr int E = N / Team::width, EM = E;
-  static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY;
+  static constexpr int read_scalars = 0;
+  static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY, spread = Constant::SPREAD;
   enum { QUERY, KEY, VALUE };
 
   struct Raw {
@@ -61,13 +54,18 @@ template <class Scalar_, class Constant, int VECTORS, int PARAMETERS = 0> struct
     numbers(x, raw.x[VALUE]);
     team.put(record + Record::row(0), x);
   }
+  template <class Gradient> ELMAN_FN static void key_gradient(const Gradient& gradient, const Team& team, acc (&d)[E]) {
+    gradient.minus_k(team, d);
+#pragma unroll
+    for (int j = 0; j < E; ++j) d[j] = -d[j];
+  }
   // And their gradients from a record's.
   template <class Args, class Gradient>
   ELMAN_FN static void give_raw(const Args& a, const Place& at, const Team& team, const Gradient& gradient) {
     acc d[E];
     gradient.q(team, d);
     give(a, at, team, QUERY, d);
-    gradient.k(team, d);
+    key_gradient(gradient, team, d);
     give(a, at, team, KEY, d);
     gradient.row(team, 0, d);
     give(a, at, team, VALUE, d);
@@ -77,6 +75,9 @@ template <class Scalar_, class Constant, int VECTORS, int PARAMETERS = 0> struct
   ELMAN_FN static void give(const Args& a, const Place& at, const Team& team, int vector, const acc (&d)[E]) {
     if (at.valid) write_slice(part(a.d_projected, at, team, vector), d);
   }
+
+  // The step is linear in the state unless a Step says otherwise.
+  template <int R, int C> ELMAN_FN static void slope(const acc (&)[R][C], acc (&)[R][C]) {}
 
   // y = r^2 sigmoid(r),  dr = dy r sigmoid(r) (2 + r (1 - sigmoid(r)))
   template <class Args> ELMAN_FN static void output(const Args&, const Place&, const Team&, acc (&r)[E]) {

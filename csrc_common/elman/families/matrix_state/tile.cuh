@@ -5,9 +5,6 @@
 
 namespace elman::matrix_state {
 
-// The barrier between two stages: one place, since both roles meet in it.
-ELMAN_FN void end_stage() { sync_block(); }
-
 // How a state is spread over lanes: KG lanes share a row, C = N / KG columns each; a lane holds R rows.
 template <int N_, int M_, int R_, int C_> struct Tile {
   static constexpr int N = N_, M = M_, R = R_, C = C_, KG = N / C, lanes = M / R * KG, warps = lanes / 32;
@@ -16,7 +13,7 @@ template <int N_, int M_, int R_, int C_> struct Tile {
 
 // The tile of a pass, {rows, columns} of a lane: the fewest instructions an element, counted (reads of 16 neighbours meet in
 // banks), at 8 elements a lane up to 1600 (latency hides best there, measured on an H200) and 16 beyond, or as many as 512
-// lanes need.
+// lanes need; at most 4 where states are spread, up to a warp for each scheduler.
 struct Shape {
   int R, C;
 };
@@ -27,13 +24,13 @@ ELMAN_BOTH int instructions(int R, int C, int KG, bool backward) {
   if (!backward) return 2 * R * rounds + 2 * accesses(C) + accesses(R);
   return 4 * R * rounds + 8 * C * (32 - KG) / 32 + 3 * accesses(C) + 3 * accesses(R) + 2 * accesses(R * C);
 }
-ELMAN_BOTH Shape choose(int N, int M, bool backward) {
-  const int least = (N * M + 511) / 512, usual = N * M <= 1600 ? 8 : 16, target = least > usual ? least : usual;
+ELMAN_BOTH Shape choose(int N, int M, bool backward, bool spread) {
+  const int least = (N * M + 511) / 512, usual = N * M > 1600 ? 16 : spread && N * M <= 4 * 128 ? 4 : 8, target = least > usual ? least : usual;
   Shape best{0, 0};
   int lowest = 0;
   for (int KG = 1; KG <= 32; KG *= 2)
     for (int R = 1; R <= M; ++R) {
-      if (N % KG || M % R || M / R * KG % 32 || M / R * KG > 512) continue;
+      if (N % KG || M % R || M / R * KG % 32 || M / R * KG > 512 || (target == 4 && R * (N / KG) > 4)) continue;
       const int C = N / KG, count = R * C, off = count > target ? count - target : target - count;
       const int cost = 1000 * instructions(R, C, KG, backward) / count + 4000 * off / target;
       if (best.R == 0 || cost < lowest) best = {R, C}, lowest = cost;
@@ -46,11 +43,19 @@ ELMAN_BOTH Shape choose(int N, int M, bool backward) {
 template <class Step, bool BACKWARD> struct Plan {
   static constexpr int N = Step::N, M = Step::M;
   static_assert(N % 8 == 0 && M % 8 == 0 && N <= 128 && N * M <= 128 * 128, "sizes outside what the tiles cover");
-  static constexpr Shape shape = choose(N, M, BACKWARD);
+#ifdef X_BR
+  static constexpr Shape shape = BACKWARD ? Shape{X_BR, X_BC} : choose(N, M, BACKWARD, Step::spread);
+#elif defined X_FR
+  static constexpr Shape shape = !BACKWARD ? Shape{X_FR, X_FC} : choose(N, M, BACKWARD, Step::spread);
+#else
+  static constexpr Shape shape = choose(N, M, BACKWARD, Step::spread);
+#endif
   using Tile = matrix_state::Tile<N, M, shape.R, shape.C>;
   static constexpr bool split = Tile::lanes <= 256;
   // A multiple of four warps, one for each scheduler of a multiprocessor, or an odd number, which shifts from block to block.
-  static constexpr int heads = N > 64 || M > 64 ? 1 : Tile::warps == 1 ? 4 : Tile::warps <= 3 ? 2 : 1;
+  // Half as many in an fp64 build, for shared memory.
+  static constexpr int heads_of_a_warp = sizeof(Acc<typename Step::Scalar>) > 4 ? 2 : 4;
+  static constexpr int heads = Step::spread || N > 64 || M > 64 ? 1 : Tile::warps == 1 ? heads_of_a_warp : Tile::warps <= 3 ? 2 : 1;
   static constexpr int consumers = heads * Tile::lanes;
   // Steps in a chunk; the forward pass takes several of the backward's at once where they are small.
   static constexpr int chunk = BACKWARD || Step::K >= 16 || M > 64 ? Step::K : 16 / Step::K * Step::K;
@@ -58,7 +63,11 @@ template <class Step, bool BACKWARD> struct Plan {
   static_assert(Step::K % together == 0, "the teams of a warp must all have a step, since they shuffle together");
   static constexpr int items = heads * chunk;
   static constexpr int producers = split ? min_of(items / together, BACKWARD ? 2 : 4) * 32 : consumers;
-  static constexpr int threads = split ? consumers + producers : consumers;
+  // Backward: other producers write results than prepare, where there is room.
+  static constexpr bool apart = BACKWARD && split && Step::spread;
+  static constexpr int threads = split ? consumers + (apart ? 2 : 1) * producers : consumers;
+  // The barrier between two stages, in which both roles meet.
+  ELMAN_FN static void end_stage() { sync_roles<threads>(); }
   static constexpr int teams = producers / Step::Team::width, passes = ceil_div(items, teams);
   static constexpr bool even = passes * teams == items;  // every team has a step in every pass
   static_assert(teams % heads == 0 && items <= producers);
@@ -67,6 +76,9 @@ template <class Step, bool BACKWARD> struct Plan {
   static constexpr int unrolled = joint ? 4 : ahead ? 2 : 1;
   // How many elements of a lane share one reciprocal: without, the passes wait for the special-function unit.
   static constexpr int share = 2;
+  // Backward: every second row lane has the halves of its columns exchanged, so that sums over rows begin without selects. Records
+  // are longer by it, for which an fp64 build has not the shared memory.
+  static constexpr bool turned = BACKWARD && sizeof(Acc<typename Step::Scalar>) == 4 && Tile::KG < 32 && Tile::C % 2 == 0;
 };
 
 // How many vectors over keys a record has besides q and k.
@@ -74,16 +86,15 @@ template <class Step> ELMAN_BOTH int further_columns() {
   if constexpr (requires { Step::columns; }) return Step::columns;
   else return 0;
 }
-template <class A, int COLUMNS, int C> struct Further {
-  A column[COLUMNS][C];
+template <class Column, int COLUMNS> struct Further {
+  Column column[COLUMNS];
 };
-template <class A, int C> struct Further<A, 0, C> {};
+template <class Column> struct Further<Column, 0> {};
 
-// One step as a lane sees it: the key's columns, those of further vectors, R entries of each row vector, the scalars. As
-// gradients: of columns and scalars this lane's contribution, of the rows the whole sum.
-template <class Step, class Tile> struct Inputs : Further<Acc<typename Step::Scalar>, further_columns<Step>(), Tile::C> {
+// One step as a lane sees it: the key's columns, those of further vectors, R entries of each row vector, the scalars.
+template <class Step, class Tile> struct Inputs : Further<Acc<typename Step::Scalar>[Tile::C], further_columns<Step>()> {
   using A = Acc<typename Step::Scalar>;
-  A k[Tile::C], row[Step::rows][Tile::R], scalar[Step::grad_scalars > 0 ? Step::grad_scalars : 1];
+  A k[Tile::C], row[Step::rows][Tile::R], scalar[max_of(Step::read_scalars, 1)];
 };
 
 // Where a record keeps its parts, in elements: q [N], k [N], columns [columns, N], rows [rows, M], scalars.
@@ -97,15 +108,34 @@ template <class Step> struct Record {
   ELMAN_BOTH static int scalar(int j) { return vectors * N + Step::rows * M + j; }
 };
 
+// Write a record's vectors over keys once more, after its end, with the halves of every C columns exchanged; by the team that wrote them.
+template <class Step, int C, class A> ELMAN_FN void turn_columns(const typename Step::Team& team, A* record) {
+  constexpr int E = Step::N / Step::Team::width, W = min_of(E, C / 2);
+#pragma unroll
+  for (int vector = 0; vector < Record<Step>::vectors; ++vector) {
+    A x[E];
+    team.get(x, record + vector * Step::N);
+#pragma unroll
+    for (int j = 0; j < E; j += W) {
+      const int from = team.lane_ * E + j;
+      A part[W];
+#pragma unroll
+      for (int i = 0; i < W; ++i) part[i] = x[j + i];
+      write(record + Record<Step>::stride + vector * Step::N + from / C * C + (from % C + C / 2) % C, part);
+    }
+  }
+}
+
 // A consumer's place in the states of its block.
 template <class Step, class Plan> struct Lane {
   using A = Acc<typename Step::Scalar>;
   using Tile = typename Plan::Tile;
   using Inputs = matrix_state::Inputs<Step, Tile>;
   static constexpr int R = Tile::R, C = Tile::C, share = Plan::share;
-  int head, key, row0, col0;
+  int head, key, row0, col0, half;  // half: where in its columns a lane begins, for it goes on at their start
   ELMAN_FN explicit Lane(int thread)
-      : head(thread / Tile::lanes), key(thread % Tile::KG), row0(thread % Tile::lanes / Tile::KG * R), col0(key * C) {}
+      : head(thread / Tile::lanes), key(thread % Tile::KG), row0(thread % Tile::lanes / Tile::KG * R), col0(key * C),
+        half(Plan::turned ? thread / Tile::KG % 2 * (C / 2) : 0) {}
 
   // Whether this lane speaks for its rows.
   ELMAN_FN bool first() const { return key == 0; }
@@ -126,71 +156,52 @@ template <class Step, class Plan> struct Lane {
   ELMAN_FN void part(A (&sum)[R], const A (&s)[R][C], const A (&x)[C]) const {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      A even = 0, odd = 0;  // two chains, half the latency
+      constexpr int chains = C > 4 ? 2 : 1;  // two take half the time, and one instruction more
+      A some[chains] = {};
 #pragma unroll
-      for (int c = 0; c < C; ++c) (c % 2 ? odd : even) += s[r][c] * x[c];
-      sum[r] = even + odd;
+      for (int c = 0; c < C; ++c) some[c % chains] = c < chains ? s[r][c] * x[c] : some[c % chains] + s[r][c] * x[c];
+      sum[r] = chains == 1 ? some[0] : some[0] + some[chains - 1];
     }
   }
   ELMAN_FN void product(A (&sum)[R], const A (&s)[R][C], const A (&x)[C]) const {
     part(sum, s, x);
     row_sums(sum);
   }
+  // A lane's columns of a row, and of a state.
+  ELMAN_FN void load_columns(A (&x)[C], const A* from) const {
+    constexpr int parts = Plan::turned ? 2 : 1;
+    auto& part = reinterpret_cast<A(&)[parts][C / parts]>(x);
+#pragma unroll
+    for (int i = 0; i < parts; ++i) read(part[i], from + (i ? C / 2 - half : half));
+  }
   ELMAN_FN void load_state(A (&s)[R][C], const A* state) const {
 #pragma unroll
-    for (int r = 0; r < R; ++r) read(s[r], state + (row0 + r) * Tile::N + col0);
+    for (int r = 0; r < R; ++r) load_columns(s[r], state + (row0 + r) * Tile::N + col0);
   }
   ELMAN_FN void store_state(A* state, const A (&s)[R][C]) const {
+    constexpr int parts = Plan::turned ? 2 : 1;
 #pragma unroll
-    for (int r = 0; r < R; ++r) write(state + (row0 + r) * Tile::N + col0, s[r]);
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int i = 0; i < parts; ++i)
+        write(state + (row0 + r) * Tile::N + col0 + (i ? C / 2 - half : half),
+              reinterpret_cast<const A(&)[parts][C / parts]>(s[r])[i]);
   }
+  // A record has its vectors over keys a second time, at its end, with the halves of each lane's columns exchanged.
+  ELMAN_FN const A* columns(const A* record) const { return record + col0 + (half ? Record<Step>::stride : 0); }
   ELMAN_FN void inputs(Inputs& in, A (&q)[C], const A* record) const {
-    read(q, record + Record<Step>::q() + col0);
+    read(q, columns(record) + Record<Step>::q());
     inputs(in, record);
   }
   ELMAN_FN void inputs(Inputs& in, const A* record) const {
-    read(in.k, record + Record<Step>::k() + col0);
+    read(in.k, columns(record) + Record<Step>::k());
     if constexpr (further_columns<Step>() > 0)
 #pragma unroll
-      for (int j = 0; j < further_columns<Step>(); ++j) read(in.column[j], record + Record<Step>::column(j) + col0);
+      for (int j = 0; j < further_columns<Step>(); ++j) read(in.column[j], columns(record) + Record<Step>::column(j));
 #pragma unroll
     for (int j = 0; j < Step::rows; ++j) read(in.row[j], record + Record<Step>::row(j) + row0);
 #pragma unroll
-    for (int j = 0; j < Step::grad_scalars; ++j) in.scalar[j] = record[Record<Step>::scalar(j)];
+    for (int j = 0; j < Step::read_scalars; ++j) in.scalar[j] = record[Record<Step>::scalar(j)];
   }
 };
-
-// Sum `COUNT` values over the lanes of a warp that hold different rows, halving at each level where the count is even. Where
-// a level cannot halve, both lanes get the sum. A lane ends with `kept` sums; scattered_sums says which, and whether it is
-// theirs to store.
-template <int MASK, int COUNT> ELMAN_BOTH int kept_sums() {
-  if constexpr (MASK >= 32) return COUNT;
-  else return kept_sums<2 * MASK, COUNT % 2 ? COUNT : COUNT / 2>();
-}
-template <int MASK, int COUNT> ELMAN_FN void scattered_sums(int& first, bool& owner) {
-  if constexpr (MASK < 32) {
-    const bool upper = lane() & MASK;
-    if (COUNT % 2 == 0) first += upper ? COUNT / 2 : 0;
-    else owner = owner && !upper;
-    scattered_sums<2 * MASK, COUNT % 2 ? COUNT : COUNT / 2>(first, owner);
-  }
-}
-template <int MASK, int COUNT, class A, int TOTAL> ELMAN_FN void scatter_sums(A (&v)[TOTAL]) {
-  if constexpr (MASK < 32) {
-    if constexpr (COUNT % 2 == 0) {
-      constexpr int half = COUNT / 2;
-      const bool upper = lane() & MASK;
-#pragma unroll
-      for (int i = 0; i < half; ++i) {
-        const A send = upper ? v[i] : v[i + half], keep = upper ? v[i + half] : v[i];
-        v[i] = keep + shfl_xor(send, MASK);
-      }
-      scatter_sums<2 * MASK, half>(v);
-    } else {
-#pragma unroll
-      for (int i = 0; i < COUNT; ++i) v[i] += shfl_xor(v[i], MASK);
-      scatter_sums<2 * MASK, COUNT>(v);
-    }
-  }
-}
 }  // namespace elman::matrix_state

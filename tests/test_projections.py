@@ -1,0 +1,71 @@
+"""Several projections of one input give what separate ones give, and their gradients are summed without a tensor for each."""
+
+import torch
+import torch.nn.functional as F
+
+from elmanctl.projections import project
+
+SHAPES = ((2, 5, 12), (16, 12), (3, 12), (7, 12))
+
+
+def gradients(make, x, weights):
+    x, weights = x.clone().requires_grad_(), [w.clone().requires_grad_() for w in weights]
+    outputs = make(x, *weights)
+    sum((y.float() * (i + 1) * torch.arange(y.shape[-1])).sum() for i, y in enumerate(outputs)).backward()
+    return [y.detach() for y in outputs], x.grad, [w.grad for w in weights]
+
+
+def case(dtype):
+    generator = torch.Generator().manual_seed(0)
+    x, *weights = (torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype) for shape in SHAPES)
+    return x, weights
+
+
+def apart(x, *weights):
+    return tuple(F.linear(x, w) for w in weights)
+
+
+def test_values_and_gradients_are_those_of_separate_projections():
+    x, weights = case(torch.float64)
+    for found, wanted in zip(gradients(project, x, weights), gradients(apart, x, weights), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-13)
+
+
+def test_under_autocast_products_are_bf16_and_parameters_get_fp32_gradients():
+    x, weights = case(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs, d_x, d_weights = gradients(project, x, weights)
+    assert {y.dtype for y in outputs} == {torch.bfloat16}
+    assert d_x.dtype == torch.float32 and {d.dtype for d in d_weights} == {torch.float32}
+    _, wanted, _ = gradients(apart, x, weights)
+    assert (d_x - wanted).norm() < 0.01 * wanted.norm()
+
+
+def test_one_projection_and_one_row():
+    x, weights = case(torch.float64)
+    (y,) = project(x[0, 0], weights[0])
+    torch.testing.assert_close(y, F.linear(x[0, 0], weights[0]))
+
+
+def test_the_input_has_one_gradient_tensor_at_a_time(monkeypatch):
+    """Each further projection adds into it."""
+    made = []
+    add = torch.Tensor.addmm_
+    monkeypatch.setattr(
+        torch.Tensor, "addmm_", lambda self, *a, **k: (made.append(self.data_ptr()), add(self, *a, **k))[1]
+    )
+    x, weights = case(torch.float64)
+    gradients(project, x, weights)
+    assert len(made) == len(weights) - 1 and len(set(made)) == 1
+
+
+def test_what_is_kept_until_the_backward_pass_is_the_input_and_the_parameters():
+    x, weights = case(torch.float32)
+    kept = []
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t),
+    ):
+        project(x.requires_grad_(), *(w.requires_grad_() for w in weights))
+    assert {t.data_ptr() for t in kept if t.dtype == torch.float32} == {w.data_ptr() for w in weights}
+    assert [t.shape for t in kept if t.dtype == torch.bfloat16] == [x.shape]
