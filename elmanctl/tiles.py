@@ -177,15 +177,15 @@ def whole(B: int, D: int, warps: int, chunks: int, turns: int) -> int:
 
 DENSE = Tiling(CONSTANTS, dense, {"B": 32, "D": 1536})
 
-# A state's tile in the matrix family: elements of a lane, up to this many elements of a state; the shortest sequence for which a second
-# build is worth its compilation (verify's shorter cases show the one, its longer ones the other).
-LANE, SPREADABLE, LONG = 8, 1600, 64
-SCHEDULERS = 4  # of a multiprocessor
+# Matrix states: elements of a lane; the largest state that is spread (at 32 x 32 nothing was gained); the shortest sequence for which a second
+# build is worth its compilation, so that of verify's cases the short ones show the one and the long ones the other.
+LANE, SPREADABLE, LONG = 8, 512, 64
+FEW = 2  # warps of a multiprocessor, half of its schedulers: with twice as many, spreading gains nothing
 
 
 def matrix(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[str, int]:
-    """Return whether to spread the states of a matrix recurrence over twice as many lanes: where they are so few that no scheduler would
-    have a second warp, a step takes as long as its chain of instructions, which that shortens.
+    """Return whether to spread the states of a matrix recurrence over twice as many lanes: where states are few, a step takes as long as its
+    chain of instructions, which that shortens, and blocks of one state reach more multiprocessors.
 
     Args:
         sizes: B, T, H, N, and M where it differs from N.
@@ -194,7 +194,7 @@ def matrix(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[
     """
     elements = sizes["N"] * sizes.get("M", sizes["N"])
     warps = sizes["B"] * sizes["H"] * cdiv(elements, 32 * LANE)
-    few = warps <= SCHEDULERS * (device or DEVICES["sm_90a"]).multiprocessors
+    few = warps <= FEW * (device or DEVICES["sm_90a"]).multiprocessors
     return {"SPREAD": int(few and elements <= SPREADABLE and sizes["T"] >= LONG)}
 
 

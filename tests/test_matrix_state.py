@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elmanctl import ops
+from elmanctl import launch, ops
 from elmanctl.launch import guarded, run_forward
 from elmanctl.plugins.registry import registry
 from elmanctl.tensors import ACCUMULATOR
@@ -119,3 +119,21 @@ def test_slots_hold_the_state_before_each_chunk():
     assert out["slots"].shape[2] == 2
     assert torch.equal(out["slots"][:, :, 0], inputs["s0"])
     assert torch.equal(out["slots"][:, :, 1], first["s_last"])
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "T"),
+    [
+        ("E88h3n16", "float64", 1),
+        ("E88h3n16", "float64", 19),
+        ("E88h3n16", "bfloat16", 35),
+        ("E88h3n8:use_gate=true,use_write_gate=true", "float64", 17),
+        ("E88h3n24", "float64", 19),
+        ("E75h3n32", "float32", 35),
+        ("E75h3n16", "float64", 9),
+    ],
+)
+def test_spread_states(name, dtype, T):
+    """The plan for few states: smaller tiles, one state a block, and other producers for results than for inputs."""
+    with launch.divided({"SPREAD": 1}):
+        check(name, dtype, T)

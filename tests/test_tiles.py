@@ -6,7 +6,7 @@ import pytest
 
 from elmanctl import tiles
 from elmanctl.tensors import ArgumentError, cdiv
-from elmanctl.tiles import CHUNK, DENSE, DEVICES, REGISTERS, ROWS, TILE, DoesNotFit, dense
+from elmanctl.tiles import CHUNK, DENSE, DEVICES, MATRIX, REGISTERS, ROWS, TILE, DoesNotFit, dense, matrix
 
 H200 = DEVICES["sm_90a"]
 WIDTHS = (16, 48, 80, 256, 768, 1024, 1536, 1552, 2048, 2432)
@@ -77,3 +77,37 @@ def test_an_unknown_architecture_is_refused():
     with pytest.raises(ArgumentError, match="tiles.py has no sm_75"):
         tiles.of_target("sm_75")
     assert DENSE.choose(DENSE.typical, "bfloat16", H200)
+
+
+@pytest.mark.parametrize(
+    ("B", "T", "H", "N", "spread"),
+    [
+        (4, 4096, 32, 16, 1),
+        (8, 2048, 32, 16, 1),
+        (16, 1024, 32, 16, 0),  # a warp for each scheduler
+        (32, 512, 32, 16, 0),
+        (3, 63, 5, 16, 0),
+        (3, 64, 5, 16, 1),
+        (4, 4096, 20, 32, 0),  # measured: no gain
+        (1, 4096, 1, 64, 0),
+    ],
+)
+def test_few_small_states_are_spread_over_more_lanes(B, T, H, N, spread):
+    sizes = {"B": B, "T": T, "H": H, "N": N}
+    assert matrix(sizes, "bfloat16", H200) == {"SPREAD": spread} == matrix({**sizes, "M": N}, "float32", None)
+
+
+def test_a_state_counts_with_its_width_and_a_device_with_its_multiprocessors():
+    sizes = {"B": 8, "T": 2048, "H": 32, "N": 16}
+    assert matrix(sizes, "bfloat16", DEVICES["sm_89"]) == {"SPREAD": 1}
+    assert (
+        matrix({**sizes, "H": 34}, "bfloat16", H200)
+        == {"SPREAD": 0}
+        != matrix({**sizes, "H": 34}, "bfloat16", DEVICES["sm_89"])
+    )
+    assert matrix({**sizes, "M": 48}, "bfloat16", H200) == {"SPREAD": 0}
+
+
+def test_what_is_built_ahead_is_the_usual_plan():
+    assert matrix({**MATRIX.typical, "N": 16}, "bfloat16", H200) == {"SPREAD": 0}
+    assert set(MATRIX.constants) == {"SPREAD"}

@@ -17,12 +17,12 @@ template <class Step> struct BackwardShared {
   static constexpr unsigned values = steps * value_step, records = steps * record_step;
   // States: before each step, and after the last one unless it stays in registers.
   static constexpr unsigned places = Step::K + !Plan::joint;
-  // The next slot, by thread, where a lane's part of a row is a word of a copy.
-  static constexpr unsigned stage = Plan::joint && Tile::C * sizeof(A) == 16 ? Tile::R * Tile::C * Plan::consumers : 0;
+  static constexpr unsigned stage = Plan::staged ? Tile::R * Tile::C * Plan::consumers : 0;  // a slot, by thread
   static constexpr unsigned histories = Step::global_history ? 0 : places * history_step;
   static constexpr unsigned partials = Step::global_history ? 0 : items * Tile::warps * Record<Step>::vectors * Tile::N;
-  // Scalar gradients: one for so many lanes.
-  static constexpr unsigned fold = Tile::lanes > 256 ? 8 : Step::spread ? max_of(8, Tile::lanes / 16) : 2, lines = Tile::lanes / fold, line = lines + 4;
+  // Scalar gradients: one for so many lanes; for more where registers are few, or where who reads them holds the others up.
+  static constexpr unsigned fold = Tile::lanes > 256 || Step::spread ? 8 : 2;
+  static constexpr unsigned lines = Tile::lanes / fold, line = lines + 4;
   static constexpr unsigned rows = items * Step::M * Step::rows, scalars = items * Step::grad_scalars * line;
   Carve carve;
   unsigned record = carve.take<A>(4 * records + record_step), d_readout = carve.take<A>(3 * values);
@@ -30,29 +30,6 @@ template <class Step> struct BackwardShared {
   unsigned history = carve.take<A>(histories), partial = carve.take<A>(2 * partials), row = carve.take<A>(2 * rows);
   unsigned scalar = carve.take<A>(2 * scalars), sum = carve.take<A>(Plan::producers);
   unsigned staged = carve.take<A>(stage);
-};
-
-// The gradient of one record, summed over the warps that contributed, for a team's part.
-template <class Step> struct RecordGradient {
-  using A = Acc<typename Step::Scalar>;
-  using Tile = typename Plan<Step, true>::Tile;
-  const A *partial, *rows;  // of this step: [warps, vectors N], [rows, M]
-  template <int E> ELMAN_FN void columns(const typename Step::Team& team, A (&d)[E], int from) const {
-    team.get(d, partial + from);
-#pragma unroll(E < 8 ? Tile::warps : 1)
-    for (int w = 1; w < Tile::warps; ++w) {
-      A more[E];
-      team.get(more, partial + w * Record<Step>::vectors * Tile::N + from);
-#pragma unroll
-      for (int j = 0; j < E; ++j) d[j] += more[j];
-    }
-  }
-  template <int E> ELMAN_FN void q(const typename Step::Team& team, A (&d)[E]) const { columns(team, d, 0); }
-  template <int E> ELMAN_FN void minus_k(const typename Step::Team& team, A (&d)[E]) const { columns(team, d, Tile::N); }
-  template <int E> ELMAN_FN void column(const typename Step::Team& team, int j, A (&d)[E]) const {
-    columns(team, d, (2 + j) * Tile::N);
-  }
-  template <int E> ELMAN_FN void row(const typename Step::Team& team, int j, A (&d)[E]) const { team.get(d, rows + j * Tile::M); }
 };
 
 template <class Step, class Args>
@@ -192,9 +169,9 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   auto fetch_slot = [&] {
 #pragma unroll
     for (int r = 0; r < R; ++r)
-      if constexpr (Shared::stage > 0) copy16_async(staged + r * C * Plan::consumers, slot - state + r * N);
+      if constexpr (Plan::staged) copy16_async(staged + r * C * Plan::consumers, slot - state + r * N);
       else prefetch(slot - state + r * N);
-    copy_commit();
+    if (Plan::staged) copy_commit();
   };
   auto load_slot = [&] {
 #pragma unroll
@@ -202,10 +179,9 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   };
   auto take_slot = [&] {
     slot -= state;
-    if constexpr (Shared::stage == 0) return load_slot();
-    copy_wait<0>();
+    if (Plan::staged) copy_wait<0>();
 #pragma unroll
-    for (int r = 0; r < R; ++r) mine.load_columns(s[r], staged + r * C * Plan::consumers);
+    for (int r = 0; r < R; ++r) mine.load_columns(s[r], Plan::staged ? staged + r * C * Plan::consumers : slot + r * N);
   };
 
   // In stage n a consumer replays chunk n - 1, counted from the last, and walks chunk n - 2 back; in the first and last such
@@ -355,7 +331,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     if (bh < all) mine.store_state(a.d_s0 + (int64_t)bh * state, g);
   };
 
-  const int stages = chunks + 3;
+  const int stages = chunks > 0 ? chunks + 3 : 0;
   if constexpr (!Plan::split) {
     begin();
     for (int stage = 0; stage < stages; ++stage) {

@@ -91,4 +91,27 @@ struct Gradients : Further<Columns<Acc<typename Step::Scalar>, typename Plan::Ti
   Columns<A, typename Plan::Tile, Plan::turned> columns;
   A row[Step::rows][Plan::Tile::R], scalar[max_of(Step::grad_scalars, 1)] = {};
 };
+
+// The gradient of one record, summed over the warps that contributed, for a team's part.
+template <class Step> struct RecordGradient {
+  using A = Acc<typename Step::Scalar>;
+  using Tile = typename Plan<Step, true>::Tile;
+  const A *partial, *rows;  // of this step: [warps, vectors N], [rows, M]
+  template <int E> ELMAN_FN void columns(const typename Step::Team& team, A (&d)[E], int from) const {
+    team.get(d, partial + from);
+#pragma unroll(E < 8 ? Tile::warps : 1)
+    for (int w = 1; w < Tile::warps; ++w) {
+      A more[E];
+      team.get(more, partial + w * Record<Step>::vectors * Tile::N + from);
+#pragma unroll
+      for (int j = 0; j < E; ++j) d[j] += more[j];
+    }
+  }
+  template <int E> ELMAN_FN void q(const typename Step::Team& team, A (&d)[E]) const { columns(team, d, 0); }
+  template <int E> ELMAN_FN void minus_k(const typename Step::Team& team, A (&d)[E]) const { columns(team, d, Tile::N); }
+  template <int E> ELMAN_FN void column(const typename Step::Team& team, int j, A (&d)[E]) const {
+    columns(team, d, (2 + j) * Tile::N);
+  }
+  template <int E> ELMAN_FN void row(const typename Step::Team& team, int j, A (&d)[E]) const { team.get(d, rows + j * Tile::M); }
+};
 }  // namespace elman::matrix_state

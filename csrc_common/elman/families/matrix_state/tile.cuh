@@ -13,7 +13,7 @@ template <int N_, int M_, int R_, int C_> struct Tile {
 
 // The tile of a pass, {rows, columns} of a lane: the fewest instructions an element, counted (reads of 16 neighbours meet in
 // banks), at 8 elements a lane up to 1600 (latency hides best there, measured on an H200) and 16 beyond, or as many as 512
-// lanes need; at most 4 where states are spread, up to a warp for each scheduler.
+// lanes need; at most 4 where states are spread.
 struct Shape {
   int R, C;
 };
@@ -25,7 +25,7 @@ ELMAN_BOTH int instructions(int R, int C, int KG, bool backward) {
   return 4 * R * rounds + 8 * C * (32 - KG) / 32 + 3 * accesses(C) + 3 * accesses(R) + 2 * accesses(R * C);
 }
 ELMAN_BOTH Shape choose(int N, int M, bool backward, bool spread) {
-  const int least = (N * M + 511) / 512, usual = N * M > 1600 ? 16 : spread && N * M <= 4 * 128 ? 4 : 8, target = least > usual ? least : usual;
+  const int least = (N * M + 511) / 512, usual = N * M > 1600 ? 16 : spread ? 4 : 8, target = least > usual ? least : usual;
   Shape best{0, 0};
   int lowest = 0;
   for (int KG = 1; KG <= 32; KG *= 2)
@@ -43,13 +43,7 @@ ELMAN_BOTH Shape choose(int N, int M, bool backward, bool spread) {
 template <class Step, bool BACKWARD> struct Plan {
   static constexpr int N = Step::N, M = Step::M;
   static_assert(N % 8 == 0 && M % 8 == 0 && N <= 128 && N * M <= 128 * 128, "sizes outside what the tiles cover");
-#ifdef X_BR
-  static constexpr Shape shape = BACKWARD ? Shape{X_BR, X_BC} : choose(N, M, BACKWARD, Step::spread);
-#elif defined X_FR
-  static constexpr Shape shape = !BACKWARD ? Shape{X_FR, X_FC} : choose(N, M, BACKWARD, Step::spread);
-#else
   static constexpr Shape shape = choose(N, M, BACKWARD, Step::spread);
-#endif
   using Tile = matrix_state::Tile<N, M, shape.R, shape.C>;
   static constexpr bool split = Tile::lanes <= 256;
   // A multiple of four warps, one for each scheduler of a multiprocessor, or an odd number, which shifts from block to block.
@@ -76,9 +70,10 @@ template <class Step, bool BACKWARD> struct Plan {
   static constexpr int unrolled = joint ? 4 : ahead ? 2 : 1;
   // How many elements of a lane share one reciprocal: without, the passes wait for the special-function unit.
   static constexpr int share = 2;
-  // Backward: every second row lane has the halves of its columns exchanged, so that sums over rows begin without selects. Records
-  // are longer by it, for which an fp64 build has not the shared memory.
-  static constexpr bool turned = BACKWARD && sizeof(Acc<typename Step::Scalar>) == 4 && Tile::KG < 32 && Tile::C % 2 == 0;
+  // Backward, where shared memory has room for it beside two blocks: every second row lane has the halves of its columns
+  // exchanged, so that sums over rows begin without selects; and the next slot is copied while a chunk is replayed.
+  static constexpr bool turned = BACKWARD && joint && heads == 1 && N * M <= 1024 && Tile::KG < 32 && Tile::C % 2 == 0;
+  static constexpr bool staged = BACKWARD && joint && N * M <= 1024 && Tile::C * sizeof(Acc<typename Step::Scalar>) == 16;
 };
 
 // How many vectors over keys a record has besides q and k.
