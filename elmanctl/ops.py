@@ -1,7 +1,8 @@
-"""The only place that registers ops: one generic custom op with its fake and its autograd serves every kernel.
+"""The only place that registers ops: one generic custom op with its fake and its autograd serves every kernel, and one for projections.
 
 * `recurrence(kernel, inputs, constants)` is what a layer calls. Tensors on a CPU run the variant's PyTorch reference,
   tensors on a CUDA device its kernel; `using(...)` forces another backend. There is no other fall-back.
+* `project(x, *weights)` is several linear projections of one input.
 """
 
 import contextlib
@@ -10,10 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from elmanctl.kernel import Kernel
 from elmanctl.launch import compute_dtype, dtype_name, run_backward, run_forward
+from elmanctl.norms import working_dtype
 from elmanctl.tensors import ArgumentError, TensorSpec, dtype_of
 
 BACKENDS = ("reference", "host", "cuda")
@@ -193,3 +196,34 @@ def _backward(ctx, gradients):
 
 
 _recurrence.register_autograd(_backward, setup_context=_setup)
+
+
+class _Project(torch.autograd.Function):
+    """Several linear projections of one input, whose gradients by that input are summed inside the products.
+
+    Autograd would make one tensor of the input's size for each and add them: two passes over it more. Under autocast it would also
+    keep the cast of every weight until the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx, x, *weights):
+        ctx.save_for_backward(x, *weights)  # the parameters themselves: their casts are made again
+        return tuple(F.linear(x, weight.to(x.dtype)) for weight in weights)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        x, *weights = ctx.saved_tensors
+        rows = x.flatten(0, -2)
+        gradients = [d.flatten(0, -2) for d in gradients]
+        total = None
+        for d, weight in sorted(zip(gradients, weights, strict=True), key=lambda pair: pair[1].shape[0]):
+            weight = weight.to(d.dtype)
+            total = (
+                d @ weight if total is None else total.addmm_(d, weight)
+            )  # the largest last: it hides the addition best
+        return total.view(x.shape), *((d.mT @ rows).to(w.dtype) for d, w in zip(gradients, weights, strict=True))
+
+
+def project(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """Return x W^T for each weight W [out, in], in autocast's dtype where it is on; x is [..., in]."""
+    return _Project.apply(x.to(working_dtype(x)), *weights)

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from elmanctl.projections import project
+from elmanctl.ops import project
 
 SHAPES = ((2, 5, 12), (16, 12), (3, 12), (7, 12))
 

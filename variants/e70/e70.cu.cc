@@ -30,8 +30,8 @@ struct Step : matrix_state::SelfGated<args::scalar, args::Constant, 3> {
 
   // With G = dL/dS' on entry:  dv = G k,  dk = G^T v,  dlambda = <G, S>;  on return g = dL/dS = lambda G.
   template <class Lane, class Gradients, int R, int C>
-  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const typename Lane::Inputs& in,
-                                const acc (&)[R], acc (&g)[R][C], Gradients& d) {
+  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const typename Lane::Inputs& in, const acc (&)[R],
+                                acc (&g)[R][C], Gradients& d) {
     lane.product(d.row[WRITE], g, in.k);
     matrix_state::add_to_key(d, g, in.row[WRITE]);
 #pragma unroll

@@ -21,7 +21,7 @@ struct Step : matrix_state::SelfGated<scalar, args::Constant, 4, 1> {
   enum { WRITE, Z };
   enum { READ };
   enum { K_FACTOR };
-  static constexpr int rows = 1 + by_row, columns = by_column, scalars = 1, read_scalars = 0, grad_scalars = 0;
+  static constexpr int rows = 1 + by_row, columns = by_column, scalars = 1, grad_scalars = 0;
   using Record = matrix_state::Record<Step>;
 
   template <class Inputs> ELMAN_FN static acc row_factor(const Inputs& in, int r) {
@@ -62,8 +62,8 @@ struct Step : matrix_state::SelfGated<scalar, args::Constant, 4, 1> {
       for (int c = 0; c < C; ++c) g[r][c] *= tanh_slope(after[r][c]);
   }
   template <class Lane, class Gradients, int R, int C>
-  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const typename Lane::Inputs& in,
-                                const acc (&memory)[R], acc (&g)[R][C], Gradients& d) {
+  ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const typename Lane::Inputs& in, const acc (&memory)[R],
+                                acc (&g)[R][C], Gradients& d) {
     lane.product(d.row[WRITE], g, in.k);
 #pragma unroll
     for (int r = 0; r < R; ++r) d.row[WRITE][r] *= 1 / scale;
@@ -71,7 +71,7 @@ struct Step : matrix_state::SelfGated<scalar, args::Constant, 4, 1> {
     else backward_delta(before, in, memory, g, d);
   }
 
-  // With A = dL/dS' (1 - S'^2) in g, ddelta = A k and w = z_i ddelta:  dv = ddelta,  dz_i = -ddelta S (z_j k),
+  // With A in g, ddelta = A k and w = z_i ddelta:  dv = ddelta,  dz_i = -ddelta S (z_j k),
   // dk = A^T (v - memory),  d(z_j k) = -S^T w;  on return g = dL/dS = A - w (z_j k)^T.
   template <class Inputs, class Gradients, int R, int C>
   ELMAN_FN static void backward_delta(const acc (&before)[R][C], const Inputs& in, const acc (&memory)[R], acc (&g)[R][C],
@@ -85,7 +85,7 @@ struct Step : matrix_state::SelfGated<scalar, args::Constant, 4, 1> {
       if constexpr (by_row) d.row[Z][r] = -d.row[WRITE][r] * memory[r];
     }
     matrix_state::add_to_key(d, g, delta);
-    if constexpr (by_column) matrix_state::add_to_column(d, READ, before, minus_w);
+    if constexpr (by_column) d.column[READ].further(before, minus_w);
     else matrix_state::add_to_key(d, before, minus_w);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
@@ -113,7 +113,7 @@ struct Step : matrix_state::SelfGated<scalar, args::Constant, 4, 1> {
         g[r][c] *= z[r] * column_factor(in, c);
       }
     }
-    if constexpr (by_column) matrix_state::add_to_column(d, READ, p, z);
+    if constexpr (by_column) d.column[READ].further(p, z);
     if constexpr (by_row) {
       lane.row_sums(d_z);
       matrix_state::copy(d.row[Z], d_z);
@@ -156,7 +156,7 @@ struct Step : matrix_state::SelfGated<scalar, args::Constant, 4, 1> {
     gradient.row(team, WRITE, d);
     give(a, at, team, VALUE, d);
     if constexpr (by_row) gradient.row(team, Z, dz);
-    matrix_state::key_gradient(gradient, team, dk);
+    key_gradient(gradient, team, dk);
     acc k[E], z[E];
     team.get(k, record + Record::k());
     modulation(a, at, team, raw, z);

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elmanctl import ops
-from elmanctl.projections import project
 
 from .binding import constants, kernel
 
@@ -91,7 +90,7 @@ class Layer(nn.Module):
         """Run a chunk of time; see the class for the shapes."""
         c, (B, T, _) = self.config, x.shape
         names = [n for n in ("W_qkv", "W_decay", "W_write", "W_gate") if hasattr(self, n)]
-        projected = dict(zip(names, project(x, *(getattr(self, n) for n in names)), strict=True))
+        projected = dict(zip(names, ops.project(x, *(getattr(self, n) for n in names)), strict=True))
         qkv, gate = projected["W_qkv"], projected.get("W_gate")
         if state is None:
             state = self.initial_state(B, x.device, self.W_qkv.dtype)
@@ -144,7 +143,7 @@ class Layer(nn.Module):
         """Turn [B, T, H, n_v] into [B, T, dim]."""
         how = self.config.head_mix
         if how == "concat":
-            return project(y.flatten(2), self.W_out)[0]
+            return ops.project(y.flatten(2), self.W_out)[0]
         if how == "per_head":
             return F.linear(y.flatten(2), self.W_out.transpose(0, 1).flatten(1))
         if how == "weighted_sum":

@@ -25,7 +25,8 @@
 //   Raw, load            a team's part of the raw vectors of a step, and reading them
 //   RawScalars, load_scalars   the raw numbers of a step, and reading them
 //   prepare, prepare_scalars   the vectors of a record, by a team; its scalars, by one thread for each step
-//   forward, slope, backward   one lane's part of the step; the derivative of its nonlinearity, and the rest of its derivative
+//   forward, slope, backward   one lane's part of the step; the derivative of its nonlinearity, and the rest of its derivative; or,
+//                        without slope, all of its derivative from the states before and after
 //   output, output_backward   what follows the readout, for a team's part of it, and its derivative
 //   Sums, finish, finish_scalars, store_sums  gradients of the raw inputs from those of the record; sums over time, and
 //                        their store

@@ -10,7 +10,7 @@ template <class Step> struct BackwardShared {
   using Plan = matrix_state::Plan<Step, true>;
   using Tile = typename Plan::Tile;
   // A plan that reads ahead reads one step more than a chunk has, at either end, and never uses it.
-  static constexpr unsigned stride = Record<Step>::stride + Plan::turned * 2 * Step::N;
+  static constexpr unsigned stride = Record<Step>::stride + Plan::turned * Record<Step>::vectors * Step::N;
   static constexpr unsigned record_step = Plan::heads * stride, value_step = Plan::heads * Step::M;
   static constexpr unsigned history_step = Tile::R * Tile::C * Plan::consumers;
   static constexpr unsigned items = Plan::items, steps = Step::K + Plan::ahead;
@@ -153,14 +153,12 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
 
   const Lane mine(thread);
   const int bh = bh0 + mine.head;
-  bool owner;
-  const int column = Columns<A, Tile, Plan::turned>::place(mine.col0 + mine.half, owner);
-  const int warp0 = mine.head * partial_item + thread % Tile::lanes / 32 * vectors * N, partial0 = warp0 + column;
-  // The same of one further column alone.
-  int further = 0;
-  bool owner_further = true;
-  scattered_sums<Tile::KG, C>(further, owner_further);
-  const int further0 = warp0 + 2 * N + mine.col0 + further - partial0;
+  using Pair = Columns<A, Tile, Plan::turned>;
+  using Single = Columns<A, Tile, Plan::turned, 1>;
+  bool owner, owner_single;
+  const int warp0 = mine.head * partial_item + thread % Tile::lanes / 32 * vectors * N;
+  const int partial0 = warp0 + Pair::place(mine.col0 + mine.half, owner);
+  const int single0 = warp0 + 2 * N + Single::place(mine.col0 + mine.half, owner_single) - partial0;  // the first further column
   // The state while a chunk is replayed; the state after the step that is walked back; and the gradient of the latter, or of
   // the state before that step once it is walked back.
   A s[R][C] = {}, after[R][C] = {}, g[R][C];
@@ -263,27 +261,22 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
       for (int r = 0; r < R; ++r)
 #pragma unroll
         for (int c = 0; c < C; ++c) g[r][c] += dy[r] * q[c];
-      Step::slope(after, g);
+      if constexpr (has_slope<Step, A, R, C>) Step::slope(after, g);
+      else Step::backward(mine, before, after, in, kept, g, d);
       if (Plan::joint) load_before(coming, last);
 #pragma unroll
       for (int r = 0; r < R; ++r) {
         copy(after[r], before[r]);
         if (Plan::ahead) copy(before[r], coming[r]);
       }
-      Step::backward(mine, after, in, kept, g, d);
+      if constexpr (has_slope<Step, A, R, C>) Step::backward(mine, after, in, kept, g, d);
       partial -= heads * partial_item;
       row -= heads * Step::rows * M;
       scalar -= heads * at.line;
       d.columns.store(partial, owner);
       if constexpr (vectors > 2) {
 #pragma unroll
-        for (int j = 0; j < vectors - 2; ++j) {
-          scatter_sums<Tile::KG, C>(d.column[j]);
-          if (owner_further) {
-#pragma unroll
-            for (int i = 0; i < kept_sums<Tile::KG, C>(); ++i) partial[further0 + j * N + i] = d.column[j][i];
-          }
-        }
+        for (int j = 0; j < vectors - 2; ++j) d.column[j].store(partial + single0 + j * N, owner_single);
       }
       if (mine.first()) {
 #pragma unroll

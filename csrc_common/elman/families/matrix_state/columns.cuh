@@ -41,15 +41,17 @@ template <int MASK, int COUNT, class A, int TOTAL> ELMAN_FN void scatter_sums(A 
 
 // The gradients of a step's q and, negated, of k, as a warp's part [2, N]: x^T y is added to one of them, with x [R][C] of a
 // lane's state and y [R]. Each lane sums its rows, and the lanes of a key share out the rest.
-template <class A, class Tile, bool TURNED> struct Columns {
-  // Turned, v is the first half of q's and of k's columns, then the second ones, which belong to a neighbour.
+// With VECTORS = 1 the same of one further vector.
+template <class A, class Tile, bool TURNED, int VECTORS = 2> struct Columns {
+  // Turned, v is the first half of each vector's columns, then the second ones, which belong to a neighbour.
   static constexpr int R = Tile::R, C = Tile::C, N = Tile::N, part = TURNED ? C / 2 : C;
-  static constexpr int first_level = TURNED ? 2 * Tile::KG : Tile::KG, count = 2 * part, kept = kept_sums<first_level, count>();
+  static constexpr int first_level = TURNED ? 2 * Tile::KG : Tile::KG, count = VECTORS * part, kept = kept_sums<first_level, count>();
   static_assert(kept <= part || kept == count, "what a lane keeps is of one vector, or all of both");
-  A v[2 * C] = {};
+  A v[VECTORS * C] = {};
 
   ELMAN_FN void query(const A (&x)[R][C], const A (&y)[R]) { add<0>(x, y); }
   ELMAN_FN void minus_key(const A (&x)[R][C], const A (&y)[R]) { add<part>(x, y); }
+  ELMAN_FN void further(const A (&x)[R][C], const A (&y)[R]) { add<0>(x, y); }
 
   // Where a lane's sums go in the warp's part, and whether they are its to store; its columns begin at `column`.
   ELMAN_FN static int place(int column, bool& owner) {
@@ -61,7 +63,7 @@ template <class A, class Tile, bool TURNED> struct Columns {
   ELMAN_FN void store(A* to, bool owner) {
     if constexpr (TURNED) {
 #pragma unroll
-      for (int i = 0; i < C; ++i) v[i] += shfl_xor(v[C + i], Tile::KG);
+      for (int i = 0; i < count; ++i) v[i] += shfl_xor(v[count + i], Tile::KG);
     }
     scatter_sums<first_level, count>(v);
     if (!owner) return;
@@ -74,16 +76,19 @@ template <class A, class Tile, bool TURNED> struct Columns {
 #pragma unroll
     for (int r = 0; r < R; ++r)
 #pragma unroll
-      for (int c = 0; c < C; ++c) v[c / part * C + AT + c % part] += x[r][c] * y[r];
+      for (int c = 0; c < C; ++c) v[c / part * count + AT + c % part] += x[r][c] * y[r];
   }
 };
 
-// The gradients of a step that a lane has: of q and k its warp's sums, of further columns and scalars its part, of the row
-// vectors the whole.
-template <class Step, class Plan> struct Gradients {
+// Whether a Step gives the derivative of its nonlinearity by itself, after which it needs the state before the step only.
+template <class Step, class A, int R, int C>
+inline constexpr bool has_slope = requires(const A (&after)[R][C], A (&g)[R][C]) { Step::slope(after, g); };
+
+// The gradients of a step that a lane has: of q, k and further vectors its warp's sums, of the row vectors the whole, of the scalars its part.
+template <class Step, class Plan>
+struct Gradients : Further<Columns<Acc<typename Step::Scalar>, typename Plan::Tile, Plan::turned, 1>, further_columns<Step>()> {
   using A = Acc<typename Step::Scalar>;
   Columns<A, typename Plan::Tile, Plan::turned> columns;
-  A column[max_of(further_columns<Step>(), 1)][Plan::Tile::C] = {};
   A row[Step::rows][Plan::Tile::R], scalar[max_of(Step::grad_scalars, 1)] = {};
 };
 

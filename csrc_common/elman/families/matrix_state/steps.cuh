@@ -4,7 +4,7 @@
 
 namespace elman::matrix_state {
 
-// d_k += A^T x over a lane's rows, and the same for a further column. The one place that knows how a step's gradient holds them.
+// d_k += A^T x over a lane's rows.
 template <class Gradients, class A, int R, int C> ELMAN_FN void add_to_key(Gradients& d, const A (&a)[R][C], const A (&x)[R]) {
   A minus[R];
 #pragma unroll
@@ -12,24 +12,8 @@ template <class Gradients, class A, int R, int C> ELMAN_FN void add_to_key(Gradi
   d.columns.minus_key(a, minus);
 }
 
-template <class Gradients, class A, int R, int C>
-ELMAN_FN void add_to_column(Gradients& d, int j, const A (&a)[R][C], const A (&x)[R]) {
-#pragma unroll
-  for (int r = 0; r < R; ++r)
-#pragma unroll
-    for (int c = 0; c < C; ++c) d.column[j][c] += a[r][c] * x[r];
-}
-
-// A key's gradient from that of a record, which is negated.
-template <class Gradient, class Team, class A, int E> ELMAN_FN void key_gradient(const Gradient& gradient, const Team& team, A (&d)[E]) {
-  gradient.minus_k(team, d);
-#pragma unroll
-  for (int j = 0; j < E; ++j) d[j] = -d[j];
-}
-
 // A square state for each head whose step takes VECTORS raw vectors, side by side in one projection, and whose readout gates itself:
-// y = r^2 sigmoid(r). What is left to a Step: rows, scalars, read_scalars, grad_scalars, forward, backward, prepare, finish, and `slope`
-// where S' is not linear in what it is made of.
+// y = r^2 sigmoid(r). What is left to a Step: rows, scalars, grad_scalars, forward, backward, prepare, finish.
 // * Args have `projected` [B, T, VECTORS, H, N], d_projected, and with PARAMETERS > 0 `parameter_parts` [B, H, PARAMETERS, N]: the
 //   gradients of parameters for each row, which `finish` sums over time in `sums.parameter`.
 // * Raw vectors 0, 1 and 2 are query, key and value.
@@ -40,6 +24,7 @@ template <class Scalar_, class Constant, int VECTORS, int PARAMETERS = 0> struct
   using Team = matrix_state::Team<N, N>;
   using Place = matrix_state::Place;
   static constexpr int E = N / Team::width, EM = E;
+  static constexpr int read_scalars = 0;
   static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY, spread = Constant::SPREAD;
   enum { QUERY, KEY, VALUE };
 
@@ -69,6 +54,11 @@ template <class Scalar_, class Constant, int VECTORS, int PARAMETERS = 0> struct
     numbers(x, raw.x[VALUE]);
     team.put(record + Record::row(0), x);
   }
+  template <class Gradient> ELMAN_FN static void key_gradient(const Gradient& gradient, const Team& team, acc (&d)[E]) {
+    gradient.minus_k(team, d);
+#pragma unroll
+    for (int j = 0; j < E; ++j) d[j] = -d[j];
+  }
   // And their gradients from a record's.
   template <class Args, class Gradient>
   ELMAN_FN static void give_raw(const Args& a, const Place& at, const Team& team, const Gradient& gradient) {
@@ -86,6 +76,7 @@ template <class Scalar_, class Constant, int VECTORS, int PARAMETERS = 0> struct
     if (at.valid) write_slice(part(a.d_projected, at, team, vector), d);
   }
 
+  // The step is linear in the state unless a Step says otherwise.
   template <int R, int C> ELMAN_FN static void slope(const acc (&)[R][C], acc (&)[R][C]) {}
 
   // y = r^2 sigmoid(r),  dr = dy r sigmoid(r) (2 + r (1 - sigmoid(r)))

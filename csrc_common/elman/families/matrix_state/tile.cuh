@@ -39,12 +39,6 @@ ELMAN_DIVISION Shape choose(int N, int M, bool backward, bool spread) {
   return best;
 }
 
-// How many vectors over keys a record has besides q and k.
-template <class Step> ELMAN_BOTH int further_columns() {
-  if constexpr (requires { Step::columns; }) return Step::columns;
-  else return 0;
-}
-
 // A block of one pass: `heads` states, on `consumers` threads that step them, and `producers` that prepare a chunk ahead and
 // write results a chunk behind. Where the state takes all registers, every thread does both.
 template <class Step, bool BACKWARD> struct Plan {
@@ -56,8 +50,7 @@ template <class Step, bool BACKWARD> struct Plan {
   // A multiple of four warps, one for each scheduler of a multiprocessor, or an odd number, which shifts from block to block.
   // Half as many in an fp64 build, for shared memory.
   static constexpr int heads_of_a_warp = sizeof(Acc<typename Step::Scalar>) > 4 ? 2 : 4;
-  static constexpr int heads =
-      Step::spread || N > 64 || M > 64 ? 1 : Tile::warps == 1 ? heads_of_a_warp : Tile::warps <= 3 ? 2 : 1;
+  static constexpr int heads = Step::spread || N > 64 || M > 64 ? 1 : Tile::warps == 1 ? heads_of_a_warp : Tile::warps <= 3 ? 2 : 1;
   static constexpr int consumers = heads * Tile::lanes;
   // Steps in a chunk; the forward pass takes several of the backward's at once where they are small.
   static constexpr int chunk = BACKWARD || Step::K >= 16 || M > 64 ? Step::K : 16 / Step::K * Step::K;
@@ -80,16 +73,24 @@ template <class Step, bool BACKWARD> struct Plan {
   static constexpr int share = 2;
   // Backward, where shared memory has room for it beside two blocks: every second row lane has the halves of its columns
   // exchanged, so that sums over rows begin without selects; and the next slot is copied while a chunk is replayed.
-  static constexpr bool turned =
-      BACKWARD && joint && heads == 1 && N * M <= 1024 && Tile::KG < 32 && Tile::C % 2 == 0 && further_columns<Step>() == 0;
+  static constexpr bool turned = BACKWARD && joint && heads == 1 && N * M <= 1024 && Tile::KG < 32 && Tile::C % 2 == 0;
   static constexpr bool staged = BACKWARD && joint && N * M <= 1024 && Tile::C * sizeof(Acc<typename Step::Scalar>) == 16;
 };
 
+// How many vectors over keys a record has besides q and k.
+template <class Step> ELMAN_BOTH int further_columns() {
+  if constexpr (requires { Step::columns; }) return Step::columns;
+  else return 0;
+}
+template <class Column, int COLUMNS> struct Further {
+  Column column[COLUMNS];
+};
+template <class Column> struct Further<Column, 0> {};
+
 // One step as a lane sees it: the key's columns, those of further vectors, R entries of each row vector, the scalars.
-template <class Step, class Tile> struct Inputs {
+template <class Step, class Tile> struct Inputs : Further<Acc<typename Step::Scalar>[Tile::C], further_columns<Step>()> {
   using A = Acc<typename Step::Scalar>;
-  A k[Tile::C], column[max_of(further_columns<Step>(), 1)][Tile::C];
-  A row[Step::rows][Tile::R], scalar[max_of(Step::read_scalars, 1)];
+  A k[Tile::C], row[Step::rows][Tile::R], scalar[max_of(Step::read_scalars, 1)];
 };
 
 // Where a record keeps its parts, in elements: q [N], k [N], columns [columns, N], rows [rows, M], scalars.
@@ -103,11 +104,11 @@ template <class Step> struct Record {
   ELMAN_BOTH static int scalar(int j) { return vectors * N + Step::rows * M + j; }
 };
 
-// Write a record's q and k once more, after its end, with the halves of every C columns exchanged; by the team that wrote them.
+// Write a record's vectors over keys once more, after its end, with the halves of every C columns exchanged; by the team that wrote them.
 template <class Step, int C, class A> ELMAN_FN void turn_columns(const typename Step::Team& team, A* record) {
   constexpr int E = Step::N / Step::Team::width, W = min_of(E, C / 2);
 #pragma unroll
-  for (int vector = 0; vector < 2; ++vector) {
+  for (int vector = 0; vector < Record<Step>::vectors; ++vector) {
     A x[E];
     team.get(x, record + vector * Step::N);
 #pragma unroll
@@ -182,7 +183,7 @@ template <class Step, class Plan> struct Lane {
         write(state + (row0 + r) * Tile::N + col0 + (i ? C / 2 - half : half),
               reinterpret_cast<const A(&)[parts][C / parts]>(s[r])[i]);
   }
-  // A record has q and k a second time, at its end, with the halves of each lane's columns exchanged.
+  // A record has its vectors over keys a second time, at its end, with the halves of each lane's columns exchanged.
   ELMAN_FN const A* columns(const A* record) const { return record + col0 + (half ? Record<Step>::stride : 0); }
   ELMAN_FN void inputs(Inputs& in, A (&q)[C], const A* record) const {
     read(q, columns(record) + Record<Step>::q());
@@ -192,7 +193,7 @@ template <class Step, class Plan> struct Lane {
     read(in.k, columns(record) + Record<Step>::k());
     if constexpr (further_columns<Step>() > 0) {
 #pragma unroll
-      for (int j = 0; j < further_columns<Step>(); ++j) read(in.column[j], record + Record<Step>::column(j) + col0);
+      for (int j = 0; j < further_columns<Step>(); ++j) read(in.column[j], columns(record) + Record<Step>::column(j));
     }
 #pragma unroll
     for (int j = 0; j < Step::rows; ++j) read(in.row[j], record + Record<Step>::row(j) + row0);
