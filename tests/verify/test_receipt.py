@@ -126,10 +126,17 @@ def test_one_of_an_older_kind_is_stale(spec):
 
 
 @pytest.mark.parametrize("variant", KERNELS, ids=lambda v: v.name)
-def test_every_shipped_kernel_has_a_host_receipt_with_a_proof_that_nobody_changed(variant):
+def test_every_shipped_kernel_has_host_and_device_receipts_that_nobody_changed(variant):
     held = receipt.held(Spec(variant, variant.config()))
-    assert held["host"].state in ("green", "stale"), held["host"].why
-    assert held["host"].receipt.proof.score >= policy.SCORE
+    for target in ("host", "sm_90a"):
+        assert held[target].state in ("green", "stale"), held[target].why
+
+
+@pytest.mark.parametrize("family", sorted({receipt.family(v) for v in KERNELS}))
+def test_a_kernel_of_each_family_has_a_proof(family):
+    found = [receipt.held(Spec(v, v.config()))["host"] for v in KERNELS if receipt.family(v) == family]
+    proofs = [h.receipt.proof for h in found if h.state in ("green", "stale") and h.receipt.proof]
+    assert proofs and all(proof.score >= policy.SCORE for proof in proofs)
 
 
 def test_a_quick_receipt_does_not_replace_a_full_one_that_holds(spec, folder):

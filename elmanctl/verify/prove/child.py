@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-MEMORY = 1 << 33  # bytes of address space beyond which an allocation fails
+MEMORY = 1 << 33  # bytes of address space beyond what is mapped already; past them an allocation fails
 PATIENCE, LEAST = (
     12.0,
     60.0,
@@ -67,13 +67,20 @@ def isolated(work: Callable[[Say], None], limit: float, wall: float | None = Non
     return Ended(said, how, usage.ru_utime + usage.ru_stime)
 
 
+def _mapped() -> int:
+    """Return this process's address space in bytes: torch with CUDA alone maps tens of GB."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
 def _child(work: Callable[[Say], None], write: int, limit: int) -> None:
     """Run in the child, which never returns. Its words go to nobody: a mutant's runtime may complain at length."""
     status = 1
     try:
         faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        room = _mapped() + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (room, room))
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 2))
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
