@@ -21,7 +21,7 @@ demo: .venv/installed
 	$(BIN)/elmanctl bench $(SUITE) --run demo --again
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,6 +1,5 @@
 """Every shipped kernel under the host's sanitizers: a barrier between any two accesses to one place, and no access outside."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -10,11 +9,10 @@ from kernels import distinct
 from elmanctl import toolchain
 from elmanctl.plugins.discovery import forget, load_folder
 from elmanctl.variant import Spec
-from elmanctl.verify import sanitize
+from elmanctl.verify import receipt, sanitize
 from elmanctl.verify.plan import Plan, Request
 from elmanctl.verify.sanitize import host
 
-INCLUDE = re.compile(r"#include <elman/families/(\w+)\.cuh>")
 KERNELS = sorted(p.parent for p in (Path(__file__).parent.parent / "variants").glob("*/*.cu.cc"))
 
 
@@ -30,7 +28,7 @@ def test_no_race(folder):
     assert ok and ran, text
 
 
-FAMILIES = {INCLUDE.search(toolchain.kernel_source(p).read_text())[1]: p for p in KERNELS}  # one kernel of each
+FAMILIES = {receipt.family(load_folder(p).variant): p for p in KERNELS}  # one kernel of each
 
 
 @pytest.mark.parametrize("folder", FAMILIES.values(), ids=lambda p: p.name)

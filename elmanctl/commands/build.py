@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from elmanctl.console import print_json, print_table
+from elmanctl.console import note, print_json, print_table
 from elmanctl.errors import CheckFailed, UserError
 from elmanctl.plugins.registry import Registry, registry
 from elmanctl.variant import Spec, parse_options
@@ -19,12 +19,17 @@ FIGURES = ("registers", "spill_bytes", "stack_bytes", "shared_bytes", "warps_per
 
 @dataclass(frozen=True)
 class Job:
-    """One library to build."""
+    """One library to build; `every` where it was not asked for by name."""
 
     spec: Spec
     target: str
     dtype: str
     sizes: dict[str, int]
+    every: bool
+
+
+class LeftOut(UserError):
+    """A kernel of --all whose typical sizes a target cannot hold: said, but no mistake of who asked."""
 
 
 def register(app: typer.Typer) -> None:
@@ -66,16 +71,22 @@ def register(app: typer.Typer) -> None:
         specs = choose(registry(), names or [], every, parse_options(option or []))
         sizes = read_sizes(size or [])
         todo = [
-            Job(spec, t, d, sizes) for spec in specs for t in targets(arch or []) for d in dtypes(spec, t, dtype or [])
+            Job(spec, t, d, sizes, every)
+            for spec in specs
+            for t in targets(arch or [])
+            for d in dtypes(spec, t, dtype or [])
         ]
         with ThreadPoolExecutor(jobs or at_a_time()) as pool:
             results = list(pool.map(attempt, todo))
         done = [r for r in results if isinstance(r, dict)]
-        failed = list(dict.fromkeys(str(r) for r in results if isinstance(r, UserError)))
+        left_out = list(dict.fromkeys(str(r) for r in results if isinstance(r, LeftOut)))
+        failed = list(dict.fromkeys(str(r) for r in results if isinstance(r, UserError) and not isinstance(r, LeftOut)))
         if json:
-            print_json({"builds": done, "failed": failed})
+            print_json({"builds": done, "left_out": left_out, "failed": failed})
         elif done:
             print_builds(done)
+        for text in left_out:
+            note(f"Left out: {text}")
         if failed:
             raise UserError("\n".join(failed))
         if over := [sentence for r in done for sentence in r["over_budget"]]:
@@ -166,6 +177,8 @@ def attempt(job: Job) -> dict[str, Any] | UserError:
         key = build.key(kernel, constants, job.dtype, job.target)
         cached = (cache_folder() / "kernels" / key / "kernel.so").exists()
         folder = build.build(kernel, constants, job.dtype, job.target)
+    except tiles.DoesNotFit as error:
+        return (LeftOut if job.every and not job.sizes else UserError)(f"{job.spec.name} for {job.target}: {error}")
     except (UserError, ArgumentError) as error:
         return UserError(f"{job.spec.name}: {error}") if isinstance(error, ArgumentError) else error
     report = read_json(folder / "report.json", list[dict[str, Any]])

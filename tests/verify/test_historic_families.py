@@ -16,7 +16,8 @@ from elmanctl.verify.plan import Plan, Request
 from elmanctl.verify.prove import kernel_mutants, trial
 from elmanctl.verify.prove.edits import Edit
 
-DENSE, FORWARD, BACKWARD = "dense_recurrence.cuh", "matrix_state/forward.cuh", "matrix_state/backward.cuh"
+DENSE, ENGINE = "dense_recurrence.cuh", "dense_recurrence/engine.cuh"
+FORWARD, BACKWARD = "matrix_state/forward.cuh", "matrix_state/backward.cuh"
 TILE, LAUNCH, STEPS = "matrix_state/tile.cuh", "matrix_state.cuh", "dense_recurrence/steps.cuh"
 STEP = ""  # the variant's own file
 LOW = "([](auto x) {{ elman::dtype<elman::bfloat16>::type low; elman::store(&low, x); return decltype(x)(elman::load(&low)); }}({}))"
@@ -28,10 +29,10 @@ EVERY = "for (int r = 0; r < R; ++r) for (int c = 0; c < C; ++c)"
 T9 = "T9 typical"
 PATCHES = {
     "E60: the recurrent weight not transposed in the state's gradient": (
-        DENSE, "load_rows<transposed>(pair", "load_rows<false>(pair",
+        ENGINE, "load_rows<transposed>(pair", "load_rows<false>(pair",
         {"E1": ("d_wx", "y h_last"), "E42": ("d_h0", "y h_last")}, T9),
     "E75: a size falls through the launch, dense": (
-        DENSE, "ELMAN_TRY(check<C>(name, p));", "ELMAN_TRY(check<C>(name, p)); if (p.D % 32) return 0;",
+        ENGINE, "  const size_t slots = (size_t)min_of", "  if (width % 32) return 0;\n  const size_t slots = (size_t)min_of",
         {"E1": ("y", ""), "E42": ("y", "")}, T9),
     "E75: a size falls through the launch, matrix": (
         LAUNCH, "if (a.B * a.T * a.H > INT32_MAX)", "if (a.H % 2) return 0;\n  if (a.B * a.T * a.H > INT32_MAX)",
@@ -85,8 +86,8 @@ PATCHES = {
         BACKWARD, "a.slots + ((int64_t)bh * chunks", "a.slots + ((int64_t)(bh % H) * chunks",
         {"E75": ("d_qkvb", "y s_last"), "E88": ("d_qkv", "y s_last")}, T9),
     "state carried in bf16, dense": (
-        DENSE, "publish(target + slot(step + 1, turn), value);",
-        f"value = {{{LOW.format('value.x')}, {LOW.format('value.y')}}}; publish(target + slot(step + 1, turn), value);",
+        ENGINE, "publish_all(target_of(step + ring.ahead, turn));",
+        f"for (auto& v : value) v = {{{LOW.format('v.x')}, {LOW.format('v.y')}}};\n      publish_all(target_of(step + ring.ahead, turn));",
         {"E1": ("y", ""), "E42": ("h_last", "")}, T9),
     "decay in bf16": (
         TILE, "in.scalar[j] = record[Record<Step>::scalar(j)];", f"in.scalar[j] = {LOW.format('record[Record<Step>::scalar(j)]')};",
