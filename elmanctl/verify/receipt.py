@@ -7,6 +7,7 @@
   was changed by hand. `none`: never verified.
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -54,7 +55,7 @@ def parts(variant: Variant, target: str) -> dict[str, str]:
         groups[name].append(path)
     texts = {}
     if variant.has_kernel:
-        groups["headers"] = [p for p in sources(folder) if p.resolve().is_relative_to(shared)]
+        groups["headers"] = [p for p in sources(folder) if p.is_relative_to(shared)]
         flags = HOST_FLAGS if is_host(target) else DEVICE_FLAGS
         texts["flags"] = digest((), " ".join(flags))
         if is_host(target):
@@ -68,9 +69,15 @@ def digest(paths: Iterable[Path], text: str = "") -> str:
     """Return a short hash over names and contents of files, and a text."""
     total = hashlib.sha256(text.encode())
     for path in paths:
-        content = path.read_bytes()
+        content = _content(path, path.stat().st_mtime_ns)
         total.update(f"{path.name}\0{len(content)}\0".encode() + content)
     return total.hexdigest()[:32]
+
+
+@functools.lru_cache(512)
+def _content(path: Path, _changed: int) -> bytes:
+    """Return a file's content; variants share most of their headers."""
+    return path.read_bytes()
 
 
 def family(variant: Variant) -> str:

@@ -19,6 +19,9 @@ def test_the_shipped_suites_are_listed(project):
     } <= names
     assert {
         "e33_e41",
+        "e4_rank",
+        "jan14",
+        "ladder_100m",
         "e42_vs_baselines",
         "e88_jan22",
         "ladder_40m",
