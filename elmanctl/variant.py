@@ -112,10 +112,10 @@ class Variant:
 
     def match(self, text: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Match the part of a name before `:`; return (pinned by the head, given by tags), or None."""
-        tags = "".join(f"(?:{tag}(?P<{f.name}>[0-9]+))?" for tag, f in self.tags())
-        for head, pinned in sorted(self.heads().items(), key=lambda item: -len(item[0])):
-            if text[: len(head)].lower() != head.lower():
-                continue
+        lower = text.lower()
+        heads = {head: pinned for head, pinned in self.heads().items() if lower.startswith(head.lower())}
+        tags = "".join(f"(?:{tag}(?P<{f.name}>[0-9]+))?" for tag, f in self.tags()) if heads else ""
+        for head, pinned in sorted(heads.items(), key=lambda item: -len(item[0])):
             if found := re.fullmatch(tags, text[len(head) :], re.IGNORECASE):
                 return pinned, {name: int(value) for name, value in found.groupdict().items() if value is not None}
         return None

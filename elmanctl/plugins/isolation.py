@@ -7,10 +7,10 @@ import pluggy
 
 
 class PluginManager(pluggy.PluginManager):
-    """pluggy's manager, except that it does not evaluate the properties of a plugin while it looks for hooks."""
+    """pluggy's manager, except that it looks for hooks neither in the properties of a plugin, which it would evaluate, nor in what every object has."""
 
     def parse_hookimpl_opts(self, plugin, name):
-        if isinstance(getattr(type(plugin), name, None), property):
+        if name.startswith("__") or isinstance(getattr(type(plugin), name, None), property):
             return None
         return super().parse_hookimpl_opts(plugin, name)
 

@@ -46,23 +46,26 @@ def source_hash(variant: Variant) -> str:
     return total.hexdigest()
 
 
-def parts(variant: Variant, target: str) -> dict[str, str]:
-    """Return the hash of each thing that a receipt for a target vouches for."""
-    folder, shared = variant.folder.resolve(), csrc_folder().resolve()
-    groups: dict[str, list[Path]] = {"kernel": [], "reference": [], "layer": []}
-    for path in code_files(folder):
-        name = {"reference.py": "reference"}.get(path.name, "layer" if path.suffix == ".py" else "kernel")
-        groups[name].append(path)
-    texts = {}
+def parts(variant: Variant, target: str, common: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the hash of each thing that a receipt for a target vouches for; `common` are those of any target, if known."""
+    texts = {"policy": policy.digest()}
     if variant.has_kernel:
-        groups["headers"] = [p for p in sources(folder) if p.is_relative_to(shared)]
         flags = HOST_FLAGS if is_host(target) else DEVICE_FLAGS
         texts["flags"] = digest((), " ".join(flags))
         if is_host(target):
-            groups["runtime"] = runtime_sources(target)
-    groups["shared"] = shared_modules(variant)
-    found = {name: digest(sorted(paths)) for name, paths in groups.items() if paths}
-    return dict(sorted((found | texts | {"policy": policy.digest()}).items()))
+            texts["runtime"] = digest(sorted(runtime_sources(target)))
+    return dict(sorted(((common or _common_parts(variant)) | texts).items()))
+
+
+def _common_parts(variant: Variant) -> dict[str, str]:
+    folder, shared = variant.folder.resolve(), csrc_folder().resolve()
+    groups: dict[str, list[Path]] = {"kernel": [], "reference": [], "layer": [], "shared": shared_modules(variant)}
+    for path in code_files(folder):
+        name = {"reference.py": "reference"}.get(path.name, "layer" if path.suffix == ".py" else "kernel")
+        groups[name].append(path)
+    if variant.has_kernel:
+        groups["headers"] = [p for p in sources(folder) if p.is_relative_to(shared)]
+    return {name: digest(sorted(paths)) for name, paths in groups.items() if paths}
 
 
 def digest(paths: Iterable[Path], text: str = "") -> str:
@@ -88,16 +91,28 @@ def family(variant: Variant) -> str:
 
 def shared_modules(variant: Variant) -> list[Path]:
     """Return the tool's own files that a variant's folder is made of: families/, shells.py and spectral.py, as far as it reaches them."""
-    tool = Path(elmanctl.__file__).resolve().parent
-    known = {path.stem: path for path in (tool / "shells.py", tool / "spectral.py", *tool.glob("families/[a-z]*.py"))}
+    known = _building_blocks()
     found: set[Path] = set()
     waiting = [path for path in code_files(variant.folder.resolve()) if path.suffix == ".py"]
     while waiting:
-        imported = re.findall(r"^(?:from|import) elmanctl\b.*$", waiting.pop().read_text(), re.MULTILINE)
-        new = {known[word] for line in imported for word in re.findall(r"\w+", line) if word in known} - found
+        path = waiting.pop()
+        new = {known[word] for word in _imported(path, path.stat().st_mtime_ns) if word in known} - found
         found |= new
         waiting += new
     return sorted(found)
+
+
+@functools.cache
+def _building_blocks() -> dict[str, Path]:
+    tool = Path(elmanctl.__file__).resolve().parent
+    return {path.stem: path for path in (tool / "shells.py", tool / "spectral.py", *tool.glob("families/[a-z]*.py"))}
+
+
+@functools.lru_cache(1024)
+def _imported(path: Path, _changed: int) -> set[str]:
+    """Return the words of a file's imports from the tool."""
+    lines = re.findall(r"^(?:from|import) elmanctl\b.*$", path.read_text(), re.MULTILINE)
+    return {word for line in lines for word in re.findall(r"\w+", line)}
 
 
 def code_files(folder: Path) -> list[Path]:
@@ -150,11 +165,12 @@ def held(spec: Spec, targets: Iterable[str] | None = None) -> dict[str, Held]:
     if targets is None:
         files = {path for place in places(spec.variant, "any") for path in place.parent.glob("*.json")}
         targets = sorted({path.stem for path in files})
-    result = {}
+    result, common = {}, None
     for target in targets:
         found = [r for p in places(spec.variant, target) if (r := read(p).get(spec.name)) and r.target == target]
         if found:
-            current = parts(spec.variant, target)
+            common = common or _common_parts(spec.variant)
+            current = parts(spec.variant, target, common)
             judged = [_held(spec, r, current) for r in found]
             result[target] = min(judged, key=lambda h: ("green", "red", "stale").index(h.state))
     return result
