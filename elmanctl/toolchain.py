@@ -78,18 +78,27 @@ def reached(start: list[Path], roots: tuple[Path, ...]) -> list[Path]:
 
     On texts: `list` follows some thousand includes, and a Path costs ten times as much.
     """
-    found, pending, bases = {}, [str(path) for path in start], [str(root) for root in roots]
+    found, pending = {}, [str(path) for path in start]
+    # A root that lacks the first part of a name has none below it: most variants shadow no header.
+    bases = [(str(root), set(os.listdir(root))) for root in roots]
     while pending:
         path = pending.pop()
         if path in found:
             continue
         found[path] = Path(path)
+        own = os.path.dirname(path)
         for name in _includes(path, os.stat(path).st_mtime_ns):
-            for base in (os.path.dirname(path), *bases):
-                if os.path.isfile(candidate := os.path.join(base, name)):
+            first = name.partition("/")[0]
+            for base, entries in ((own, _entries(own, os.stat(own).st_mtime_ns)), *bases):
+                if first in entries and os.path.isfile(candidate := os.path.join(base, name)):
                     pending.append(_real(candidate))
                     break
     return list(found.values())
+
+
+@functools.cache
+def _entries(folder: str, _changed: int) -> frozenset[str]:
+    return frozenset(os.listdir(folder))
 
 
 _real = functools.cache(os.path.realpath)

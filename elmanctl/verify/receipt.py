@@ -70,17 +70,17 @@ def _common_parts(variant: Variant) -> dict[str, str]:
 
 def digest(paths: Iterable[Path], text: str = "") -> str:
     """Return a short hash over names and contents of files, and a text."""
+    return _digest(tuple((path, path.stat().st_mtime_ns) for path in paths), text)
+
+
+@functools.lru_cache(256)
+def _digest(files: tuple[tuple[Path, int], ...], text: str) -> str:
+    """Variants of one family reach the same headers."""
     total = hashlib.sha256(text.encode())
-    for path in paths:
-        content = _content(path, path.stat().st_mtime_ns)
+    for path, _ in files:
+        content = path.read_bytes()
         total.update(f"{path.name}\0{len(content)}\0".encode() + content)
     return total.hexdigest()[:32]
-
-
-@functools.lru_cache(512)
-def _content(path: Path, _changed: int) -> bytes:
-    """Return a file's content; variants share most of their headers."""
-    return path.read_bytes()
 
 
 def family(variant: Variant) -> str:
