@@ -7,10 +7,13 @@ import pluggy
 
 
 class PluginManager(pluggy.PluginManager):
-    """pluggy's manager, except that it looks for hooks neither in the properties of a plugin, which it would evaluate, nor in what every object has."""
+    """pluggy's manager, except that it looks for hooks neither in a plugin's data, nor in its properties, which it would evaluate, nor in what every
+    object has."""
 
     def parse_hookimpl_opts(self, plugin, name):
-        if name.startswith("__") or isinstance(getattr(type(plugin), name, None), property):
+        kind = type(plugin)
+        data = name in getattr(kind, "__dataclass_fields__", ()) or isinstance(getattr(kind, name, None), property)
+        if data or name.startswith("__"):
             return None
         return super().parse_hookimpl_opts(plugin, name)
 

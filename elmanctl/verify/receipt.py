@@ -53,19 +53,25 @@ def parts(variant: Variant, target: str, common: dict[str, str] | None = None) -
         flags = HOST_FLAGS if is_host(target) else DEVICE_FLAGS
         texts["flags"] = digest((), " ".join(flags))
         if is_host(target):
-            texts["runtime"] = digest(sorted(runtime_sources(target)))
+            texts["runtime"] = digest(sorted(runtime_sources(target), key=_order))
     return dict(sorted(((common or _common_parts(variant)) | texts).items()))
+
+
+def _order(path: Path) -> tuple[str, ...]:
+    """Sort paths as they sort themselves, at a tenth of the price."""
+    return path.parts
 
 
 def _common_parts(variant: Variant) -> dict[str, str]:
     folder, shared = variant.folder.resolve(), csrc_folder().resolve()
-    groups: dict[str, list[Path]] = {"kernel": [], "reference": [], "layer": [], "shared": shared_modules(variant)}
-    for path in code_files(folder):
+    files = code_files(folder)
+    groups: dict[str, list[Path]] = {"kernel": [], "reference": [], "layer": [], "shared": _reached_modules(files)}
+    for path in files:
         name = {"reference.py": "reference"}.get(path.name, "layer" if path.suffix == ".py" else "kernel")
         groups[name].append(path)
     if variant.has_kernel:
         groups["headers"] = [p for p in sources(folder) if p.is_relative_to(shared)]
-    return {name: digest(sorted(paths)) for name, paths in groups.items() if paths}
+    return {name: digest(sorted(paths, key=_order)) for name, paths in groups.items() if paths}
 
 
 def digest(paths: Iterable[Path], text: str = "") -> str:
@@ -91,9 +97,13 @@ def family(variant: Variant) -> str:
 
 def shared_modules(variant: Variant) -> list[Path]:
     """Return the tool's own files that a variant's folder is made of: families/, shells.py and spectral.py, as far as it reaches them."""
+    return _reached_modules(code_files(variant.folder.resolve()))
+
+
+def _reached_modules(files: list[Path]) -> list[Path]:
     known = _building_blocks()
     found: set[Path] = set()
-    waiting = [path for path in code_files(variant.folder.resolve()) if path.suffix == ".py"]
+    waiting = [path for path in files if path.suffix == ".py"]
     while waiting:
         path = waiting.pop()
         new = {known[word] for word in _imported(path, path.stat().st_mtime_ns) if word in known} - found
@@ -117,13 +127,19 @@ def _imported(path: Path, _changed: int) -> set[str]:
 
 def code_files(folder: Path) -> list[Path]:
     """Return the files of a folder that decide what it computes; tests do not."""
-    found = (p for p in folder.rglob("*") if p.name.endswith(SUFFIXES) and not p.name.startswith("test_"))
-    return sorted(p for p in found if "__pycache__" not in p.parts)
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        found += [Path(place, n) for n in names if n.endswith(SUFFIXES) and not n.startswith("test_")]
+    return sorted(found, key=_order)
 
 
 def home() -> Path:
     """Return where receipts go whose variant's folder cannot be written: ELMANCTL_HOME, else ~/.local/share/elmanctl."""
-    return Path(os.environ.get("ELMANCTL_HOME") or Path.home() / ".local" / "share" / "elmanctl")
+    return _home(os.environ.get("ELMANCTL_HOME") or os.path.expanduser("~/.local/share/elmanctl"))
+
+
+_home = functools.cache(Path)
 
 
 def places(variant: Variant, target: str) -> tuple[Path, Path]:
