@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--sanitize", help="Also under sanitizers: address, undefined behaviour, races.")
         ] = False,
         prove: Annotated[
-            bool, typer.Option("--prove", help="Also plant mistakes; verify must reject them. On the host.")
+            bool, typer.Option("--prove", help="Also plant mistakes, compiled for the host; verify must reject them.")
         ] = False,
         mutants: Annotated[
             int | None, typer.Option("--mutants", min=1, help="Edits of the source for --prove to judge. Default: 100.")
@@ -74,7 +74,7 @@ def register(app: typer.Typer) -> None:
         if watch and json:
             raise UserError("--watch prints tables as it goes; leave out --json.")
         where = choose_device(device)
-        check_proof(prove, mutants, quick or case is not None or dtype is not None, where)
+        check_proof(prove, mutants, quick or case is not None or dtype is not None)
         options = parse_options(option or [])
         specs = every_spec(where) if several else [registry().resolve(n, options) for n in names or []]
         if several and option:
@@ -93,7 +93,7 @@ def register(app: typer.Typer) -> None:
             request = plan.Request(spec, where, seed, quick, case, dtype, sanitize, thorough, train)
             data, ok = verify_one(request, json, jobs)
             if prove and ok and spec.variant.has_kernel:
-                data["proof"], ok = prove_one(spec, seed, mutants, json, jobs)
+                data["proof"], ok = prove_one(request, mutants, json, jobs)
             results.append(data)
             failed += [] if ok else [spec.name]
         if json:
@@ -115,20 +115,25 @@ def choose_device(given: str | None) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def check_proof(prove: bool, mutants: int | None, partial: bool, device: str) -> None:
+def check_proof(prove: bool, mutants: int | None, partial: bool) -> None:
     """Raise UserError where --prove or --mutants cannot be followed."""
     if mutants is not None and not prove:
         raise UserError("--mutants says how many mistakes --prove plants; give --prove too.")
-    if prove and (partial or device != "cpu"):
-        raise UserError("--prove needs a whole run on the host: give --device cpu, and no --quick, --case or --dtype.")
+    if prove and partial:
+        raise UserError("--prove is of a whole run: give no --quick, --case or --dtype with it.")
 
 
-def prove_one(spec: Spec, seed: int, mutants: int | None, json: bool, jobs: int | None = None) -> tuple[dict, bool]:
-    """Plant mistakes in one configuration that passed, print or return what became of them, and put the proof into its receipt."""
+def prove_one(passed, mutants: int | None, json: bool, jobs: int | None = None) -> tuple[dict, bool]:
+    """Plant mistakes in one configuration that passed, and print or return what became of them.
+
+    The mistakes are compiled for the host, wherever the configuration passed: a planted one may write anywhere, and a device that it
+    harmed would fail what comes next. The proof is of the sources, so it goes into the receipt of the host and of the device of `passed`.
+    """
     from elmanctl.verify import plan, receipt
     from elmanctl.verify.prove import proof, show
 
-    request = plan.Request(spec, "cpu", seed)
+    spec = passed.spec
+    request = plan.Request(spec, "cpu", passed.seed)
     with err().status(f"{spec.name}: planting mistakes") if err().is_terminal else contextlib.nullcontext() as status:
 
         def progress(what: str, done: int, count: int) -> None:
@@ -136,7 +141,8 @@ def prove_one(spec: Spec, seed: int, mutants: int | None, json: bool, jobs: int 
                 status.update(f"{spec.name}: {what} {done} of {count}")
 
         found = proof.prove(plan.Plan(request), mutants or proof.MUTANTS, progress, jobs)
-    receipt.attach(spec, request.target, found.record() if found.ok else None)
+    for target in dict.fromkeys((request.target, passed.target)):
+        receipt.attach(spec, target, found.record() if found.ok else None)
     if not json:
         show.show(spec.name, found)
     return show.as_json(found), found.ok

@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from elmanctl.cli import run
+from elmanctl.commands.verify import prove_one
 from elmanctl.plugins.registry import registry
-from elmanctl.verify import cases, truth
+from elmanctl.verify import cases, receipt, truth
 from elmanctl.verify.plan import Plan, Request
-from elmanctl.verify.prove import extents, kernel_mutants, operators, proof, terms
+from elmanctl.verify.prove import extents, kernel_mutants, operators, proof, show, terms
 from elmanctl.verify.prove.child import isolated
 from elmanctl.verify.prove.edits import Edit
 from elmanctl.verify.prove.findings import Findings
 from elmanctl.verify.prove.truth_mutants import Verdict, verdicts
+from elmanctl.verify.record import Proof, Receipt
 from elmanctl.verify.run import Compiled
 
 HISTORIC = {
@@ -155,6 +157,23 @@ def test_a_proof_is_kept_in_the_receipt_and_a_later_plain_run_keeps_it(folder, s
     assert json.loads(stored.read_text())["Integrator"]["proof"]["shapes"] == found["shapes"]
     assert run(["verify", "Integrator", "--device", "cpu"]) == 0
     assert json.loads(stored.read_text())["Integrator"]["proof"]["killed"] == found["killed"]
+
+
+def test_a_proof_of_what_passed_on_a_device_goes_into_both_receipts(spec, monkeypatch):
+    shown = Proof(truth_mutants=3, truth_killed=3, mutants=2, killed=2, score=1.0)
+    found = SimpleNamespace(ok=True, record=lambda: shown)
+    asked = []
+    monkeypatch.setattr(proof, "prove", lambda plan, *rest: asked.append(plan.request) or found)
+    monkeypatch.setattr(show, "show", lambda *_: None)
+    monkeypatch.setattr(show, "as_json", lambda _: {})
+    for target in ("host", "sm_90a"):
+        plain = {"target": target, "source_hash": receipt.source_hash(spec.variant), "dtypes": ("float32",), "cases": 1}
+        parts = receipt.parts(spec.variant, target)
+        worst = {"worst": 0.5, "worst_tensor": "y", "seconds": 1.0, "created": "2026-11-22T10:00:00+00:00"}
+        receipt.write(spec, Receipt(variant=spec.variant.name, model=spec.name, parts=parts, **plain, **worst))
+    assert prove_one(SimpleNamespace(spec=spec, seed=5, target="sm_90a"), 2, json=False)[1]
+    assert [(r.device, r.target, r.seed) for r in asked] == [("cpu", "host", 5)]
+    assert [receipt.find(spec, target).proof for target in ("host", "sm_90a")] == [shown, shown]
 
 
 @pytest.mark.parametrize("more", [["--mutants", "3"], ["--prove", "--quick"], ["--prove", "--case", "T2"]])
