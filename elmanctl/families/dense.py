@@ -6,6 +6,7 @@ The kernel's half is csrc_common/elman/families/dense_recurrence.cuh, the refere
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from elmanctl.families.cell import ProductOptions
 from elmanctl.kernel import Kernel
 from elmanctl.rules import Multiple, Range, Rules, inner_multiple
 from elmanctl.tiles import DENSE
@@ -24,21 +25,7 @@ RULES = Rules(
 
 
 @dataclass(frozen=True)
-class CellOptions:
-    """Options that every variant on the dense family has; a variant's Config adds its own."""
-
-    expansion: float = option(1.0, "width of the cell over the model width")
-    conv: bool = option(False, "a causal convolution over four steps, channel by channel, before the cell")
-    recurrence: str = option(
-        "kernel",
-        "kernel, or one cuBLAS product a step: for widths that the kernel does not hold",
-        ("kernel", "cublas"),
-        same=True,
-    )
-
-
-@dataclass(frozen=True)
-class Options(CellOptions):
+class Options(ProductOptions):
     """Options of a variant whose recurrent weight may be normalised."""
 
     spectral_norm: bool = option(True, "keep the largest singular value of the recurrent weight below 1")
@@ -78,6 +65,6 @@ def _gate(text: str) -> tuple[str, str]:
     return name, f"B T D {condition}".strip()
 
 
-def constants(config: CellOptions) -> dict[str, int]:
+def constants(config: ProductOptions) -> dict[str, int]:
     """Return the compile-time constants that depend on options."""
     return {"CUBLAS": int(config.recurrence == "cublas")}

@@ -4,14 +4,14 @@ The kernel's half is csrc_common/elman/families/gated_recurrence.cuh, the refere
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from elmanctl.families import dense
+from elmanctl.families.cell import ProductOptions
 from elmanctl.kernel import Kernel
 from elmanctl.rules import Range, Rules, inner_width
 from elmanctl.tiles import Product, Tiling, tiling
-from elmanctl.variant import option
 
+Options = ProductOptions  # a variant's Config adds its own
 RULES = dense.RULES
 
 
@@ -25,20 +25,6 @@ LOW_RANK_RULES = Rules(
     combinations=(*RULES.combinations, ("a product of low rank has at most the width's", _too_high)),
 )
 REGISTERS = 72  # of a thread, besides matrices, operand and sums: several inputs, slopes and what is kept
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options that every variant on the gated family has; a variant's Config adds its own."""
-
-    expansion: float = option(1.0, "width of the cell over the model width")
-    conv: bool = option(False, "a causal convolution over four steps, channel by channel, before the cell")
-    recurrence: str = option(
-        "kernel",
-        "kernel, or cuBLAS products a step: for widths that the kernel does not hold",
-        ("kernel", "cublas"),
-        same=True,
-    )
 
 
 def square(sums: int | str, width: int) -> Tiling:

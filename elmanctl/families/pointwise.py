@@ -6,12 +6,12 @@ imported.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from elmanctl.families.cell import CellOptions
 from elmanctl.kernel import Kernel
 from elmanctl.rules import Multiple, Range, Rules, inner_multiple
-from elmanctl.variant import option
 
+Options = CellOptions  # a variant's Config adds its own
 RULES = Rules(
     sizes={
         "dim": (
@@ -29,14 +29,6 @@ CONSTANTS = {
     "CHANNELS": "neighbouring channels of a thread, 1 or 2",
     "FLIGHT": "KiB of inputs that a warp keeps on the way",
 }
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options that every variant in a shell on the pointwise family has; a variant's Config adds its own."""
-
-    expansion: float = option(1.0, "width of the cell over the model width")
-    conv: bool = option(False, "a causal convolution over four steps, channel by channel, before the cell")
 
 
 def kernel(

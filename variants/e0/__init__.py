@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 from elmanctl.families import dense
+from elmanctl.families.cell import ProductOptions
 from elmanctl.variant import Variant, option
 
 
 @dataclass(frozen=True)
-class Config(dense.CellOptions):
+class Config(ProductOptions):
     """What gates the readout, and how the recurrent weight is kept."""
 
     gate: str = option(
