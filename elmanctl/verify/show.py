@@ -71,6 +71,9 @@ def show(outcome: Outcome, written: str) -> None:
         out().print(f"FAILED {check.id}: {_why(check)}\n  {command(request, check)}", markup=False)
     if len(failed) > LISTED:
         out().print(f"and {len(failed) - LISTED} more failed", markup=False)
+    if (small := outcome.smallest) and small.id not in [c.id for c in failed[:LISTED]]:
+        text = f"The smallest shape that Hypothesis shrinks a drawn one to: FAILED {small.id}: {_why(small)}"
+        out().print(f"{text}\n  {command(request, small)}", markup=False)
     out().print(summary(outcome) + (f" {written}" if written else ""), markup=False, soft_wrap=True)
 
 
@@ -128,6 +131,7 @@ def as_json(outcome: Outcome, path: Path | None) -> dict:
         "complete": outcome.request.complete,
         "seed": outcome.request.seed,
         "drawn": outcome.drawn,
+        "smallest": outcome.smallest.id if outcome.smallest else None,
         "seconds": round(outcome.seconds, 2),
         "receipt": str(path) if path else None,
         "checks": checks,
