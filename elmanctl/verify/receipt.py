@@ -96,7 +96,7 @@ def family(variant: Variant) -> str:
 
 
 def shared_modules(variant: Variant) -> list[Path]:
-    """Return the tool's own files that a variant's folder is made of: families/, shells.py and spectral.py, as far as it reaches them."""
+    """Return the tool's own files that a variant's folder is made of: families/, cudnn.py, shells.py, spectral.py, as far as it reaches them."""
     return _reached_modules(code_files(variant.folder.resolve()))
 
 
@@ -115,7 +115,8 @@ def _reached_modules(files: list[Path]) -> list[Path]:
 @functools.cache
 def _building_blocks() -> dict[str, Path]:
     tool = Path(elmanctl.__file__).resolve().parent
-    return {path.stem: path for path in (tool / "shells.py", tool / "spectral.py", *tool.glob("families/[a-z]*.py"))}
+    alone = (tool / f"{name}.py" for name in ("cudnn", "shells", "spectral"))
+    return {path.stem: path for path in (*alone, *tool.glob("families/[a-z]*.py"))}
 
 
 @functools.lru_cache(1024)
