@@ -160,11 +160,11 @@ def every_spec(device: str) -> list[Spec]:
 
 def changed_specs(specs: list[Spec], target: str) -> list[Spec]:
     """Return the variants with a kernel that have no green receipt for a target, and the first of each family."""
-    from elmanctl.verify import receipt
+    from elmanctl.verify import hashes, receipt
 
     found, families = [], set()
     for spec in (s for s in specs if s.variant.has_kernel):
-        state, family = receipt.state(spec, target), receipt.family(spec.variant)
+        state, family = receipt.state(spec, target), hashes.family(spec.variant)
         if state == "green" and family in families:
             note(f"{spec.name} is left out: its receipt is green, and {family} is verified with another variant.")
             continue

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import torch
 
 from elmanctl import build, provenance, toolchain
-from elmanctl.verify import pool, receipt
+from elmanctl.verify import hashes, pool
 from elmanctl.verify.cases import Case
 from elmanctl.verify.plan import Plan, Request, Task
 from elmanctl.verify.record import Receipt
@@ -172,7 +172,7 @@ def receipt_of(outcome: Outcome) -> Receipt:
         variant=spec.variant.name,
         model=spec.name,
         target=outcome.target,
-        source_hash=receipt.source_hash(spec.variant),
+        source_hash=hashes.source_hash(spec.variant),
         dtypes=tuple(dict.fromkeys(c.id.split()[0] for c in checks if c.kind == "case")) or ("float32",),
         cases=sum(not c.not_run for c in checks),
         worst=tensors.get(tensor, 0.0),
@@ -184,7 +184,7 @@ def receipt_of(outcome: Outcome) -> Receipt:
         quick=request.quick,
         thorough=request.thorough,
         failed=tuple(c.id for c in checks if not c.ok),
-        parts=receipt.parts(spec.variant, outcome.target),
+        parts=hashes.parts(spec.variant, outcome.target),
         keys={d: build.key(kernel, constants, d, outcome.target) for d in sorted(dtypes)} if kernel else {},
         compiler=toolchain.compiler(outcome.target)[1].splitlines()[0] if kernel else "",
         results=results,

@@ -56,7 +56,7 @@ def again(specs: list[Spec], arguments: list[str]) -> int:
 def stamps(specs: list[Spec]) -> dict[Path, int]:
     """Return the time of change of every source that a variant's results depend on."""
     from elmanctl.toolchain import sources
-    from elmanctl.verify.receipt import code_files
+    from elmanctl.verify.hashes import code_files
 
     files: set[Path] = set()
     for spec in specs:

@@ -11,7 +11,7 @@ import pytest
 
 from elmanctl.cli import run
 from elmanctl.plugins.registry import registry
-from elmanctl.verify import receipt, watch
+from elmanctl.verify import hashes, receipt, watch
 
 _path = Path(__file__).parent.parent / "verify" / "conftest.py"
 _fixtures = importlib.util.spec_from_file_location("verify_fixtures", _path)
@@ -179,7 +179,7 @@ def test_changed_verifies_what_is_not_green_and_one_of_each_family(spec, monkeyp
 
     shipped = [registry().resolve(v.name) for v in registry().variants().values()]
     kernels = {s.variant.name: s for s in shipped if s.variant.has_kernel and s.variant.name != "Integrator"}
-    families = {name: receipt.family(s.variant) for name, s in kernels.items()}
+    families = {name: hashes.family(s.variant) for name, s in kernels.items()}
     assert 1 < len(set(families.values())) < len(kernels), families
     states = dict.fromkeys(kernels, "green")
     monkeypatch.setattr(receipt, "state", lambda s, target: states[s.variant.name])

@@ -16,15 +16,15 @@ from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
 from elmanctl.toolchain import csrc_folder
 from elmanctl.variant import Spec
-from elmanctl.verify import policy, receipt
+from elmanctl.verify import hashes, policy, receipt
 from elmanctl.verify.record import Receipt
 
 
 def made(spec, **more):
     fields = {
-        "variant": "Integrator", "model": spec.name, "target": "host", "source_hash": receipt.source_hash(spec.variant),
+        "variant": "Integrator", "model": spec.name, "target": "host", "source_hash": hashes.source_hash(spec.variant),
         "dtypes": ("float32",), "cases": 3, "worst": 0.5, "worst_tensor": "y", "seconds": 1.0, "created": "2000-01-01",
-        "parts": receipt.parts(spec.variant, "host"),
+        "parts": hashes.parts(spec.variant, "host"),
     }  # fmt: skip
     return Receipt(**fields | more)
 
@@ -65,7 +65,7 @@ def shared(tmp_path, monkeypatch):
     """Return a copy of the shared headers that the registry's variants use in this test."""
     copy = tmp_path / "csrc_common"
     shutil.copytree(csrc_folder(), copy)
-    monkeypatch.setattr(receipt, "csrc_folder", lambda: copy)
+    monkeypatch.setattr(hashes, "csrc_folder", lambda: copy)
     monkeypatch.setattr(toolchain, "csrc_folder", lambda: copy)
     return copy
 
@@ -92,7 +92,7 @@ def test_changing_a_shared_header_makes_exactly_those_receipts_stale_that_reach_
 
 def test_flags_and_the_rule_itself_are_vouched_for(spec, monkeypatch):
     receipt.write(spec, made(spec))
-    for name, where, value in (("FACTOR", policy, 3.0), ("HOST_FLAGS", receipt, ("-O0",))):
+    for name, where, value in (("FACTOR", policy, 3.0), ("HOST_FLAGS", hashes, ("-O0",))):
         with monkeypatch.context() as changed:
             changed.setattr(where, name, value)
             assert receipt.state(spec, "host") == "stale", name
@@ -132,9 +132,9 @@ def test_every_shipped_kernel_has_host_and_device_receipts_that_nobody_changed(v
         assert held[target].state in ("green", "stale"), held[target].why
 
 
-@pytest.mark.parametrize("family", sorted({receipt.family(v) for v in KERNELS}))
+@pytest.mark.parametrize("family", sorted({hashes.family(v) for v in KERNELS}))
 def test_a_kernel_of_each_family_has_a_proof(family):
-    found = [receipt.held(Spec(v, v.config()))["host"] for v in KERNELS if receipt.family(v) == family]
+    found = [receipt.held(Spec(v, v.config()))["host"] for v in KERNELS if hashes.family(v) == family]
     proofs = [h.receipt.proof for h in found if h.state in ("green", "stale") and h.receipt.proof]
     assert proofs and all(proof.score >= policy.SCORE for proof in proofs)
 
@@ -174,7 +174,7 @@ def test_the_file_is_plain_json_keyed_by_model(spec):
 def test_hashing_is_fast_and_needs_no_torch(spec):
     started = time.perf_counter()
     for _ in range(5):
-        receipt.source_hash(spec.variant)
+        hashes.source_hash(spec.variant)
     assert (time.perf_counter() - started) / 5 < 0.2  # 2 ms on an idle machine
     code = "import sys, elmanctl.verify.receipt, elmanctl.verify.drawn; assert not {'torch', 'hypothesis'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
