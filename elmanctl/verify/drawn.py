@@ -1,9 +1,10 @@
-"""Cases that nobody chose: shapes that Hypothesis draws, and inputs that hold a zero where every reference's own draws may not.
+"""Cases that nobody chose: shapes that Hypothesis draws, and inputs of zeros and of large numbers, which a reference's own draws may lack.
 
 * Every `--seed` draws other shapes, and the same seed the same ones; each is an ordinary case, which `--case` repeats alone.
   The first of each dtype is the smallest there is: one row, one step. Where one fails, `smallest` shrinks it.
 * `zero-input`: every input over time is 0 (a fill-in, a masked step: gates at one half, keys without length).
   `zero-state`: every first state is 0, from which a backward pass must still find a gradient.
+  `large-input`: every input over time is 64 times as large, so that exp(2 x) overflows and gates are 0 or 1 exactly.
 
 Torch is not imported, and Hypothesis only where it draws: reading a receipt needs neither.
 """
@@ -17,8 +18,9 @@ from elmanctl.variant import Spec
 from elmanctl.verify import cases
 from elmanctl.verify.cases import Case
 
-INPUT, STATE = "zero-input", "zero-state"
-STRUCTURED = (INPUT, STATE)
+INPUT, STATE, LARGE = "zero-input", "zero-state", "large-input"
+STRUCTURED = (INPUT, STATE, LARGE)
+SCALE, MOST = 64.0, 1e18  # of large inputs; what an unbounded recurrence may make of them before fp32 itself overflows
 COUNT, MANY = 3, 10  # shapes of each dtype, by default and where no time is too long
 ROWS, OTHERS, WIDTH = 5, 9, 128  # largest B, number such as H, and D
 LONGEST = 99  # T: from 100 on Hypothesis would mix in constants that it finds in the sources, and a seed mean other shapes after an edit
@@ -112,17 +114,17 @@ def states(kernel: Kernel) -> dict[str, str]:
 
 def structured(kernel: Kernel, other: dict[str, int], dtypes, T: int) -> list[Case]:
     """Return a case of each structured kind that a kernel has tensors for, in each dtype."""
-    kinds = [kind for kind in STRUCTURED if kind == INPUT or states(kernel)]
+    kinds = [kind for kind in STRUCTURED if kind != STATE or states(kernel)]
     return [cases.make(kernel, other, dtype, T, kind) for kind in kinds for dtype in dtypes]
 
 
 def inputs(kernel: Kernel, reference, kind: str, shapes: dict, constants: dict[str, int], randn) -> dict:
-    """Return what the reference draws for a kind; for a structured kind its first draw, with zeros set."""
+    """Return what the reference draws for a kind; for a structured kind its first draw, set to zero or scaled."""
     if kind not in STRUCTURED:
         return reference.draw(kind, shapes, constants, randn)
     tensors = dict(reference.draw(reference.DRAWS[0], shapes, constants, randn))
     for spec in kernel.input_specs:
         value = tensors.get(spec.name)
         if value is not None and (spec.name in states(kernel) if kind == STATE else "T" in spec.dims):
-            tensors[spec.name] = 0 * value
+            tensors[spec.name] = (SCALE if kind == LARGE else 0) * value
     return tensors

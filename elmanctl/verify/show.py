@@ -63,6 +63,9 @@ def show(outcome: Outcome, written: str) -> None:
     for check in checks:
         if check.kind == "layer" and check.id.startswith("layer ") and check.ok and check.message:
             out().print(f"{check.id}: {check.message}", markup=False, soft_wrap=True)
+    for check in checks:
+        if check.kind == "case" and check.not_run:
+            out().print(f"{check.id}: {check.message}", markup=False, soft_wrap=True)
     if outcome.drawn:
         text = "; ".join(outcome.drawn)
         out().print(f"Shapes drawn from seed {request.seed}: {text}", markup=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from test_properties import Fake
 from toys import Delta
 
+from elmanctl.plugins.registry import registry
 from elmanctl.verify import cases, drawn, session, show, truth
 from elmanctl.verify.plan import Plan, Request, Task
 from elmanctl.verify.run import Compiled, run_case
@@ -126,6 +127,38 @@ def test_zeros_are_set_where_the_kind_says():
     assert not still.inputs["S0"].any() and still.inputs["k"].any()
     quiet = truth.draw(Delta.kernel, Delta, {"N": 8}, dataclasses.replace(case, draw=drawn.INPUT), 0)
     assert quiet.inputs["S0"].any() and not any(quiet.inputs[n].any() for n in ("q", "k", "v", "decay"))
+    large = truth.draw(Delta.kernel, Delta, {"N": 8}, dataclasses.replace(case, draw=drawn.LARGE), 0)
+    assert large.inputs["k"].norm(dim=-1).allclose(torch.tensor(drawn.SCALE)) and large.inputs["S0"].abs().max() < 5
+
+
+def test_a_tanh_that_overflows_is_found_with_large_inputs_alone_and_what_grows_without_bound_is_not_run(folder, spec):
+    path = folder / f"{folder.name}.cu.cc"
+    text = path.read_text()
+    path.write_text(text.replace("tanh_of(h)", "(exp_of(2 * h) - 1) / (exp_of(2 * h) + 1)"))
+    assert text != path.read_text()
+    plan = Plan(Request(registry().resolve("Integrator", {"bounded": "true"}), "cpu"))
+    found = {draw: plan.run(plan.named(f"float32 T9 {draw}")) for draw in (*DRAWS, *drawn.STRUCTURED)}
+    assert [draw for draw, check in found.items() if not check.ok] == [drawn.LARGE]
+    assert "h_last" in {r.tensor for r in found[drawn.LARGE].rows if not r.ok}
+
+    class Growing(Delta):
+        """The same recurrence without its tanh: each step multiplies by the square of a key's length."""
+
+        forward = staticmethod(_linear)
+
+    case = cases.Case("float32", (("B", 3), ("T", 9), ("H", 2)), drawn.LARGE)
+    check = run_case(Fake(), Growing.kernel, Growing, {"N": 8}, case, 0)
+    assert check.ok and check.not_run and "recurrence grows to" in check.message
+    assert run_case(Fake(), Delta.kernel, Delta, {"N": 8}, case, 0).rows
+
+
+def _linear(q, k, v, decay, S0, *, constants, at=None):
+    S, ys = S0, []
+    for t in range(q.shape[1]):
+        u = v[:, t] - torch.einsum("bhij,bhj->bhi", S, k[:, t])
+        S = decay[:, t, :, None, None] * S + u[..., None] * k[:, t, :, None, :]
+        ys.append(torch.einsum("bhij,bhj->bhi", S, q[:, t]))
+    return torch.stack(ys, 1), S
 
 
 def test_a_gradient_that_is_lost_at_a_zero_state_is_found_there_alone():
