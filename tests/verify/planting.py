@@ -49,7 +49,7 @@ def tried(model, patch, folder, *cases):
     """Return what a patched kernel's cases found, and their ids. `patch`: file, passage, what it becomes."""
     file, old, new = patch[:3]
     bench = bench_of(model, *cases)
-    made = kernel_mutants.libraries_of(bench, planted(model, file, old, new), folder)
+    made = kernel_mutants.libraries_of(bench, planted(model, file, old, new), folder, ("-O0",))
     assert made is not None, "the patch does not compile: write it anew for the kernel as it is"
     return trial.trial(bench, made[0], 60), [f"{id}" for id in bench.quick]
 

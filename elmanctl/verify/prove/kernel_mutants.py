@@ -63,7 +63,9 @@ class Original:
     seconds: dict[str, float]  # of processor time that the thorough cases take
 
 
-def libraries_of(bench: Bench, edit: Edit | None, folder: Path) -> tuple[list[Path], str] | None:
+def libraries_of(
+    bench: Bench, edit: Edit | None, folder: Path, flags: tuple[str, ...] = ()
+) -> tuple[list[Path], str] | None:
     """Compile a kernel with an edit (None: as it is) for all of a bench's builds; return the libraries and a hash of their object code.
 
     None where one does not compile.
@@ -72,7 +74,7 @@ def libraries_of(bench: Bench, edit: Edit | None, folder: Path) -> tuple[list[Pa
     for n, constants in enumerate(bench.builds):
         work = folder / str(n)
         work.mkdir()
-        if (made := compiled(bench.kernel, constants, bench.dtype, edit, work)) is None:
+        if (made := compiled(bench.kernel, constants, bench.dtype, edit, work, flags)) is None:
             return None
         paths.append(made[0])
         codes.append(made[1])
