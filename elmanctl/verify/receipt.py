@@ -22,6 +22,8 @@ from elmanctl.variant import Spec, Variant
 from elmanctl.verify.hashes import common_parts, parts
 from elmanctl.verify.record import SCHEMA, Proof, Receipt
 
+UNPROVEN = ("prove",)  # what failed where every check passed, and planted mistakes too
+
 
 def home() -> Path:
     """Return where receipts go whose variant's folder cannot be written: ELMANCTL_HOME, else ~/.local/share/elmanctl."""
@@ -88,6 +90,8 @@ def _held(spec: Spec, receipt: Receipt, current: dict[str, str]) -> Held:
         return Held(receipt, "red", "it was changed by hand: its seal is broken")
     if changed := [name for name in current if receipt.parts.get(name) != current[name]]:
         return Held(receipt, "stale", f"changed since: {', '.join(changed)}")
+    if receipt.failed == UNPROVEN:
+        return Held(receipt, "red", "verify passed, and would not notice some mistakes: --prove planted them")
     if receipt.failed:
         return Held(receipt, "red", f"failed: {', '.join(receipt.failed)}")
     return Held(receipt, "green")
@@ -119,19 +123,29 @@ def state(spec: Spec, target: str) -> str:
 
 
 def write(spec: Spec, receipt: Receipt) -> Path | None:
-    """Seal a receipt, write it atomically and return its file. A quick one does not replace a full one that holds (None)."""
-    old = find(spec, receipt.target)
+    """Seal a receipt, write it atomically and return its file. A quick one does not replace a full one that holds (None).
+
+    What --prove showed of the same sources, for or against them, still holds.
+    """
+    old = _passed(spec, receipt.target)
     if receipt.quick and not receipt.failed and old and not old.quick:
         return None
     if old and receipt.proof is None and not receipt.failed:  # the same sources: what was shown of them still holds
-        receipt = msgspec.structs.replace(receipt, proof=old.proof)
+        receipt = msgspec.structs.replace(receipt, proof=old.proof, failed=old.failed)
     return _change(spec, receipt.target, receipt)
 
 
-def attach(spec: Spec, target: str, proof: Proof | None) -> None:
-    """Put a proof into the valid receipt of a configuration, or take it out."""
-    if known := find(spec, target):
-        _change(spec, target, msgspec.structs.replace(known, proof=proof))
+def attach(spec: Spec, target: str, proof: Proof, ok: bool) -> None:
+    """Put a proof into the receipt of a configuration that passed; one that is not `ok` makes it red."""
+    if known := _passed(spec, target):
+        _change(spec, target, msgspec.structs.replace(known, proof=proof, failed=() if ok else UNPROVEN))
+
+
+def _passed(spec: Spec, target: str) -> Receipt | None:
+    """Return the receipt of a configuration whose checks all passed with these sources, whatever a proof said of them."""
+    known = held(spec, (target,)).get(target)
+    unproven = known and known.state == "red" and known.receipt.intact and known.receipt.failed == UNPROVEN
+    return known.receipt if known and (known.state == "green" or unproven) else None
 
 
 def _change(spec: Spec, target: str, receipt: Receipt) -> Path:

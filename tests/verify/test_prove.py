@@ -1,7 +1,9 @@
 """Planted mistakes: the field's own on a real kernel, the operators, children that hang or crash, and a whole proof."""
 
 import json
+import mmap
 import os
+import resource
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +12,11 @@ import pytest
 import torch
 
 from elmanctl.cli import run
+from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
 from elmanctl.verify import cases, truth
 from elmanctl.verify.plan import Plan, Request
-from elmanctl.verify.prove import extents, kernel_mutants, operators, proof, terms
+from elmanctl.verify.prove import child, extents, kernel_mutants, operators, proof, terms
 from elmanctl.verify.prove.child import isolated
 from elmanctl.verify.prove.edits import Edit
 from elmanctl.verify.prove.findings import Findings
@@ -141,6 +144,33 @@ def test_a_child_that_hangs_or_dies_ends_and_what_it_said_is_kept():
     assert 0.9 < found[0].seconds < 3 and found[2].seconds < 1
     started = time.monotonic()
     assert isolated(sleep, 1, wall=0.3).how == "hangs" and time.monotonic() - started < 1.4
+
+
+def test_a_child_has_room_beside_what_its_parent_has_mapped_and_no_more():
+    """A context of a CUDA device maps more than 100 GB of addresses, of which a limit counts every byte."""
+
+    def fill(size):
+        return lambda say: say({"got": len(bytearray(size))})
+
+    with mmap.mmap(-1, 150 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ):
+        assert isolated(fill(1 << 20), 5).said == [{"got": 1 << 20}]
+        assert isolated(fill(2 * child.MEMORY), 5).how == "crashes"
+
+
+def test_a_child_obeys_the_limits_that_stand_and_one_that_cannot_be_limited_is_the_machines_fault(monkeypatch):
+    def stand(say):
+        resource.setrlimit(resource.RLIMIT_CPU, (1000, 1000))
+        say({"inner": isolated(lambda tell: tell({"cpu": resource.getrlimit(resource.RLIMIT_CPU)}), 2000).said})
+
+    (said,) = isolated(stand, 2000).said
+    assert said["inner"] == [{"cpu": [1000, 1000]}]
+
+    def refuse(what, limits):
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    with pytest.raises(UserError, match="not allowed to raise maximum limit"):
+        isolated(lambda say: say({}), 5)
 
 
 def test_a_proof_is_kept_in_the_receipt_and_a_later_plain_run_keeps_it(folder, spec, capsys):

@@ -12,12 +12,15 @@ import msgspec
 import pytest
 
 from elmanctl import toolchain
+from elmanctl.commands.verify import keep
 from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
 from elmanctl.toolchain import csrc_folder
 from elmanctl.variant import Spec
-from elmanctl.verify import hashes, policy, receipt
-from elmanctl.verify.record import Receipt
+from elmanctl.verify import hashes, policy, receipt, session
+from elmanctl.verify.plan import Request
+from elmanctl.verify.record import Proof, Receipt
+from elmanctl.verify.run import Check
 
 
 def made(spec, **more):
@@ -178,3 +181,39 @@ def test_hashing_is_fast_and_needs_no_torch(spec):
     assert (time.perf_counter() - started) / 5 < 0.2  # 2 ms on an idle machine
     code = "import sys, elmanctl.verify.receipt, elmanctl.verify.drawn; assert not {'torch', 'hypothesis'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_proof_that_failed_makes_it_red_until_one_succeeds_and_no_plain_run_takes_that_back(spec, folder):
+    numbers = {"truth_mutants": 9, "mutants": 9, "killed": 8, "score": 0.9}
+    receipt.write(spec, made(spec))
+    receipt.attach(spec, "host", Proof(**numbers, truth_killed=8, truth_survivors=("late (full)",)), False)
+    held = receipt.held(spec)["host"]
+    assert held.state == "red" and "would not notice" in held.why and held.receipt.proof.truth_survivors
+    outcome = session.Outcome(Request(spec, "cpu"), "host", [Check("float32 B3 T2 D48 typical", "case", True)])
+    path, said = keep(outcome)
+    assert path and "stays red" in said and receipt.find(spec, "host") is None
+    receipt.write(spec, made(spec, failed=("float32 T2",)))
+    receipt.attach(spec, "host", Proof(**numbers, truth_killed=9), True)
+    assert receipt.held(spec)["host"].receipt.failed == ("float32 T2",), "a proof vouches for no kernel that fails"
+    receipt.write(spec, made(spec))
+    receipt.attach(spec, "host", Proof(**numbers, truth_killed=8), False)
+    receipt.attach(spec, "host", Proof(**numbers, truth_killed=9), True)
+    assert receipt.state(spec, "host") == "green"
+    receipt.write(spec, made(spec))
+    assert receipt.find(spec, "host").proof.truth_killed == 9 and "Receipt: " in keep(outcome)[1]
+    receipt.attach(spec, "host", Proof(**numbers, truth_killed=8), False)
+    (folder / "reference.py").write_text((folder / "reference.py").read_text() + "\n")
+    receipt.write(spec, made(spec))
+    assert receipt.state(spec, "host") == "green", "other sources"
+
+
+def test_a_tool_module_that_a_folder_is_made_of_makes_it_stale(monkeypatch, tmp_path):
+    gru = Spec(registry().variants()["gru"], registry().variants()["gru"].config())
+    assert [p.name for p in hashes.shared_modules(gru.variant)] == ["cudnn.py"]
+    before = hashes.parts(gru.variant, "host")
+    other = tmp_path / "cudnn.py"
+    shutil.copy(hashes.shared_modules(gru.variant)[0], other)
+    other.write_text(other.read_text() + "\n")
+    monkeypatch.setattr(hashes, "_building_blocks", lambda: {"cudnn": other})
+    after = hashes.parts(gru.variant, "host")
+    assert {name for name in before if before[name] != after[name]} == {"shared"}
