@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from elmanctl.console import out, print_table
+from elmanctl.verify.cases import declared
 from elmanctl.verify.plan import Request
 from elmanctl.verify.run import Check
 from elmanctl.verify.session import Outcome
@@ -69,6 +70,8 @@ def show(outcome: Outcome, written: str) -> None:
     if outcome.drawn:
         text = "; ".join(outcome.drawn)
         out().print(f"Shapes drawn from seed {request.seed}: {text}", markup=False, soft_wrap=True)
+    if request.complete and (text := declared(request.spec)):
+        out().print(f"Declared by binding.py: {text}", markup=False, soft_wrap=True)
     failed = [c for c in checks if not c.ok]
     for check in failed[:LISTED]:
         out().print(f"FAILED {check.id}: {_why(check)}\n  {command(request, check)}", markup=False)
@@ -133,6 +136,7 @@ def as_json(outcome: Outcome, path: Path | None) -> dict:
         "thorough": outcome.request.thorough,
         "complete": outcome.request.complete,
         "seed": outcome.request.seed,
+        "declared": declared(outcome.request.spec),
         "drawn": outcome.drawn,
         "smallest": outcome.smallest.id if outcome.smallest else None,
         "seconds": round(outcome.seconds, 2),

@@ -38,6 +38,7 @@ def test_a_right_kernel_passes_and_leaves_a_receipt(folder, capsys):
     code, out, _ = call(capsys)
     assert code == 0
     assert re.search(r"Integrator on host: (\d+) of \1 checks passed; worst 0\.\d+ of the limit", out)
+    assert "Declared by binding.py: roundings inside: none; terms" in out and "Shapes drawn from seed 0: " in out
     for tensor in ("y", "h_last", "d_x", "d_a", "d_h0"):
         assert re.search(rf"^{tensor} +0\.\d+", out, re.MULTILINE), tensor
     stored = json.loads((folder / "receipts" / "host.json").read_text())["Integrator"]
