@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from elmanctl import toolchain
 from elmanctl.cli import run
 from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
@@ -211,6 +212,30 @@ def fate_of(spec, old, new):
 def test_an_edit_that_only_shows_over_many_steps_is_a_survivor_and_not_equivalent(spec, steps, outcome):
     found = fate_of(spec, "acc h = p.h0[i];", f"acc h = p.T > {steps} ? acc(0) : p.h0[i];")
     assert found.outcome == outcome and ("T259" in found.different) == (outcome == "survived")
+
+
+def test_an_edit_that_only_shows_in_a_build_of_thorough_cases_is_a_survivor_and_not_equivalent(monkeypatch):
+    """Of the dense family a width of 16 is another division of the work, which no default case has."""
+    plan = Plan(Request(registry().resolve("E42"), "cpu"))
+    quick, _ = proof._cases(plan, "float32")
+    known = {c.id: plan.truth(plan.named(c.id)) for c in quick}
+    every = plan.cases(["float32"], quick=True)
+    small = plan.named("float32 B2 T3 D16 typical").case
+    monkeypatch.setattr(plan, "cases", lambda *_, **__: [*every, small])
+    bench = proof._bench(plan, "float32", quick, [], known)
+    assert list(bench.further.thorough) == [small.id] and bench.further.builds[0] not in bench.builds
+    original = kernel_mutants.original([bench])
+    header = toolchain.csrc_folder().resolve() / "elman/families/dense_recurrence.cuh"
+    lines = header.read_text().splitlines()
+    number = next(i for i, line in enumerate(lines) if "store2(p.h_last + at.corner" in line)
+
+    def fate(at):
+        new = lines[number].replace("h.x, h.y", f"h.x, D {at} 16 ? A(0) : h.y")
+        return kernel_mutants.fate([bench], original, Edit(header, number + 1, "by hand", lines[number], new))
+
+    found = fate("==")
+    assert found.outcome == "survived" and found.different == small.id
+    assert fate("<").outcome == "equivalent"
 
 
 def test_a_case_that_a_killed_mutant_passes_is_held_against_that_case_alone(spec):
