@@ -10,11 +10,14 @@ from elmanctl import suite as suites
 from elmanctl.errors import UserError
 from elmanctl.gpus import choice, free
 from elmanctl.records import Budget, Training, Trial, check_shares
+from elmanctl.toolchain import HOST
+from elmanctl.verify import receipt as receipts
 
 # Of a dry run on a machine without GPUs.
 ASSUMED_CAPABILITY = (9, 0)
 # Enough for a throughput after the first 20 steps.
 BATCH_STEPS = 60
+UNVERIFIED = "or give --unverified, which marks these rows for good"
 
 
 @dataclass(frozen=True)
@@ -46,50 +49,55 @@ class Bench:
     obstacles: tuple[str, ...] = field(default=())
 
 
-def prepare(
-    name: str,
-    gpu_text: str | None,
-    budget: Budget | None,
-    only: list[str],
-    batches: list[int],
-    dry_run: bool,
-    wait: bool = False,
-    unverified: bool = False,
-    repeats: int | None = None,
-    params: int | None = None,
-    ranks: int | None = None,
-    slurm: bool = False,
-) -> Bench:
-    """Load, size and check a suite, and choose its devices.
+@dataclass(frozen=True)
+class Asked:
+    """What a run is asked for beside its suite.
 
     Args:
         gpu_text: what --gpus says, None if it was not given.
         budget: in place of the suite's.
         only: labels or model names of the rows to run; empty for all.
         batches: batch sizes for a throughput table; empty for a normal run.
-        wait: let trials wait for GPUs that are in use now.
         dry_run: report missing devices, data and receipts as obstacles instead of refusing.
+        wait: let trials wait for GPUs that are in use now.
         unverified: run kernels without a receipt too; their trials say so for good.
-        ranks: GPUs that train one row together, in place of the suite's.
-        slurm: let Slurm choose the devices. Receipts are then asked for the GPUs of this machine, or for sm_90a.
         repeats: seeds of each row, in place of the suite's; a table against batch takes the first.
         params: size every row anew to so many parameters; a row that no legal width brings there has that as its problem.
+        ranks: GPUs that train one row together, in place of the suite's.
+        slurm: let Slurm choose the devices. Receipts are then asked for the GPUs of this machine, or for sm_90a.
+    """
+
+    gpu_text: str | None = None
+    budget: Budget | None = None
+    only: tuple[str, ...] = ()
+    batches: tuple[int, ...] = ()
+    dry_run: bool = False
+    wait: bool = False
+    unverified: bool = False
+    repeats: int | None = None
+    params: int | None = None
+    ranks: int | None = None
+    slurm: bool = False
+
+
+def prepare(name: str, asked: Asked) -> Bench:
+    """Load, size and check a suite, and choose its devices.
+
     Raises:
         UserError: for anything that would make the run fail or be unfair.
     """
-    suite = suites.load(name, repeats)
-    if ranks is not None:
-        suite = replace(suite, ranks=ranks)
-    for rows in batches or [suite.training.batch]:
-        check_shares(rows, suite.ranks)
-    chosen = seeds.choose(suite, only)
-    if params is None:
+    suite = suites.load(name, asked.repeats)
+    if asked.ranks is not None:
+        suite = replace(suite, ranks=asked.ranks)
+    for batch in asked.batches or [suite.training.batch]:
+        check_shares(batch, suite.ranks)
+    chosen = seeds.choose(suite, list(asked.only))
+    if asked.params is None:
         rows = suites.sized(suite)
         suites.check_sizes(suite, rows)
     else:
-        suite = suites.resized(suite, params)
+        suite = suites.resized(suite, asked.params)
         rows = [sized_or_why(suite, row) for row in suite.rows]
-    on_cpu = suite.device == "cpu" and gpu_text is None
     obstacles: list[str] = []
 
     def need(check):
@@ -97,58 +105,61 @@ def prepare(
         try:
             return check()
         except UserError as error:
-            if not dry_run:
+            if not asked.dry_run:
                 raise
             obstacles.append(str(error))
             return None
 
-    if on_cpu:
-        pool, devices, target = None, ("CPU",), "host"
-    elif slurm:
-        box = gpus.gpus()
-        pool, devices, target = None, ("Slurm",), box[0].target if box else toolchain.device_target(*ASSUMED_CAPABILITY)
+    on_cpu = suite.device == "cpu" and asked.gpu_text is None
+    pool, devices, target = (None, ("CPU",), HOST) if on_cpu else choose_devices(suite, asked, need)
+    need(lambda: check_data(suite.training))
+    if asked.batches:
+        rows = seeds.first_of_each(rows, lambda sized: sized.row)
+    rows = [sized for sized in rows if sized.row.label in chosen]
+    planned = [planned_row(suite, sized, asked, on_cpu, batch) for sized in rows for batch in asked.batches or [None]]
+    if asked.unverified:
+        planned = [marked(row, target) for row in planned]
     else:
-        sampler = free.Sampler().settle()
-        box = sampler.box
-        pool = need(lambda: choice.select(gpu_text, box, sampler.reasons, wait))
-        if pool is None and gpu_text is not None:  # a dry run shows what was asked for
-            box = box or choice.assumed(gpu_text, ASSUMED_CAPABILITY)
-            pool = choice.parse(gpu_text, box)
-        if pool is not None:
-            need(lambda: check_room(pool, suite.ranks))
-        order = {uuid: number for number, uuid in enumerate(pool.uuids if pool else ())}
-        chosen_gpus = sorted((gpu for gpu in box if gpu.uuid in order), key=lambda gpu: order[gpu.uuid])
-        devices = tuple(f"GPU {gpu.index}" for gpu in chosen_gpus)[: pool.most if pool else None]
-        target = box[0].target if box else toolchain.device_target(*ASSUMED_CAPABILITY)
-    training = suite.training
-    need(lambda: check_data(training))
-    planned = []
-    for sized in seeds.first_of_each(rows, lambda sized: sized.row) if batches else rows:
-        if sized.row.label not in chosen:
-            continue
-        for batch in batches or [None]:
-            trial = None
-            if sized.size is not None:
-                own = training if batch is None else msgspec.structs.replace(training, batch=batch, eval_batches=0)
-                limit = Budget(steps=BATCH_STEPS) if batch is not None else budget or suite.budget
-                trial = suites.trial(suite, sized, "cpu" if on_cpu else "cuda", limit, own)
-            entry = plan.planned(sized, batch)
-            planned.append(Planned(sized, entry, trial and msgspec.structs.replace(trial, label=entry.label)))
-    unvouched = [row for row in planned if receipt(row, target) in ("none", "stale", "red")]
-    if unverified:
-        marked = {id(row): replace(row, trial=msgspec.structs.replace(row.trial, unverified=True)) for row in unvouched}
-        planned = [marked.get(id(row), row) for row in planned]
-    else:
-        need(lambda: check_receipts(unvouched, target))
+        need(lambda: receipts.require([row.sized.row.spec for row in planned if runs_kernel(row)], target, UNVERIFIED))
     return Bench(
-        replace(suite, budget=budget or suite.budget),
+        replace(suite, budget=asked.budget or suite.budget),
         tuple(planned),
         pool,
         devices,
         target,
-        plan.BATCHES if batches else "suite",
+        plan.BATCHES if asked.batches else "suite",
         tuple(obstacles),
     )
+
+
+def choose_devices(suite: suites.Suite, asked: Asked, need) -> tuple[choice.Pool | None, tuple[str, ...], str]:
+    """Return the GPUs that trials may use (None: Slurm's, or none found), their names for people, and the build target."""
+    if asked.slurm:
+        box = gpus.gpus()
+        return None, ("Slurm",), box[0].target if box else toolchain.device_target(*ASSUMED_CAPABILITY)
+    sampler = free.Sampler().settle()
+    box = sampler.box
+    pool = need(lambda: choice.select(asked.gpu_text, box, sampler.reasons, asked.wait))
+    if pool is None and asked.gpu_text is not None:  # a dry run shows what was asked for
+        box = box or choice.assumed(asked.gpu_text, ASSUMED_CAPABILITY)
+        pool = choice.parse(asked.gpu_text, box)
+    if pool is not None:
+        need(lambda: check_room(pool, suite.ranks))
+    order = {uuid: number for number, uuid in enumerate(pool.uuids if pool else ())}
+    chosen = sorted((gpu for gpu in box if gpu.uuid in order), key=lambda gpu: order[gpu.uuid])
+    devices = tuple(f"GPU {gpu.index}" for gpu in chosen)[: pool.most if pool else None]
+    return pool, devices, box[0].target if box else toolchain.device_target(*ASSUMED_CAPABILITY)
+
+
+def planned_row(suite: suites.Suite, sized: suites.Sized, asked: Asked, on_cpu: bool, batch: int | None) -> Planned:
+    """Return one row with its trial; `batch` in place of the suite's for a throughput table."""
+    trial, training = None, suite.training
+    if sized.size is not None:
+        own = training if batch is None else msgspec.structs.replace(training, batch=batch, eval_batches=0)
+        limit = Budget(steps=BATCH_STEPS) if batch is not None else asked.budget or suite.budget
+        trial = suites.trial(suite, sized, "cpu" if on_cpu else "cuda", limit, own)
+    entry = plan.planned(sized, batch)
+    return Planned(sized, entry, trial and msgspec.structs.replace(trial, label=entry.label))
 
 
 def sized_or_why(suite: suites.Suite, row: suites.Row) -> suites.Sized:
@@ -188,23 +199,22 @@ def check_data(training: Training) -> None:
     data.Source.open(data.locate(training.data), training.batch, training.chunk)
 
 
-def check_receipts(unvouched: list[Planned], target: str) -> None:
-    """Refuse rows whose kernel no receipt vouches for on the device."""
-    if unvouched:
-        each = ", ".join(f"{row.row.model} ({receipt(row, target)})" for row in unvouched)
-        names = " ".join(dict.fromkeys(row.row.model for row in unvouched))
-        raise UserError(
-            f"No receipt for {target} vouches for {each}: a kernel is not timed before it is right. Run elmanctl verify {names} "
-            "--device cuda, or give --unverified, which marks these rows for good."
-        )
+def runs_kernel(row: Planned) -> bool:
+    """Return whether a row's trial runs a kernel of ours, for which a receipt must vouch."""
+    return row.trial is not None and row.sized.row.spec.kind(row.trial.device) == "kernel"
+
+
+def marked(row: Planned, target: str) -> Planned:
+    """Return a row whose record says for good that no receipt vouched for its kernel, where none does."""
+    if not runs_kernel(row) or receipts.find(row.sized.row.spec, target):
+        return row
+    return replace(row, trial=msgspec.structs.replace(row.trial, unverified=True))
 
 
 def receipt(row: Planned, target: str) -> str:
     """Return what vouches for a row before it runs: the start of a receipt's hash, else its state; nothing where no kernel runs."""
-    if row.trial is None or row.sized.row.spec.kind(row.trial.device) != "kernel":
+    if not runs_kernel(row):
         return ""
-    from elmanctl.verify import receipt as receipts
-
     spec = row.sized.row.spec
     found = receipts.find(spec, target)
     return found.source_hash[:12] if found else receipts.state(spec, target)

@@ -63,9 +63,11 @@ def recurrence(kernel: Kernel, inputs: Mapping[str, Tensor | None], constants: M
     Raises:
         ArgumentError: for tensors that contradict the declaration.
     """
-    if not torch.compiler.is_compiling():
-        register(kernel, constants)
-    call, declared, outputs = _facts(kernel.package, constants)
+    if torch.compiler.is_compiling():
+        call, declared, outputs = _facts(kernel.package, constants)
+    else:
+        call = register(kernel, constants)
+        declared, outputs = _declared(call)
     inputs = _cast(kernel.package, declared, inputs)
     for calls in _records:
         calls.append((kernel, inputs, dict(constants)))
@@ -125,9 +127,13 @@ def _facts(package: str, constants: Mapping[str, int]):
     call = _name(package, constants)
     if call not in _kernels:  # the first call of a layer may be the compiler's
         register(importlib.import_module(f"{package}.binding").kernel, constants)
-    kernel = _kernels[call][0]
+    return call, *_declared(call)
+
+
+def _declared(call: str):
+    kernel, constants = _kernels[call]
     inputs = tuple((s.name, s.kind, s.present(constants), s.text()) for s in kernel.input_specs)
-    return call, inputs, tuple((s.name, s.present(constants)) for s in kernel.output_specs)
+    return inputs, tuple((s.name, s.present(constants)) for s in kernel.output_specs)
 
 
 # As torch.compiler.assume_constant_result does, which takes 2 s to import the compiler.

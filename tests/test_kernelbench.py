@@ -13,6 +13,7 @@ from elmanctl.kernelbench import clock, inputs, plot, rivals, run, shapes, show
 from elmanctl.kernelbench.clock import Timing, summary
 from elmanctl.kernelbench.run import Row
 from elmanctl.plugins.registry import registry
+from elmanctl.verify import receipt
 
 CPU = torch.device("cpu")
 
@@ -144,9 +145,11 @@ def test_quantiles_of_samples():
 
 
 def test_only_verified_kernels_are_timed(monkeypatch):
-    monkeypatch.setattr(run.receipt, "find", lambda spec, target: None)
-    with pytest.raises(UserError, match=r"No receipt for sm_90a: E1 .*elmanctl verify NAME --device cuda"):
-        run.vouched([spec("E1")], "sm_90a")
+    monkeypatch.setattr(receipt, "find", lambda spec, target: None)
+    with pytest.raises(
+        UserError, match=r"No receipt for sm_90a vouches for E1 \(.*Run elmanctl verify E1 --device cuda\."
+    ):
+        receipt.require([spec("E1")], "sm_90a")
 
 
 def test_a_rival_that_cannot_run_is_a_row_with_its_reason(monkeypatch, call):

@@ -9,7 +9,7 @@ from kernels import distinct
 from elmanctl import toolchain
 from elmanctl.plugins.discovery import forget, load_folder
 from elmanctl.variant import Spec
-from elmanctl.verify import receipt, sanitize
+from elmanctl.verify import hashes, sanitize
 from elmanctl.verify.plan import Plan, Request
 from elmanctl.verify.sanitize import host
 
@@ -28,7 +28,7 @@ def test_no_race(folder):
     assert ok and ran, text
 
 
-FAMILIES = {receipt.family(load_folder(p).variant): p for p in KERNELS}  # one kernel of each
+FAMILIES = {hashes.family(load_folder(p).variant): p for p in KERNELS}  # one kernel of each
 
 
 @pytest.mark.parametrize("folder", FAMILIES.values(), ids=lambda p: p.name)

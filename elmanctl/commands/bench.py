@@ -181,20 +181,20 @@ def register(app: typer.Typer) -> None:
             )
         else:
             budget.check()
-        plan = benching.prepare(
-            suite,
-            gpus,
-            budget,
-            only or [],
-            batches,
-            dry_run,
-            wait,
-            unverified,
-            seeds,
+        asked = benching.Asked(
+            gpu_text=gpus,
+            budget=budget,
+            only=tuple(only or ()),
+            batches=tuple(batches),
+            dry_run=dry_run,
+            wait=wait,
+            unverified=unverified,
+            repeats=seeds,
             params=None if params is None else parse_count(params),
             ranks=gpus_per_trial,
             slurm=slurm is not None,
         )
+        plan = benching.prepare(suite, asked)
         if slurm is not None:
             from elmanctl.queue.slurm import check
 

@@ -41,9 +41,10 @@ def time_kernels(
     from elmanctl.kernelbench import ceilings, show
     from elmanctl.kernelbench import run as timing
     from elmanctl.provenance import versions
+    from elmanctl.verify import receipt
 
     device = torch.device("cuda")
-    vouching = timing.vouched(specs, chosen.target)
+    vouching = {name: r.source_hash[:12] for name, r in receipt.require(specs, chosen.target).items()}
     started, rows = datetime.now(UTC).isoformat(timespec="seconds"), []
     began, measured = time.monotonic(), ceilings.measure(device)
     wanted = {spec.name: shapes.chosen(base, axes, timing.sees_width(spec, base, device)) for spec in specs}

@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
             )
         else:
             for h in held.values():
-                show(spec.name, h)
+                show(spec, h)
             for checks in again.values():
                 for check in checks:
                     out().print(check["text"], markup=False, soft_wrap=True)
@@ -96,8 +96,10 @@ def no_device(target: str) -> str:
     return "" if mine == target else f"the GPU here is {mine}."
 
 
-def show(name: str, held) -> None:
+def show(spec, held) -> None:
     """Print one receipt."""
+    from elmanctl.verify.cases import declared
+
     r = held.receipt
     level = "quick" if r.quick else "thorough" if r.thorough else "default"
     proof = r.proof
@@ -108,6 +110,7 @@ def show(name: str, held) -> None:
         "dtypes": ", ".join(r.dtypes),
         "sources": r.source_hash[:12] + "".join(f", {part} {value[:8]}" for part, value in r.parts.items()),
         "builds": ", ".join(f"{dtype} {key[:12]}" for dtype, key in r.keys.items()),
+        "declared": declared(spec) if held.state != "stale" else "",
         "worst": f"{r.worst:.3g} of the limit ({r.worst_tensor})",
         "sanitized": ", ".join(r.sanitized) or "no",
         "proof": f"kernel mutants {proof.killed} of {proof.mutants} killed ({proof.score:.1%}), {proof.equivalent} equivalent, "
@@ -117,7 +120,7 @@ def show(name: str, held) -> None:
         "failed": ", ".join(r.failed),
         "seal": f"{r.seal[:12]}, {'intact' if r.intact else 'BROKEN'}" if r.seal else "none",
     }
-    out().print(f"{name} on {r.target}", style="bold", markup=False)
+    out().print(f"{spec.name} on {r.target}", style="bold", markup=False)
     for key, text in facts.items():
         if text:
             out().print(f"  {key:<10}{text}", markup=False, soft_wrap=True)

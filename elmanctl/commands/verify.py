@@ -142,7 +142,7 @@ def prove_one(passed, mutants: int | None, json: bool, jobs: int | None = None) 
 
         found = proof.prove(plan.Plan(request), mutants or proof.MUTANTS, progress, jobs)
     for target in dict.fromkeys((request.target, passed.target)):
-        receipt.attach(spec, target, found.record() if found.ok else None)
+        receipt.attach(spec, target, found.record(), found.ok)
     if not json:
         show.show(spec.name, found)
     return show.as_json(found), found.ok
@@ -165,12 +165,16 @@ def every_spec(device: str) -> list[Spec]:
 
 
 def changed_specs(specs: list[Spec], target: str) -> list[Spec]:
-    """Return the variants with a kernel that have no green receipt for a target, and the first of each family."""
-    from elmanctl.verify import receipt
+    """Return the variants that have no green receipt for a target, and the first of each family of kernels."""
+    from elmanctl.verify import hashes, receipt
 
     found, families = [], set()
-    for spec in (s for s in specs if s.variant.has_kernel):
-        state, family = receipt.state(spec, target), receipt.family(spec.variant)
+    for spec in specs:
+        state = receipt.state(spec, target)
+        if not spec.variant.has_kernel:
+            found += [] if state == "green" else [spec]
+            continue
+        family = hashes.family(spec.variant)
         if state == "green" and family in families:
             note(f"{spec.name} is left out: its receipt is green, and {family} is verified with another variant.")
             continue
@@ -213,6 +217,11 @@ def keep(outcome) -> tuple[Path | None, str]:
     path = receipt.write(spec, session.receipt_of(outcome))
     if path is None:
         return None, "The receipt of a full run stays."
+    if receipt.state(spec, target) == "red":
+        return (
+            path,
+            "Its receipt stays red: verify would not notice some mistakes, as --prove found. Only --prove takes that back.",
+        )
     kind = "Quick receipt" if outcome.request.quick else "Receipt"
     elsewhere = path != receipt.places(spec.variant, target)[0]
     return path, f"{kind}: {path}" + (" (the variant's folder cannot be written)" if elsewhere else "")

@@ -14,7 +14,6 @@ from elmanctl.kernelbench.inputs import Call, capture, least_bytes
 from elmanctl.kernelbench.shapes import SWEPT_TOKENS, Shape
 from elmanctl.tensors import evaluate
 from elmanctl.variant import Spec
-from elmanctl.verify import receipt
 
 OWN = "kernel"
 LONGEST_LOOP = 2048  # products in a graph of one launch each; past it the graph itself takes long to build
@@ -44,21 +43,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     def step(self) -> tuple[float, float] | None:
         """Return microseconds a time step: forward, and forward and backward."""
         return (self.forward[0] / self.T, self.both[0] / self.T) if self.forward and self.both else None
-
-
-def vouched(specs: list[Spec], target: str) -> dict[str, str]:
-    """Return the receipt of each model for a target, by name.
-
-    Raises:
-        UserError: naming every model without one: a kernel that may be wrong is not worth timing.
-    """
-    found = {spec.name: receipt.find(spec, target) for spec in specs}
-    if bare := [f"{name} ({receipt.state(s, target)})" for s in specs if found[name := s.name] is None]:
-        raise UserError(
-            f"No receipt for {target}: {', '.join(bare)}. Only verified kernels are timed. "
-            "Run elmanctl verify NAME --device cuda first."
-        )
-    return {name: known.source_hash[:12] for name, known in found.items()}
 
 
 def sees_width(spec: Spec, base: Shape, device: torch.device) -> bool:

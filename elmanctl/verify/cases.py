@@ -54,6 +54,18 @@ def other_sizes(spec: Spec, kernel: Kernel) -> dict[str, int]:
     return sizes
 
 
+def declared(spec: Spec) -> str:
+    """Return in words what binding.py says about how exact its kernel is and at which sizes it is run: all that could loosen a verdict."""
+    kernel = spec.variant.kernel()
+    if kernel is None:
+        return ""
+    rounds = ", ".join(f"{point} {direction}" for point, direction in kernel.rounds.items()) or "none"
+    terms = ", ".join(f"{'any' if tensor == '*' else tensor} {text}" for tensor, text in kernel.terms.items())
+    given = getattr(spec.variant.module("binding"), "verify_sizes", None)
+    sizes = ", ".join(f"{name} {size}" for name, size in given(spec.config).items()) if given else ""
+    return f"roundings inside: {rounds}; terms of the longest sum: {terms}" + (f"; sizes: {sizes}" if sizes else "")
+
+
 def wide(spec: Spec, other: dict[str, int]) -> dict[str, int]:
     """Return sizes with D at five tiles, a multiple of the hard steps, and few of other dims; those of `verify_sizes` stay."""
     step = max([r.step for r in spec.variant.rules.of("dim") if isinstance(r, Multiple) and not r.method], default=1)

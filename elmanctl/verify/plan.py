@@ -1,6 +1,7 @@
 """What verify is asked for, and the checks that this comes to."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -133,9 +134,13 @@ class Plan:
         if not self.kernel:
             return []
         thorough = self.request.thorough if thorough is None else thorough
-        count = drawn.MANY if thorough else drawn.COUNT
         parts = (self.spec, self.kernel, self.constants, dtypes or self.dtypes, self.draws)
-        return drawn.shapes(*parts, self.request.seed, count)
+        return drawn.shapes(*parts, self.request.seed, drawn.MANY if thorough else drawn.COUNT)
+
+    def smallest(self, dtype: str, passes: Callable[[Case], bool]) -> Case | None:
+        """Return what Hypothesis shrinks the first failing of the drawn cases of a dtype to; None where all pass."""
+        parts = (self.spec, self.kernel, self.constants, dtype, self.draws, self.request.seed)
+        return drawn.smallest(*parts, drawn.MANY if self.request.thorough else drawn.COUNT, passes)
 
     def layer_tasks(self, quick: bool = False) -> list[Task]:
         if self.spec.variant.requires:

@@ -2,136 +2,27 @@
 
 * One JSON object per variant and target, keyed by canonical model name: `<variant folder>/receipts/<target>.json`, or below
   ELMANCTL_HOME (default ~/.local/share/elmanctl) where the folder cannot be written.
-* A receipt is bound to hashes over the folder's code, every shared header that its kernel reaches, flags and the rule of verify.
+* A receipt is bound to hashes (hashes.py) over the folder's code, every shared header that its kernel reaches, flags and the rule.
 * `green`: verify passed with these sources. `stale`: something changed since. `red`: verify failed with these sources, or the receipt
   was changed by hand. `none`: never verified.
 """
 
 import functools
-import hashlib
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-import elmanctl
 from elmanctl.errors import UserError
 from elmanctl.files import write_json
 from elmanctl.flavours import is_host
-from elmanctl.toolchain import DEVICE_FLAGS, HOST_FLAGS, csrc_folder, runtime_sources, sources
 from elmanctl.variant import Spec, Variant
-from elmanctl.verify import policy
+from elmanctl.verify.hashes import common_parts, parts
 from elmanctl.verify.record import SCHEMA, Proof, Receipt
 
-SUFFIXES = (".cu.cc", ".cuh", ".py")
-
-
-def source_hash(variant: Variant) -> str:
-    """Return the SHA-256 over a variant's code: names and contents of its files and of the shared headers it reaches."""
-    folder = variant.folder.resolve()
-    files = {f"variant/{p.relative_to(folder)}": p for p in code_files(folder)}
-    files |= {f"tool/{p.name}": p for p in shared_modules(variant)}
-    if variant.has_kernel:
-        shared = csrc_folder().resolve()
-        for path in map(Path.resolve, sources(folder)):
-            if path.is_relative_to(shared):
-                files[f"shared/{path.relative_to(shared)}"] = path
-    total = hashlib.sha256()
-    for name, path in sorted(files.items()):
-        content = path.read_bytes()
-        total.update(f"{name}\0{len(content)}\0".encode() + content)
-    return total.hexdigest()
-
-
-def parts(variant: Variant, target: str, common: dict[str, str] | None = None) -> dict[str, str]:
-    """Return the hash of each thing that a receipt for a target vouches for; `common` are those of any target, if known."""
-    texts = {"policy": policy.digest()}
-    if variant.has_kernel:
-        flags = HOST_FLAGS if is_host(target) else DEVICE_FLAGS
-        texts["flags"] = digest((), " ".join(flags))
-        if is_host(target):
-            texts["runtime"] = digest(sorted(runtime_sources(target), key=_order))
-    return dict(sorted(((common or _common_parts(variant)) | texts).items()))
-
-
-def _order(path: Path) -> tuple[str, ...]:
-    """Sort paths as they sort themselves, at a tenth of the price."""
-    return path.parts
-
-
-def _common_parts(variant: Variant) -> dict[str, str]:
-    folder, shared = variant.folder.resolve(), csrc_folder().resolve()
-    files = code_files(folder)
-    groups: dict[str, list[Path]] = {"kernel": [], "reference": [], "layer": [], "shared": _reached_modules(files)}
-    for path in files:
-        name = {"reference.py": "reference"}.get(path.name, "layer" if path.suffix == ".py" else "kernel")
-        groups[name].append(path)
-    if variant.has_kernel:
-        groups["headers"] = [p for p in sources(folder) if p.is_relative_to(shared)]
-    return {name: digest(sorted(paths, key=_order)) for name, paths in groups.items() if paths}
-
-
-def digest(paths: Iterable[Path], text: str = "") -> str:
-    """Return a short hash over names and contents of files, and a text."""
-    return _digest(tuple((path, path.stat().st_mtime_ns) for path in paths), text)
-
-
-@functools.lru_cache(256)
-def _digest(files: tuple[tuple[Path, int], ...], text: str) -> str:
-    """Variants of one family reach the same headers."""
-    total = hashlib.sha256(text.encode())
-    for path, _ in files:
-        content = path.read_bytes()
-        total.update(f"{path.name}\0{len(content)}\0".encode() + content)
-    return total.hexdigest()[:32]
-
-
-def family(variant: Variant) -> str:
-    """Return the names of the family headers that a kernel reaches, its own name where it reaches none."""
-    families = csrc_folder().resolve() / "elman" / "families"
-    return ", ".join(sorted(p.name for p in sources(variant.folder) if p.resolve().parent == families)) or variant.name
-
-
-def shared_modules(variant: Variant) -> list[Path]:
-    """Return the tool's own files that a variant's folder is made of: families/, shells.py and spectral.py, as far as it reaches them."""
-    return _reached_modules(code_files(variant.folder.resolve()))
-
-
-def _reached_modules(files: list[Path]) -> list[Path]:
-    known = _building_blocks()
-    found: set[Path] = set()
-    waiting = [path for path in files if path.suffix == ".py"]
-    while waiting:
-        path = waiting.pop()
-        new = {known[word] for word in _imported(path, path.stat().st_mtime_ns) if word in known} - found
-        found |= new
-        waiting += new
-    return sorted(found)
-
-
-@functools.cache
-def _building_blocks() -> dict[str, Path]:
-    tool = Path(elmanctl.__file__).resolve().parent
-    return {path.stem: path for path in (tool / "shells.py", tool / "spectral.py", *tool.glob("families/[a-z]*.py"))}
-
-
-@functools.lru_cache(1024)
-def _imported(path: Path, _changed: int) -> set[str]:
-    """Return the words of a file's imports from the tool."""
-    lines = re.findall(r"^(?:from|import) elmanctl\b.*$", path.read_text(), re.MULTILINE)
-    return {word for line in lines for word in re.findall(r"\w+", line)}
-
-
-def code_files(folder: Path) -> list[Path]:
-    """Return the files of a folder that decide what it computes; tests do not."""
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        found += [Path(place, n) for n in names if n.endswith(SUFFIXES) and not n.startswith("test_")]
-    return sorted(found, key=_order)
+UNPROVEN = ("prove",)  # what failed where every check passed, and planted mistakes too
 
 
 def home() -> Path:
@@ -185,7 +76,7 @@ def held(spec: Spec, targets: Iterable[str] | None = None) -> dict[str, Held]:
     for target in targets:
         found = [r for p in places(spec.variant, target) if (r := read(p).get(spec.name)) and r.target == target]
         if found:
-            common = common or _common_parts(spec.variant)
+            common = common or common_parts(spec.variant)
             current = parts(spec.variant, target, common)
             judged = [_held(spec, r, current) for r in found]
             result[target] = min(judged, key=lambda h: ("green", "red", "stale").index(h.state))
@@ -199,9 +90,30 @@ def _held(spec: Spec, receipt: Receipt, current: dict[str, str]) -> Held:
         return Held(receipt, "red", "it was changed by hand: its seal is broken")
     if changed := [name for name in current if receipt.parts.get(name) != current[name]]:
         return Held(receipt, "stale", f"changed since: {', '.join(changed)}")
+    if receipt.failed == UNPROVEN:
+        return Held(receipt, "red", "verify passed, and would not notice some mistakes: --prove planted them")
     if receipt.failed:
         return Held(receipt, "red", f"failed: {', '.join(receipt.failed)}")
     return Held(receipt, "green")
+
+
+def require(specs: Iterable[Spec], target: str, otherwise: str = "") -> dict[str, Receipt]:
+    """Return the receipt of each model for a target, by name.
+
+    Args:
+        otherwise: what else the user may do, as the end of a sentence.
+    Raises:
+        UserError: naming every model for which none vouches.
+    """
+    wanted = {spec.name: spec for spec in specs}
+    found = {name: find(spec, target) for name, spec in wanted.items()}
+    if bare := [name for name, known in found.items() if known is None]:
+        each = ", ".join(f"{name} ({state(wanted[name], target)})" for name in bare)
+        raise UserError(
+            f"No receipt for {target} vouches for {each}: a kernel is not timed before it is right. "
+            f"Run elmanctl verify {' '.join(bare)} --device {'cpu' if is_host(target) else 'cuda'}{otherwise and f', {otherwise}'}."
+        )
+    return found
 
 
 def state(spec: Spec, target: str) -> str:
@@ -211,19 +123,29 @@ def state(spec: Spec, target: str) -> str:
 
 
 def write(spec: Spec, receipt: Receipt) -> Path | None:
-    """Seal a receipt, write it atomically and return its file. A quick one does not replace a full one that holds (None)."""
-    old = find(spec, receipt.target)
+    """Seal a receipt, write it atomically and return its file. A quick one does not replace a full one that holds (None).
+
+    What --prove showed of the same sources, for or against them, still holds.
+    """
+    old = _passed(spec, receipt.target)
     if receipt.quick and not receipt.failed and old and not old.quick:
         return None
     if old and receipt.proof is None and not receipt.failed:  # the same sources: what was shown of them still holds
-        receipt = msgspec.structs.replace(receipt, proof=old.proof)
+        receipt = msgspec.structs.replace(receipt, proof=old.proof, failed=old.failed)
     return _change(spec, receipt.target, receipt)
 
 
-def attach(spec: Spec, target: str, proof: Proof | None) -> None:
-    """Put a proof into the valid receipt of a configuration, or take it out."""
-    if known := find(spec, target):
-        _change(spec, target, msgspec.structs.replace(known, proof=proof))
+def attach(spec: Spec, target: str, proof: Proof, ok: bool) -> None:
+    """Put a proof into the receipt of a configuration that passed; one that is not `ok` makes it red."""
+    if known := _passed(spec, target):
+        _change(spec, target, msgspec.structs.replace(known, proof=proof, failed=() if ok else UNPROVEN))
+
+
+def _passed(spec: Spec, target: str) -> Receipt | None:
+    """Return the receipt of a configuration whose checks all passed with these sources, whatever a proof said of them."""
+    known = held(spec, (target,)).get(target)
+    unproven = known and known.state == "red" and known.receipt.intact and known.receipt.failed == UNPROVEN
+    return known.receipt if known and (known.state == "green" or unproven) else None
 
 
 def _change(spec: Spec, target: str, receipt: Receipt) -> Path:

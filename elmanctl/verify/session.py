@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 import torch
 
 from elmanctl import build, provenance, toolchain
-from elmanctl.verify import pool, receipt
+from elmanctl.verify import hashes, pool
+from elmanctl.verify.cases import Case
 from elmanctl.verify.plan import Plan, Request, Task
 from elmanctl.verify.record import Receipt
 from elmanctl.verify.run import Check
@@ -20,6 +21,7 @@ from elmanctl.verify.sanitize import process
 
 THOROUGH_SECONDS = 3600.0  # of one check, where no time is too long
 SANITIZED_SECONDS = 2.0 * process.SECONDS
+SHRINK_RUNS, SHRINK_SECONDS = 30, 10.0  # spent on making a failing drawn shape smaller
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Outcome:
     seconds: float = 0.0
     drawn: list[str] = field(default_factory=list)  # those among the checks whose shapes the seed drew
     device_name: str = "host"
+    smallest: Check | None = None  # what Hypothesis shrinks a failing one of those to
 
     @property
     def ok(self) -> bool:
@@ -85,7 +88,29 @@ def verify(request: Request, progress: Callable[[int, int], None] | None = None,
         checks, facts = [_check(t, f) for t, f in zip(tasks, found, strict=True)], plan.device_facts()
     ran = {t.id for t in tasks}
     drawn = [] if request.quick or request.case else [c.id for c in plan.drawn() if c.id in ran]
-    return Outcome(request, facts["target"], checks, time.monotonic() - started, drawn, facts["name"])
+    small = smallest(plan, [c for c in checks if c.id in drawn]) if request.device == "cpu" else None
+    return Outcome(request, facts["target"], checks, time.monotonic() - started, drawn, facts["name"], small)
+
+
+def smallest(plan: Plan, drawn: list[Check]) -> Check | None:
+    """Return the smallest failing case that Hypothesis comes to from the first drawn one that failed; None where none did.
+
+    Cases run in workers as before: a shape that hangs or crashes fails. On the host only, where a worker costs nothing.
+    """
+    known, deadline = {c.id: c for c in drawn}, time.monotonic() + SHRINK_SECONDS
+    dtype = next((c.id.split()[0] for c in drawn if not c.ok), None)
+
+    def passes(case: Case) -> bool:
+        if case.id not in known:
+            if len(known) >= len(drawn) + SHRINK_RUNS or time.monotonic() > deadline:
+                return True
+            task = Task(case.id, "case", case)
+            (found,) = pool.gather(lambda: pool.forked(plan), [_call(task, None)], 1, SHRINK_SECONDS)
+            known[case.id] = _check(task, found)
+        return known[case.id].ok
+
+    case = plan.smallest(dtype, passes) if dtype else None
+    return known[case.id] if case else None
 
 
 def _call(task: Task, truth) -> pool.Call:
@@ -147,7 +172,7 @@ def receipt_of(outcome: Outcome) -> Receipt:
         variant=spec.variant.name,
         model=spec.name,
         target=outcome.target,
-        source_hash=receipt.source_hash(spec.variant),
+        source_hash=hashes.source_hash(spec.variant),
         dtypes=tuple(dict.fromkeys(c.id.split()[0] for c in checks if c.kind == "case")) or ("float32",),
         cases=sum(not c.not_run for c in checks),
         worst=tensors.get(tensor, 0.0),
@@ -159,7 +184,7 @@ def receipt_of(outcome: Outcome) -> Receipt:
         quick=request.quick,
         thorough=request.thorough,
         failed=tuple(c.id for c in checks if not c.ok),
-        parts=receipt.parts(spec.variant, outcome.target),
+        parts=hashes.parts(spec.variant, outcome.target),
         keys={d: build.key(kernel, constants, d, outcome.target) for d in sorted(dtypes)} if kernel else {},
         compiler=toolchain.compiler(outcome.target)[1].splitlines()[0] if kernel else "",
         results=results,

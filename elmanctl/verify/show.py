@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from elmanctl.console import out, print_table
+from elmanctl.verify.cases import declared
 from elmanctl.verify.plan import Request
 from elmanctl.verify.run import Check
 from elmanctl.verify.session import Outcome
@@ -63,14 +64,22 @@ def show(outcome: Outcome, written: str) -> None:
     for check in checks:
         if check.kind == "layer" and check.id.startswith("layer ") and check.ok and check.message:
             out().print(f"{check.id}: {check.message}", markup=False, soft_wrap=True)
+    for check in checks:
+        if check.kind == "case" and check.not_run:
+            out().print(f"{check.id}: {check.message}", markup=False, soft_wrap=True)
     if outcome.drawn:
         text = "; ".join(outcome.drawn)
         out().print(f"Shapes drawn from seed {request.seed}: {text}", markup=False, soft_wrap=True)
+    if request.complete and (text := declared(request.spec)):
+        out().print(f"Declared by binding.py: {text}", markup=False, soft_wrap=True)
     failed = [c for c in checks if not c.ok]
     for check in failed[:LISTED]:
         out().print(f"FAILED {check.id}: {_why(check)}\n  {command(request, check)}", markup=False)
     if len(failed) > LISTED:
         out().print(f"and {len(failed) - LISTED} more failed", markup=False)
+    if (small := outcome.smallest) and small.id not in [c.id for c in failed[:LISTED]]:
+        text = f"The smallest shape that Hypothesis shrinks a drawn one to: FAILED {small.id}: {_why(small)}"
+        out().print(f"{text}\n  {command(request, small)}", markup=False)
     out().print(summary(outcome) + (f" {written}" if written else ""), markup=False, soft_wrap=True)
 
 
@@ -127,7 +136,9 @@ def as_json(outcome: Outcome, path: Path | None) -> dict:
         "thorough": outcome.request.thorough,
         "complete": outcome.request.complete,
         "seed": outcome.request.seed,
+        "declared": declared(outcome.request.spec),
         "drawn": outcome.drawn,
+        "smallest": outcome.smallest.id if outcome.smallest else None,
         "seconds": round(outcome.seconds, 2),
         "receipt": str(path) if path else None,
         "checks": checks,

@@ -105,6 +105,10 @@ class Truth:
     values: dict[str, np.ndarray]
     errors: dict[str, np.ndarray]
 
+    def most(self) -> float:
+        """Return the largest magnitude of any value."""
+        return max((float(np.abs(v).max()) for v in self.values.values() if v.size), default=0.0)
+
     def judge(self, got: Mapping[str, Tensor]) -> list[Row]:
         """Apply the rule to what a kernel returned: outputs, and `d_<input>` of every input."""
         problem = self.problem

@@ -1,4 +1,7 @@
-"""`verify --watch`: verify now and whenever a source changes, in a process that has torch already."""
+"""`verify --watch`: verify now and whenever a source changes, in a process that has torch already.
+
+A change of the tool's own modules that a variant is made of (families and the like) starts the whole process anew: it has the old ones.
+"""
 
 import os
 import sys
@@ -23,11 +26,27 @@ def follow(specs: list[Spec], arguments: list[str]) -> None:
     while True:
         now = stamps(specs)
         if now != seen:
+            if any(seen.get(path, stamp) != stamp for path, stamp in now.items() if path in modules(specs)):
+                restart()
             seen = now
             note(time.strftime("%H:%M:%S") + f" verifying {', '.join(s.name for s in specs)}")
             again(specs, arguments)
             note("Waiting for a change; Ctrl-C ends.")
         time.sleep(POLL_SECONDS)
+
+
+def restart() -> None:
+    """Become a new process of the same command line."""
+    note("A module of elmanctl itself changed: starting anew.")
+    sys.stdout.flush()
+    os.execv(sys.executable, sys.orig_argv)
+
+
+def modules(specs: list[Spec]) -> set[Path]:
+    """Return the tool's own modules that these variants are made of."""
+    from elmanctl.verify.hashes import shared_modules
+
+    return {path for spec in specs for path in shared_modules(spec.variant)}
 
 
 def again(specs: list[Spec], arguments: list[str]) -> int:
@@ -56,9 +75,9 @@ def again(specs: list[Spec], arguments: list[str]) -> int:
 def stamps(specs: list[Spec]) -> dict[Path, int]:
     """Return the time of change of every source that a variant's results depend on."""
     from elmanctl.toolchain import sources
-    from elmanctl.verify.receipt import code_files
+    from elmanctl.verify.hashes import code_files
 
-    files: set[Path] = set()
+    files = modules(specs)
     for spec in specs:
         files.update(code_files(spec.variant.folder))
         if spec.variant.has_kernel:

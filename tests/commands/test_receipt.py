@@ -41,7 +41,7 @@ def test_it_prints_what_was_checked_with_what_and_what_was_found(folder, kept, c
     assert code == 0 and "state     green" in out and "seed 5" in out and "quick checks" in out and "intact" in out
     for part in ("kernel", "headers", "reference", "layer", "flags", "policy", "float32", "bfloat16", "g++"):
         assert part in out, part
-    assert all(tensor in out for tensor in kept.tensors)
+    assert all(tensor in out for tensor in kept.tensors) and "declared  roundings inside: none" in out
     (data,) = json.loads(call(capsys, "--json")[1])
     assert data["state"] == "green" and data["results"] == kept.results and data["worst"] == max(kept.results.values())
     assert set(data["keys"]) == {"float32", "bfloat16"} and data["cases"] >= len(data["results"])

@@ -3,6 +3,7 @@
 import faulthandler
 import importlib.util
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from elmanctl.cli import run
 from elmanctl.plugins.registry import registry
-from elmanctl.verify import receipt, watch
+from elmanctl.verify import hashes, receipt, watch
 
 _path = Path(__file__).parent.parent / "verify" / "conftest.py"
 _fixtures = importlib.util.spec_from_file_location("verify_fixtures", _path)
@@ -37,6 +38,7 @@ def test_a_right_kernel_passes_and_leaves_a_receipt(folder, capsys):
     code, out, _ = call(capsys)
     assert code == 0
     assert re.search(r"Integrator on host: (\d+) of \1 checks passed; worst 0\.\d+ of the limit", out)
+    assert "Declared by binding.py: roundings inside: none; terms" in out and "Shapes drawn from seed 0: " in out
     for tensor in ("y", "h_last", "d_x", "d_a", "d_h0"):
         assert re.search(rf"^{tensor} +0\.\d+", out, re.MULTILINE), tensor
     stored = json.loads((folder / "receipts" / "host.json").read_text())["Integrator"]
@@ -164,6 +166,26 @@ def test_watch_runs_again_when_a_source_changes_and_reads_it_anew(folder, monkey
     assert codes == [0, 1, 0]
 
 
+def test_watch_starts_anew_when_a_module_of_the_tool_changes(monkeypatch, tmp_path):
+    """A family's reference is imported once a process: what a fork of this one would run is the old text."""
+    spec, module, restarts = registry().resolve("E42"), tmp_path / "dense.py", []
+    module.write_text("a = 1\n")
+    assert any(path.name == "dense_reference.py" for path in watch.modules([spec]))
+    monkeypatch.setattr(watch, "modules", lambda specs: {module})
+    monkeypatch.setattr(watch, "again", lambda *given: 0)
+
+    def sleep(seconds):
+        if restarts:
+            raise KeyboardInterrupt
+        os.utime(module, ns=(1, 1))
+
+    monkeypatch.setattr(watch.time, "sleep", sleep)
+    monkeypatch.setattr(watch.os, "execv", lambda *given: restarts.append(given))
+    with pytest.raises(KeyboardInterrupt):
+        watch.follow([spec], ["verify", "E42"])
+    assert restarts == [(sys.executable, sys.orig_argv)]
+
+
 def test_watch_runs_the_quick_set_unless_another_part_is_named(folder, capsys, monkeypatch):
     seen = []
     monkeypatch.setattr(watch, "follow", lambda specs, arguments: seen.append(arguments))
@@ -179,7 +201,8 @@ def test_changed_verifies_what_is_not_green_and_one_of_each_family(spec, monkeyp
 
     shipped = [registry().resolve(v.name) for v in registry().variants().values()]
     kernels = {s.variant.name: s for s in shipped if s.variant.has_kernel and s.variant.name != "Integrator"}
-    families = {name: receipt.family(s.variant) for name, s in kernels.items()}
+    gru = next(s for s in shipped if s.variant.name == "gru")
+    families = {name: hashes.family(s.variant) for name, s in kernels.items()}
     assert 1 < len(set(families.values())) < len(kernels), families
     states = dict.fromkeys(kernels, "green")
     monkeypatch.setattr(receipt, "state", lambda s, target: states[s.variant.name])
@@ -190,3 +213,6 @@ def test_changed_verifies_what_is_not_green_and_one_of_each_family(spec, monkeyp
     for other in ("stale", "red", "none"):
         states[left] = other
         assert left in [s.variant.name for s in changed_specs(listed, "host")]
+    for state in ("green", "stale", "none"):  # a baseline has no family
+        states["gru"] = state
+        assert (gru in changed_specs([gru, *listed], "host")) == (state != "green")

@@ -1,9 +1,12 @@
 """Which cases run, and how they are written."""
 
+import re
+
 import pytest
 
 from elmanctl.errors import UserError
 from elmanctl.kernel import Kernel
+from elmanctl.plugins.registry import registry
 from elmanctl.verify import cases
 
 DRAWS = ("typical", "saturated", "extreme")
@@ -47,6 +50,13 @@ def test_a_case_reads_back_as_it_is_printed(spec):
 def test_a_case_that_cannot_be_read_is_refused(spec, text):
     with pytest.raises(UserError, match="is no dtype, size or draw"):
         cases.parse(text, spec, spec.variant.kernel(), DTYPES, DRAWS)
+
+
+def test_what_a_binding_declares_is_said(spec):
+    assert cases.declared(spec) == "roundings inside: none; terms of the longest sum: any T"
+    said = cases.declared(registry().resolve("E66"))
+    assert "h_operand forward" in said and "m_operand both" in said and re.search(r"; sizes: .*R \d+", said)
+    assert cases.declared(registry().resolve("gru")) == ""
 
 
 def test_host_only_dtypes_are_left_out_elsewhere():

@@ -6,45 +6,35 @@
   that the mistake does not reach must pass.
 """
 
-import functools
-
 import pytest
-
-from elmanctl.plugins.registry import registry
-from elmanctl.toolchain import csrc_folder
-from elmanctl.verify.plan import Plan, Request
-from elmanctl.verify.prove import kernel_mutants, trial
-from elmanctl.verify.prove.edits import Edit
+from planting import LOW, STEP, T9, refused, tried
 
 DENSE, ENGINE = "dense_recurrence.cuh", "dense_recurrence/engine.cuh"
 FORWARD, BACKWARD = "matrix_state/forward.cuh", "matrix_state/backward.cuh"
 TILE, LAUNCH, STEPS = "matrix_state/tile.cuh", "matrix_state.cuh", "dense_recurrence/steps.cuh"
-STEP = ""  # the variant's own file
-LOW = "([](auto x) {{ elman::dtype<elman::bfloat16>::type low; elman::store(&low, x); return decltype(x)(elman::load(&low)); }}({}))"
 SLOTS, READOUT = "part<EM>(place, a.slots)", "part<EM>(place, a.readout)"
 STATE = "(int64_t)bh * state"
 EVERY = "for (int r = 0; r < R; ++r) for (int c = 0; c < C; ++c)"
 
 # mistake: (file, passage, what it becomes, {model: (tensor that must be named, tensors that must pass)}, case)
-T9 = "T9 typical"
 PATCHES = {
     "E60: the recurrent weight not transposed in the state's gradient": (
         ENGINE, "load_rows<transposed>(pair", "load_rows<false>(pair",
         {"E1": ("d_wx", "y h_last"), "E42": ("d_h0", "y h_last")}, T9),
     "E75: a size falls through the launch, dense": (
         ENGINE, "  const size_t slots = (size_t)min_of", "  if (width % 32) return 0;\n  const size_t slots = (size_t)min_of",
-        {"E1": ("y", ""), "E42": ("y", "")}, T9),
+        {"E1": ("y", "")}, T9),
     "E75: a size falls through the launch, matrix": (
         LAUNCH, "if (a.B * a.T * a.H > INT32_MAX)", "if (a.H % 2) return 0;\n  if (a.B * a.T * a.H > INT32_MAX)",
-        {"E75": ("y", ""), "E88": ("y", "")}, T9),
+        {"E88": ("y", "")}, T9),
     "E79: no gradient where the state is zero, dense": (
         DENSE, "store2(p.d_h0 + at.corner, d.x, d.y)", "store2(p.d_h0 + at.corner, load2(p.h0 + at.corner).x == 0 ? A(0) : d.x, d.y)",
-        {"E1": ("d_h0", "y h_last d_wx d_W"), "E42": ("d_h0", "y h_last d_wx d_W")}, "T9 zero-state"),
+        {"E42": ("d_h0", "y h_last d_wx d_W")}, "T9 zero-state"),
     "E79: no gradient where the state is zero, matrix": (
         BACKWARD, "if (bh < all) mine.store_state(a.d_s0",
         f"if (bh < all) {EVERY} if (a.s0[{STATE} + (mine.row0 + r) * N + mine.col0 + c] == 0) g[r][c] = 0;\n"
         "    if (bh < all) mine.store_state(a.d_s0",
-        {"E75": ("d_s0", "y s_last d_qkvb"), "E88": ("d_s0", "y s_last d_qkv")}, "T9 zero-state"),
+        {"E75": ("d_s0", "y s_last d_qkvb")}, "T9 zero-state"),
     "E88: gradient of the output one step late, dense": (
         DENSE, "load_packed(p.d_y + offset(at))", "load_packed(p.d_y + offset(at) + (at.step > 0 ? D : 0))",
         {"E1": ("d_z", "y h_last"), "E42": ("d_wx", "y h_last")}, T9),
@@ -65,10 +55,10 @@ PATCHES = {
         {"E75": ("d_qkvb", "y s_last"), "E88": ("d_qkv", "y s_last")}, T9),
     "E88: final state returned as the first, dense": (
         DENSE, "store2(p.h_last + at.corner, h.x, h.y);", "store2(p.h_last + at.corner, load2(p.h0 + at.corner).x, load2(p.h0 + at.corner).y);",
-        {"E1": ("h_last", "y d_wx d_h0"), "E42": ("h_last", "y d_wx d_h0")}, T9),
+        {"E42": ("h_last", "y d_wx d_h0")}, T9),
     "E88: final state returned as the first, matrix": (
         FORWARD, "if (bh < all) mine.store_state(a.s_last", f"if (bh < all) mine.load_state(s, a.s0 + {STATE});\n    if (bh < all) mine.store_state(a.s_last",
-        {"E75": ("s_last", "y d_qkvb d_s0"), "E88": ("s_last", "y d_qkv d_s0")}, T9),
+        {"E75": ("s_last", "y d_qkvb d_s0")}, T9),
     "E89: backward of another recurrence, dense": (
         DENSE, "{Step::state_slope(h.x), Step::state_slope(h.y)}", "{1 - Step::state_slope(h.x) / 2, 1 - Step::state_slope(h.y) / 2}",
         {"E1": ("d_wx", "y h_last d_z"), "E42": ("d_wx", "y h_last")}, T9),
@@ -81,14 +71,14 @@ PATCHES = {
         STEP, "raw.decay = a.decay_logit[at.head()]", "raw.decay = a.decay_logit[at.head() - at.h]", {"E88": ("y", "")}, T9),
     "GRU: an index that is right for one row only, dense": (
         DENSE, ": p.h0 + at.corner)", ": p.h0 + at.corner % D)",
-        {"E1": ("d_W", "y h_last d_wx d_h0"), "E42": ("d_W", "y h_last d_wx d_h0")}, T9),
+        {"E1": ("d_W", "y h_last d_wx d_h0")}, T9),
     "GRU: an index that is right for one row only, matrix": (
         BACKWARD, "a.slots + ((int64_t)bh * chunks", "a.slots + ((int64_t)(bh % H) * chunks",
         {"E75": ("d_qkvb", "y s_last"), "E88": ("d_qkv", "y s_last")}, T9),
     "state carried in bf16, dense": (
         ENGINE, "publish_all(target_of(step + ring.ahead, turn));",
         f"for (auto& v : value) v = {{{LOW.format('v.x')}, {LOW.format('v.y')}}};\n      publish_all(target_of(step + ring.ahead, turn));",
-        {"E1": ("y", ""), "E42": ("h_last", "")}, T9),
+        {"E42": ("h_last", "")}, T9),
     "decay in bf16": (
         TILE, "in.scalar[j] = record[Record<Step>::scalar(j)];", f"in.scalar[j] = {LOW.format('record[Record<Step>::scalar(j)]')};",
         {"E88": ("s_last", "")}, T9),
@@ -103,11 +93,11 @@ PATCHES = {
         {"E88": ("d_dt_bias", "y s_last d_qkv d_s0 d_A_log")}, "T19 typical"),
     "batch and time mixed up, dense": (
         DENSE, "store2(p.y + offset(at),", "store2(p.y + at.step * p.B * D + at.corner,",
-        {"E1": ("y", "h_last d_wx"), "E42": ("y", "h_last d_wx")}, T9),
+        {"E1": ("y", "h_last d_wx")}, T9),
     "batch and time mixed up, matrix": (
         FORWARD, "write_slice(team.template part<EM>(place, a.y), y);",
         "Place mixed = place; mixed.b = 0, mixed.t = place.t * (all / H) + place.b; write_slice(team.template part<EM>(mixed, a.y), y);",
-        {"E75": ("y", "s_last d_s0"), "E88": ("y", "s_last d_qkv")}, T9),
+        {"E75": ("y", "s_last d_s0")}, T9),
     "a tanh state without its slope": (
         STEPS, "A state_slope(A h) { return tanh_slope(h); }", "A state_slope(A) { return 1; }", {"E1": ("d_wx", "y d_z")}, T9),
     "a term of the read-out's derivative dropped": (
@@ -122,53 +112,13 @@ PATCHES = {
 PLANTED = [(bug, model) for bug, patch in PATCHES.items() for model in patch[3]]
 
 
-@functools.cache
-def plan_of(model):
-    return Plan(Request(registry().resolve(model), "cpu"))
-
-
-@functools.cache
-def bench_of(model, *cases):
-    """Return what a patched kernel runs on: cases with their truths."""
-    plan = plan_of(model)
-    tasks = [plan.named(f"float32 {case}") for case in cases]
-    built = plan.kernel.complete(plan.constants, dict(tasks[0].case.sizes), "float32", None)
-    truths = {t.id: plan.truth(t) for t in tasks}
-    return trial.Bench(plan.kernel, plan.constants, (built,), "float32", truths, tuple(truths), (), tasks[0].id)
-
-
-def planted(model, file, old, new):
-    """Return the edit, and fail where its passage is not found exactly once."""
-    folder = plan_of(model).spec.variant.folder.resolve()
-    path = csrc_folder().resolve() / "elman" / "families" / file if file else next(folder.glob("*.cu.cc"))
-    text = path.read_text()
-    hits = text.count(old)
-    assert hits == 1, f"{old!r} occurs {hits} times in {path.name}: write this patch anew for the kernel as it is"
-    line = text[: text.index(old)].count("\n")
-    # An edit replaces a line: one that goes over several takes the rest of them along.
-    lines, after = text.splitlines(), text.replace(old, new).splitlines()
-    more = len(after) - len(lines)
-    return Edit(path, line + 1, "historic", lines[line], "\n".join(after[line : line + 1 + more]))
-
-
-def tried(model, bug, folder, *cases):
-    file, old, new = PATCHES[bug][:3]
-    bench = bench_of(model, *cases)
-    made = kernel_mutants.libraries_of(bench, planted(model, file, old, new), folder)
-    assert made is not None, "the patch does not compile: write it anew for the kernel as it is"
-    return trial.trial(bench, made[0], 60), [f"{id}" for id in bench.quick]
-
-
 @pytest.mark.parametrize(("bug", "model"), PLANTED)
 def test_a_historic_mistake_in_a_shipped_kernel_is_rejected_in_the_tensor_that_is_wrong(bug, model, tmp_path):
-    tensor, right = PATCHES[bug][3][model]
-    report, (case,) = tried(model, bug, tmp_path, PATCHES[bug][4])
-    wrong = set(report.tensors.get(case, ()))
-    assert tensor in wrong and not wrong & set(right.split()), (report.rejected, wrong)
+    refused(model, PATCHES[bug], tmp_path)
 
 
 @pytest.mark.parametrize("model", ["E1", "E88"])
 def test_one_row_alone_passes_an_index_that_is_right_for_one_row_only(model, tmp_path):
     bug = next(b for b, patch in PATCHES.items() if b.startswith("GRU") and model in patch[3])
-    report, (one, many) = tried(model, bug, tmp_path, "B1 T9 typical", T9)
+    report, (one, many) = tried(model, PATCHES[bug], tmp_path, "B1 T9 typical", T9)
     assert one in report.passed and many in report.rejected

@@ -1,7 +1,9 @@
 """Planted mistakes: the field's own on a real kernel, the operators, children that hang or crash, and a whole proof."""
 
 import json
+import mmap
 import os
+import resource
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,12 +11,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from elmanctl import toolchain
 from elmanctl.cli import run
 from elmanctl.commands.verify import prove_one
+from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
 from elmanctl.verify import cases, receipt, truth
 from elmanctl.verify.plan import Plan, Request
-from elmanctl.verify.prove import extents, kernel_mutants, operators, proof, show, terms
+from elmanctl.verify.prove import child, extents, kernel_mutants, operators, proof, show, terms
 from elmanctl.verify.prove.child import isolated
 from elmanctl.verify.prove.edits import Edit
 from elmanctl.verify.prove.findings import Findings
@@ -145,6 +149,33 @@ def test_a_child_that_hangs_or_dies_ends_and_what_it_said_is_kept():
     assert isolated(sleep, 1, wall=0.3).how == "hangs" and time.monotonic() - started < 1.4
 
 
+def test_a_child_has_room_beside_what_its_parent_has_mapped_and_no_more():
+    """A context of a CUDA device maps more than 100 GB of addresses, of which a limit counts every byte."""
+
+    def fill(size):
+        return lambda say: say({"got": len(bytearray(size))})
+
+    with mmap.mmap(-1, 150 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ):
+        assert isolated(fill(1 << 20), 5).said == [{"got": 1 << 20}]
+        assert isolated(fill(2 * child.MEMORY), 5).how == "crashes"
+
+
+def test_a_child_obeys_the_limits_that_stand_and_one_that_cannot_be_limited_is_the_machines_fault(monkeypatch):
+    def stand(say):
+        resource.setrlimit(resource.RLIMIT_CPU, (1000, 1000))
+        say({"inner": isolated(lambda tell: tell({"cpu": resource.getrlimit(resource.RLIMIT_CPU)}), 2000).said})
+
+    (said,) = isolated(stand, 2000).said
+    assert said["inner"] == [{"cpu": [1000, 1000]}]
+
+    def refuse(what, limits):
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    with pytest.raises(UserError, match="not allowed to raise maximum limit"):
+        isolated(lambda say: say({}), 5)
+
+
 def test_a_proof_is_kept_in_the_receipt_and_a_later_plain_run_keeps_it(folder, spec, capsys):
     call = ["verify", "Integrator", "--device", "cpu", "--prove", "--mutants", "12", "--json"]
     code = run(call)
@@ -200,6 +231,30 @@ def fate_of(spec, old, new):
 def test_an_edit_that_only_shows_over_many_steps_is_a_survivor_and_not_equivalent(spec, steps, outcome):
     found = fate_of(spec, "acc h = p.h0[i];", f"acc h = p.T > {steps} ? acc(0) : p.h0[i];")
     assert found.outcome == outcome and ("T259" in found.different) == (outcome == "survived")
+
+
+def test_an_edit_that_only_shows_in_a_build_of_thorough_cases_is_a_survivor_and_not_equivalent(monkeypatch):
+    """Of the dense family a width of 16 is another division of the work, which no default case has."""
+    plan = Plan(Request(registry().resolve("E42"), "cpu"))
+    quick, _ = proof._cases(plan, "float32")
+    known = {c.id: plan.truth(plan.named(c.id)) for c in quick}
+    every = plan.cases(["float32"], quick=True)
+    small = plan.named("float32 B2 T3 D16 typical").case
+    monkeypatch.setattr(plan, "cases", lambda *_, **__: [*every, small])
+    bench = proof._bench(plan, "float32", quick, [], known)
+    assert list(bench.further.thorough) == [small.id] and bench.further.builds[0] not in bench.builds
+    original = kernel_mutants.original([bench])
+    header = toolchain.csrc_folder().resolve() / "elman/families/dense_recurrence.cuh"
+    lines = header.read_text().splitlines()
+    number = next(i for i, line in enumerate(lines) if "store2(p.h_last + at.corner" in line)
+
+    def fate(at):
+        new = lines[number].replace("h.x, h.y", f"h.x, D {at} 16 ? A(0) : h.y")
+        return kernel_mutants.fate([bench], original, Edit(header, number + 1, "by hand", lines[number], new))
+
+    found = fate("==")
+    assert found.outcome == "survived" and found.different == small.id
+    assert fate("<").outcome == "equivalent"
 
 
 def test_a_case_that_a_killed_mutant_passes_is_held_against_that_case_alone(spec):

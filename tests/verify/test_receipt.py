@@ -12,19 +12,22 @@ import msgspec
 import pytest
 
 from elmanctl import toolchain
+from elmanctl.commands.verify import keep
 from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
 from elmanctl.toolchain import csrc_folder
 from elmanctl.variant import Spec
-from elmanctl.verify import policy, receipt
-from elmanctl.verify.record import Receipt
+from elmanctl.verify import hashes, policy, receipt, session
+from elmanctl.verify.plan import Request
+from elmanctl.verify.record import Proof, Receipt
+from elmanctl.verify.run import Check
 
 
 def made(spec, **more):
     fields = {
-        "variant": "Integrator", "model": spec.name, "target": "host", "source_hash": receipt.source_hash(spec.variant),
+        "variant": "Integrator", "model": spec.name, "target": "host", "source_hash": hashes.source_hash(spec.variant),
         "dtypes": ("float32",), "cases": 3, "worst": 0.5, "worst_tensor": "y", "seconds": 1.0, "created": "2000-01-01",
-        "parts": receipt.parts(spec.variant, "host"),
+        "parts": hashes.parts(spec.variant, "host"),
     }  # fmt: skip
     return Receipt(**fields | more)
 
@@ -65,7 +68,7 @@ def shared(tmp_path, monkeypatch):
     """Return a copy of the shared headers that the registry's variants use in this test."""
     copy = tmp_path / "csrc_common"
     shutil.copytree(csrc_folder(), copy)
-    monkeypatch.setattr(receipt, "csrc_folder", lambda: copy)
+    monkeypatch.setattr(hashes, "csrc_folder", lambda: copy)
     monkeypatch.setattr(toolchain, "csrc_folder", lambda: copy)
     return copy
 
@@ -92,7 +95,7 @@ def test_changing_a_shared_header_makes_exactly_those_receipts_stale_that_reach_
 
 def test_flags_and_the_rule_itself_are_vouched_for(spec, monkeypatch):
     receipt.write(spec, made(spec))
-    for name, where, value in (("FACTOR", policy, 3.0), ("HOST_FLAGS", receipt, ("-O0",))):
+    for name, where, value in (("FACTOR", policy, 3.0), ("HOST_FLAGS", hashes, ("-O0",))):
         with monkeypatch.context() as changed:
             changed.setattr(where, name, value)
             assert receipt.state(spec, "host") == "stale", name
@@ -132,9 +135,9 @@ def test_every_shipped_kernel_has_host_and_device_receipts_that_nobody_changed(v
         assert held[target].state in ("green", "stale"), held[target].why
 
 
-@pytest.mark.parametrize("family", sorted({receipt.family(v) for v in KERNELS}))
+@pytest.mark.parametrize("family", sorted({hashes.family(v) for v in KERNELS}))
 def test_a_kernel_of_each_family_has_a_proof(family):
-    found = [receipt.held(Spec(v, v.config()))["host"] for v in KERNELS if receipt.family(v) == family]
+    found = [receipt.held(Spec(v, v.config()))["host"] for v in KERNELS if hashes.family(v) == family]
     proofs = [h.receipt.proof for h in found if h.state in ("green", "stale") and h.receipt.proof]
     assert proofs and all(proof.score >= policy.SCORE for proof in proofs)
 
@@ -174,7 +177,43 @@ def test_the_file_is_plain_json_keyed_by_model(spec):
 def test_hashing_is_fast_and_needs_no_torch(spec):
     started = time.perf_counter()
     for _ in range(5):
-        receipt.source_hash(spec.variant)
+        hashes.source_hash(spec.variant)
     assert (time.perf_counter() - started) / 5 < 0.2  # 2 ms on an idle machine
-    code = "import sys, elmanctl.verify.receipt, elmanctl.verify.cases; assert 'torch' not in sys.modules"
+    code = "import sys, elmanctl.verify.receipt, elmanctl.verify.drawn; assert not {'torch', 'hypothesis'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_proof_that_failed_makes_it_red_until_one_succeeds_and_no_plain_run_takes_that_back(spec, folder):
+    numbers = {"truth_mutants": 9, "mutants": 9, "killed": 8, "score": 0.9}
+    receipt.write(spec, made(spec))
+    receipt.attach(spec, "host", Proof(**numbers, truth_killed=8, truth_survivors=("late (full)",)), False)
+    held = receipt.held(spec)["host"]
+    assert held.state == "red" and "would not notice" in held.why and held.receipt.proof.truth_survivors
+    outcome = session.Outcome(Request(spec, "cpu"), "host", [Check("float32 B3 T2 D48 typical", "case", True)])
+    path, said = keep(outcome)
+    assert path and "stays red" in said and receipt.find(spec, "host") is None
+    receipt.write(spec, made(spec, failed=("float32 T2",)))
+    receipt.attach(spec, "host", Proof(**numbers, truth_killed=9), True)
+    assert receipt.held(spec)["host"].receipt.failed == ("float32 T2",), "a proof vouches for no kernel that fails"
+    receipt.write(spec, made(spec))
+    receipt.attach(spec, "host", Proof(**numbers, truth_killed=8), False)
+    receipt.attach(spec, "host", Proof(**numbers, truth_killed=9), True)
+    assert receipt.state(spec, "host") == "green"
+    receipt.write(spec, made(spec))
+    assert receipt.find(spec, "host").proof.truth_killed == 9 and "Receipt: " in keep(outcome)[1]
+    receipt.attach(spec, "host", Proof(**numbers, truth_killed=8), False)
+    (folder / "reference.py").write_text((folder / "reference.py").read_text() + "\n")
+    receipt.write(spec, made(spec))
+    assert receipt.state(spec, "host") == "green", "other sources"
+
+
+def test_a_tool_module_that_a_folder_is_made_of_makes_it_stale(monkeypatch, tmp_path):
+    gru = Spec(registry().variants()["gru"], registry().variants()["gru"].config())
+    assert [p.name for p in hashes.shared_modules(gru.variant)] == ["cudnn.py"]
+    before = hashes.parts(gru.variant, "host")
+    other = tmp_path / "cudnn.py"
+    shutil.copy(hashes.shared_modules(gru.variant)[0], other)
+    other.write_text(other.read_text() + "\n")
+    monkeypatch.setattr(hashes, "_building_blocks", lambda: {"cudnn": other})
+    after = hashes.parts(gru.variant, "host")
+    assert {name for name in before if before[name] != after[name]} == {"shared"}

@@ -3,70 +3,19 @@
 Under autocast the cell runs in the autocast dtype, its weights cast at each step (elmanctl/cudnn.py says why).
 """
 
-import torch
 from torch import nn
 
-from elmanctl.cudnn import cell_weights
+from elmanctl.cudnn import CellLayer
 
 
-class Layer(nn.Module):
-    """y = W_out LSTM(W_in x), with [B, T, dim] in and out and a cell of width dim * expansion.
+class Layer(CellLayer):
+    """y = W_out LSTM(W_in x)."""
 
-    Args:
-        dim: model width.
-        config: the variant's Config.
-    """
-
-    no_decay: frozenset[str] = frozenset()
-
-    def __init__(self, dim: int, config):
-        super().__init__()
-        inner = dim * config.expansion
-        self.in_proj = nn.Linear(dim, inner, bias=False)
-        self.cell = nn.LSTM(inner, inner, batch_first=True)
-        self.out_proj = nn.Linear(inner, dim, bias=False)
-        self.reset_parameters()
+    cell_class, function, gates = nn.LSTM, "lstm", 4
+    states = ("h", "c")
 
     def reset_parameters(self) -> None:
-        """Draw the parameters: input weights N(0, 0.02), recurrent weights orthogonal per gate, W_out zero.
-
-        Biases are zero but for the forget gate's, which is 1: gates that start open let gradients through time.
-        """
-        if self.in_proj.weight.is_meta:
-            return  # without numbers to draw, normal_ costs seconds: it loads torch's compiler
-        nn.init.normal_(self.in_proj.weight, std=0.02)
-        nn.init.normal_(self.cell.weight_ih_l0, std=0.02)
-        for gate in self.cell.weight_hh_l0.detach().chunk(4):
-            nn.init.orthogonal_(gate)
-        nn.init.zeros_(self.cell.bias_ih_l0)
-        nn.init.zeros_(self.cell.bias_hh_l0)
+        """Draw the parameters as others do, but for the forget gate's bias, which is 1: gates that start open let gradients through time."""
+        super().reset_parameters()
         # Rows are the input, forget, cell and output gates. The two biases add up, so one of them carries the 1.
-        nn.init.ones_(self.cell.bias_ih_l0.detach().chunk(4)[1])
-        nn.init.zeros_(self.out_proj.weight)
-
-    def initial_state(self, batch: int, device, dtype) -> dict[str, torch.Tensor]:
-        """Return the zero state: `h` and `c`, [B, inner] each."""
-        return {key: torch.zeros(batch, self.cell.hidden_size, device=device, dtype=dtype) for key in ("h", "c")}
-
-    def forward(self, x: torch.Tensor, state: dict | None = None) -> tuple[torch.Tensor, dict]:
-        """Run the layer.
-
-        Args:
-            x: [B, T, dim].
-            state: `h` and `c`, [B, inner], before the first step; None stands for zero.
-        Returns:
-            y [B, T, dim], and the state after the last step in float32 (float64 for float64 inputs).
-        Raises:
-            UserError: for bfloat16 on a GPU whose cuDNN cannot run the cell in it.
-        """
-        u = self.in_proj(x)
-        if state is None:
-            state = self.initial_state(x.shape[0], x.device, u.dtype)
-        start = [state[key].to(u.dtype)[None] for key in ("h", "c")]
-        with torch.autocast(x.device.type, enabled=False):
-            # cuDNN keeps what its backward needs only in training mode; there is no dropout that the mode would turn on.
-            h, *last = torch.lstm(
-                u, start, cell_weights(self.cell, u), True, 1, 0.0, torch.is_grad_enabled(), False, True
-            )
-        wide = torch.promote_types(u.dtype, torch.float32)
-        return self.out_proj(h), {key: part[0].to(wide) for key, part in zip(("h", "c"), last, strict=True)}
+        nn.init.ones_(self.cell.bias_ih_l0.detach().chunk(self.gates)[1])

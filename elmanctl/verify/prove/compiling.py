@@ -28,12 +28,13 @@ def candidates(folder: Path) -> list[Edit]:
 
 
 def compiled(
-    kernel: Kernel, constants: Mapping[str, int], dtype: str, edit: Edit | None, work: Path
+    kernel: Kernel, constants: Mapping[str, int], dtype: str, edit: Edit | None, work: Path, flags: tuple[str, ...] = ()
 ) -> tuple[Path, str] | None:
     """Compile a kernel with an edit (None: as it is).
 
     Args:
         work: an empty folder for it.
+        flags: of the compiler, beside the host's own.
     Returns:
         the library, and a hash of the object code, which is the same for an edit without effect; None where it does not compile.
     """
@@ -53,7 +54,7 @@ def compiled(
         (work / source.name).write_text(source.read_text())
     call[-1] = source.name
     try:
-        limited = ["sh", "-c", f'ulimit -t {SECONDS}; exec "$@"', "sh", *call, "-w", "-o", "kernel.o"]
+        limited = ["sh", "-c", f'ulimit -t {SECONDS}; exec "$@"', "sh", *call, "-w", *flags, "-o", "kernel.o"]
         ran = subprocess.run(limited, cwd=work, capture_output=True, timeout=WALL)
     except subprocess.TimeoutExpired:
         return None

@@ -55,15 +55,26 @@ def ordered(candidates: list[Edit], seed: int) -> Iterator[Edit]:
 
 @dataclass(frozen=True)
 class Original:
-    """The unedited kernel under the same flags, by dtype: hash of its object code, report, and hashes over the thorough cases."""
+    """The unedited kernel under the same flags, by dtype: its report, and the same over the thorough cases.
 
-    code: dict[str, str]
+    `code`, `bits` and `seconds` are those of the bench and of its further builds: hash of the object code, hashes of the results, and
+    processor time.
+    """
+
     report: dict[str, Report]
-    bits: dict[str, dict[str, str]]
-    seconds: dict[str, float]  # of processor time that the thorough cases take
+    code: dict[str, list[str]]
+    bits: dict[str, list[dict[str, str]]]
+    seconds: dict[str, list[float]]
 
 
-def libraries_of(bench: Bench, edit: Edit | None, folder: Path) -> tuple[list[Path], str] | None:
+def parts_of(bench: Bench) -> list[Bench]:
+    """Return a bench, and that of its further builds."""
+    return [bench, bench.further] if bench.further else [bench]
+
+
+def libraries_of(
+    bench: Bench, edit: Edit | None, folder: Path, flags: tuple[str, ...] = ()
+) -> tuple[list[Path], str] | None:
     """Compile a kernel with an edit (None: as it is) for all of a bench's builds; return the libraries and a hash of their object code.
 
     None where one does not compile.
@@ -72,7 +83,7 @@ def libraries_of(bench: Bench, edit: Edit | None, folder: Path) -> tuple[list[Pa
     for n, constants in enumerate(bench.builds):
         work = folder / str(n)
         work.mkdir()
-        if (made := compiled(bench.kernel, constants, bench.dtype, edit, work)) is None:
+        if (made := compiled(bench.kernel, constants, bench.dtype, edit, work, flags)) is None:
             return None
         paths.append(made[0])
         codes.append(made[1])
@@ -85,15 +96,19 @@ def original(benches: list[Bench]) -> Original:
     Raises:
         ValueError: where it does not pass its own cases.
     """
-    codes, reports, thorough, seconds = {}, {}, {}, {}
-    for bench in benches:
+    known = Original({}, {b.dtype: [] for b in benches}, {b.dtype: [] for b in benches}, {b.dtype: [] for b in benches})
+    for bench, part in ((b, p) for b in benches for p in parts_of(b)):
         with tempfile.TemporaryDirectory(prefix="elmanctl-prove-") as folder:
-            libraries, codes[bench.dtype] = libraries_of(bench, None, Path(folder))
-            report = reports[bench.dtype] = trial(bench, libraries, 600.0)
-            if report.killed:
-                raise ValueError(f"the kernel itself fails: {report.rejected}")
-            thorough[bench.dtype], seconds[bench.dtype] = bits(bench, libraries, 600.0)
-    return Original(codes, reports, thorough, seconds)
+            libraries, code = libraries_of(part, None, Path(folder))
+            if part is bench:
+                report = known.report[bench.dtype] = trial(bench, libraries, 600.0)
+                if report.killed:
+                    raise ValueError(f"the kernel itself fails: {report.rejected}")
+            results, seconds = bits(part, libraries, 600.0)
+            known.code[bench.dtype].append(code)
+            known.bits[bench.dtype].append(results)
+            known.seconds[bench.dtype].append(seconds)
+    return known
 
 
 def fate(benches: list[Bench], known: Original, edit: Edit) -> Fate:
@@ -102,23 +117,26 @@ def fate(benches: list[Bench], known: Original, edit: Edit) -> Fate:
     One that passes all and changes nothing must also give the same bits over the thorough cases, or it is a survivor.
     """
     missed, identical, different = [], True, ""
-    for bench in benches:
+    for bench, number, part in ((b, n, p) for b in benches for n, p in enumerate(parts_of(b))):
+        if number and (missed or different):
+            continue  # it is no equivalent one, whatever further builds do
         with tempfile.TemporaryDirectory(prefix="elmanctl-prove-") as folder:
-            made = libraries_of(bench, edit, Path(folder))
-            if made is None:
+            made = libraries_of(part, edit, Path(folder))
+            if made is None and not number:
                 return Fate(edit, "not compiled", {})
-            libraries, code = made
-            if code == known.code[bench.dtype]:
+            if made is not None and made[1] == known.code[bench.dtype][number]:
                 continue
-            base, identical = known.report[bench.dtype], False
-            report = trial(bench, libraries, max(FLOOR, SLACK * base.seconds))
-            missed += [i for i, d in report.results.items() if d != base.results[i]]
-            if report.killed:
-                return Fate(edit, "killed", report.rejected, tuple(missed), refused=report.refused)
-            if not missed:
-                same, limit = known.bits[bench.dtype], max(FLOOR, SLACK * known.seconds[bench.dtype])
-                found, _ = bits(bench, libraries, limit, same)
-                different = different or next((i for i in bench.thorough if found.get(i) != same[i]), "")
+            identical = False
+            if not number:
+                base = known.report[bench.dtype]
+                report = trial(bench, made[0], max(FLOOR, SLACK * base.seconds))
+                missed += [i for i, d in report.results.items() if d != base.results[i]]
+                if report.killed:
+                    return Fate(edit, "killed", report.rejected, tuple(missed), refused=report.refused)
+            if not missed and not different:
+                same, limit = known.bits[bench.dtype][number], max(FLOOR, SLACK * known.seconds[bench.dtype][number])
+                found = {} if made is None else bits(part, made[0], limit, same)[0]
+                different = next((i for i in part.thorough if found.get(i) != same[i]), "")
     different = missed[0] if missed else different
     outcome = "same code" if identical else "survived" if different else "equivalent"
     return Fate(edit, outcome, {}, tuple(missed), different)

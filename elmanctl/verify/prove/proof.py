@@ -59,7 +59,7 @@ def _verdicts(case: Case) -> list[Verdict]:
 def _fate(edit: Edit) -> Fate:
     benches = list(_work.benches)
     if edit.division:  # right or wrong is the question, not bit-equal or not
-        benches = [dataclasses.replace(b, thorough={}) for b in benches]
+        benches = [dataclasses.replace(b, thorough={}, further=None) for b in benches]
     return kernel_mutants.fate(benches, _work.original, edit)
 
 
@@ -140,11 +140,15 @@ def _bench(plan: Plan, dtype: str, quick: list[Case], rest: list[Case], known: d
     for c in (*quick, *rest):
         full = complete(dict(c.sizes), dtype, None)
         builds += [full] if full not in builds else []
-    # Only what the cases' own libraries run: each further tiling would be one more compilation of every mutant.
-    thorough = {id: p for id, p in thorough.items() if complete(p.sizes, dtype, None) in builds}
-    return Bench(
-        plan.kernel, plan.constants, tuple(builds), dtype, truths, _ids(quick), _ids(rest), at, every, thorough
-    )
+    # What the cases' own libraries run, and what others do: a further tiling is one more compilation of every mutant.
+    others: list[dict[str, int]] = []
+    needed = {id: complete(p.sizes, dtype, None) for id, p in thorough.items()}
+    for full in needed.values():
+        others += [full] if full not in (*builds, *others) else []
+    mine, theirs = ({id: p for id, p in thorough.items() if (needed[id] in builds) == own} for own in (True, False))
+    bench = Bench(plan.kernel, plan.constants, tuple(builds), dtype, truths, _ids(quick), _ids(rest), at, every, mine)
+    further = dataclasses.replace(bench, builds=tuple(others), quick=(), rest=(), thorough=theirs)
+    return dataclasses.replace(bench, further=further) if others else bench
 
 
 def _ids(listed: list[Case]) -> tuple[str, ...]:

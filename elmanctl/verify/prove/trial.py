@@ -30,7 +30,8 @@ class Bench:
 
     `builds` are the compile-time constants of every library that the cases need: a tiling may ask for several.
     `every`: all cases run, also where one has rejected already, so that each shape has a score of its own; else up to the first that
-    rejects. `thorough`: problems on which one that passes must give the same bits to count as equivalent.
+    rejects. `thorough`: problems on which one that passes must give the same bits to count as equivalent; `further` has those that need
+    other builds, which are made only of mutants that are equal on all of these.
     """
 
     kernel: Kernel
@@ -43,6 +44,7 @@ class Bench:
     property_case: str = ""
     every: bool = False
     thorough: Mapping[str, Problem] = field(default_factory=dict)
+    further: "Bench | None" = None
 
 
 @dataclass
