@@ -128,17 +128,17 @@ struct Step : Rule {
     }
   }
 
-  // The reader z k, the key's norm, and vectors that are one raw vector.
+  // The reader z k, the key's norm, and vectors that are one raw vector. Keys are as long as values here.
   template <class Args>
   ELMAN_FN static void finish_keys(const Args& a, const Place& at, const Team& team, const Raw& raw, const acc* record, Sums& sums,
-                                   acc (&d_q)[EN], acc (&d_k)[EN], acc (&d_v)[EN], acc (&d_read)[EN]) {
-    acc k[EN];
+                                   acc (&d_q)[EM], acc (&d_k)[EM], acc (&d_v)[EM], acc (&d_read)[EM]) {
+    acc k[EM];
     team.get(k, record + Record::k());
     if constexpr (modulated) {
-      acc z[EN];
+      acc z[EM];
       parameter(a, at, team, Z_BIAS, z);
 #pragma unroll
-      for (int j = 0; j < EN; ++j) {
+      for (int j = 0; j < EM; ++j) {
         d_k[j] += (raw.x[Z][j] + z[j]) * d_read[j];
         d_read[j] *= k[j];
       }
@@ -147,7 +147,7 @@ struct Step : Rule {
     }
     team.unit_backward(d_k, k, record[Record::scalar(K_FACTOR)]);
 #pragma unroll
-    for (int j = 0; j < EN; ++j) d_k[j] += (QUERY == KEY ? d_q[j] : acc(0)) + (VALUE == KEY ? d_v[j] : acc(0));
+    for (int j = 0; j < EM; ++j) d_k[j] += (QUERY == KEY ? d_q[j] : acc(0)) + (VALUE == KEY ? d_v[j] : acc(0));
     give(a, at, team, KEY, d_k);
     if constexpr (QUERY != KEY) give(a, at, team, QUERY, d_q);
     if constexpr (VALUE != KEY) give(a, at, team, VALUE, d_v);
