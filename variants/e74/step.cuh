@@ -9,7 +9,7 @@ namespace e74 {
 namespace matrix_state = elman::matrix_state;
 
 struct Rule : Form {
-  static constexpr int N = Constant::N, M = Constant::M;
+  static constexpr int M = Constant::M, N = diagonal ? M : Constant::N;  // a diagonal has a step of its own (diagonal.cuh)
   static constexpr acc used_columns = Constant::RANK, elements = M * Constant::RANK;
   static constexpr bool coupled = normed || energy;
 
