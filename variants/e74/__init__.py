@@ -20,7 +20,9 @@ class Config(matrix.Options):
     """Options of E74; the defaults are the pure delta rule."""
 
     state: str = option("full", "n x n, n, n/8 blocks of 8 x 8, or n x rank", STATES)
-    projection: str = option("no_z", "k, v and q; with q or both from k's matrix; or a modulation z besides", PROJECTIONS)
+    projection: str = option(
+        "no_z", "k, v and q; with q or both from k's matrix; or a modulation z besides", PROJECTIONS
+    )
     update: str = option("delta", "how a step changes the state", UPDATES)
     nonlinearity: str = option("tanh", "of the new state; rms and frobenius divide it by its norm", NONLINEARITIES)
     gate: str = option("output", "readout gated by itself or by the input, or write gated by the memory", GATES)
@@ -32,7 +34,9 @@ def _modulation(config, dim):
     if config.projection == "full" and config.update in BLIND:
         return f"projection=full with update={config.update}, which reads no memory. Choose projection=no_z, or another update"
     if config.projection == "full" and config.state == "low_rank":
-        return "projection=full with state=low_rank, whose columns are no keys. Choose projection=no_z, or another state"
+        return (
+            "projection=full with state=low_rank, whose columns are no keys. Choose projection=no_z, or another state"
+        )
     return None
 
 
@@ -59,7 +63,10 @@ RULES = Rules(
     combinations=(
         *matrix.RULES.combinations,
         ("z multiplies the columns that the delta rule reads", _modulation),
-        ("these gates weigh the write of the pure delta rule; other updates have a weight or gate of their own", _memory_gate),
+        (
+            "these gates weigh the write of the pure delta rule; other updates have a weight or gate of their own",
+            _memory_gate,
+        ),
         ("it would have no effect", _decay),
         ("it would have no effect", _rank),
     ),

@@ -10,7 +10,7 @@ from elmanctl.families.matrix import STEPS
 from elmanctl.kernel import Kernel
 from elmanctl.spread import MATRIX
 
-from . import BLIND, BLOCK, GATES, NONLINEARITIES, PROJECTIONS, UPDATES
+from . import BLIND, BLOCK, GATES, NONLINEARITIES, UPDATES
 
 TIED = {"tied_kq": 1, "tied_kvq": 2}
 SHARED = 32 * 32  # elements of a state up to which a chunk's states fit in shared memory, in fp64 too

@@ -6,10 +6,10 @@
 
 namespace e74 {
 struct Diagonal : Form {
-  static constexpr int M = Constant::M, E = elman::ceil_div(M, 32), ahead = 4, some = PARAMETERS > 0 ? PARAMETERS : 1;
+  static constexpr int M = Constant::M, E = elman::ceil_div(M, 32), some = PARAMETERS > 0 ? PARAMETERS : 1;
+  static constexpr int ahead = VECTORS * E <= 6 ? 4 : 2;  // steps whose raw vectors are on the way, in registers
   struct Raw {
     scalar x[VECTORS][E];
-    acc more[2][E];  // backward: the output's gradient, and the state before the step
   };
   // A step, as far as its derivative needs it. `extra` is what the update or the memory gate has first: a decay, an erase gate, a
   // scale, a write gate, that one's logit (energy), or gamma.
@@ -180,34 +180,30 @@ struct Diagonal : Form {
 };
 
 template <class Args> ELMAN_KERNEL(32) diagonal_forward(const Args a) {
+  constexpr int E = Diagonal::E, ahead = Diagonal::ahead;
   const Diagonal mine(a);
-  const int64_t T = a.T;
-  Diagonal::Raw next[Diagonal::ahead], raw[Diagonal::ahead];
-  acc s[Diagonal::E];
+  Diagonal::Raw coming[ahead];
+  acc s[E];
   mine.get(s, a.s0 + mine.bh * Diagonal::M);
-  const auto load = [&](int64_t first) {
 #pragma unroll
-    for (int i = 0; i < Diagonal::ahead; ++i)
-      if (first + i < T) mine.load(next[i], a, first + i);
-  };
-  load(0);
-  for (int64_t first = 0; first < T; first += Diagonal::ahead) {
+  for (int i = 0; i < ahead; ++i)
+    if (i < a.T) mine.load(coming[i], a, i);
+  for (int64_t first = 0; first < a.T; first += ahead) {
 #pragma unroll
-    for (int i = 0; i < Diagonal::ahead; ++i) raw[i] = next[i];
-    load(first + Diagonal::ahead);
-#pragma unroll
-    for (int i = 0; i < Diagonal::ahead; ++i) {
+    for (int i = 0; i < ahead; ++i) {
       const int64_t t = first + i;
-      if (t >= T) break;
+      if (t >= a.T) break;
+      const Diagonal::Raw raw = coming[i];
+      if (t + ahead < a.T) mine.load(coming[i], a, t + ahead);
       mine.put(mine.state(a.states, t), s);
       Diagonal::Step now;
-      mine.step(now, raw[i], s);
-      acc y[Diagonal::E];
+      mine.step(now, raw, s);
+      acc y[E];
 #pragma unroll
-      for (int j = 0; j < Diagonal::E; ++j) {
+      for (int j = 0; j < E; ++j) {
         s[j] = now.after[j];
         const acc r = s[j] * now.q[j];
-        y[j] = r * elman::silu_for<scalar>(mine.readout_logit(raw[i], r, j));
+        y[j] = r * elman::silu_for<scalar>(mine.readout_logit(raw, r, j));
       }
       mine.put(mine.output(a.y, t), y);
     }
@@ -216,41 +212,41 @@ template <class Args> ELMAN_KERNEL(32) diagonal_forward(const Args a) {
 }
 
 template <class Args> ELMAN_KERNEL(32) diagonal_backward(const Args a) {
-  constexpr int E = Diagonal::E, ahead = Diagonal::ahead;
+  constexpr int E = Diagonal::E, ahead = Diagonal::ahead, P = Diagonal::PARAMETERS;
   const Diagonal mine(a);
-  Diagonal::Raw next[ahead], raw[ahead];
+  struct Coming : Diagonal::Raw {
+    scalar d_y[E];
+    acc before[E];
+  } coming[ahead];
   acc c[E], d_parameter[Diagonal::some][E] = {};
   mine.get(c, a.d_s_last + mine.bh * Diagonal::M);
-  const auto load = [&](int64_t last) {
-#pragma unroll
-    for (int i = 0; i < ahead; ++i) {
-      if (last - i < 0) break;
-      mine.load(next[i], a, last - i);
-      scalar d_y[E];
-      mine.get(d_y, mine.output(a.d_y, last - i));
-#pragma unroll
-      for (int j = 0; j < E; ++j) next[i].more[0][j] = elman::load(d_y + j);
-      mine.get(next[i].more[1], mine.state(a.states, last - i));
-    }
+  const auto load = [&](Coming& to, int64_t t) {
+    mine.load(to, a, t);
+    mine.get(to.d_y, mine.output(a.d_y, t));
+    mine.get(to.before, mine.state(a.states, t));
   };
-  load(a.T - 1);
+#pragma unroll
+  for (int i = 0; i < ahead; ++i)
+    if (a.T > i) load(coming[i], a.T - 1 - i);
   for (int64_t last = a.T - 1; last >= 0; last -= ahead) {
 #pragma unroll
-    for (int i = 0; i < ahead; ++i) raw[i] = next[i];
-    load(last - ahead);
-#pragma unroll
     for (int i = 0; i < ahead; ++i) {
-      if (last - i < 0) break;
+      const int64_t t = last - i;
+      if (t < 0) break;
+      const Coming raw = coming[i];
+      if (t >= ahead) load(coming[i], t - ahead);
       Diagonal::Step now;
-      acc d[Diagonal::VECTORS][E];
-      mine.step(now, raw[i], raw[i].more[1]);
-      mine.backward(now, raw[i], raw[i].more[0], raw[i].more[1], c, d, d_parameter);
+      acc d_y[E], d[Diagonal::VECTORS][E];
 #pragma unroll
-      for (int v = 0; v < Diagonal::VECTORS; ++v) mine.put(mine.vector(a.d_projected, last - i, v), d[v]);
+      for (int j = 0; j < E; ++j) d_y[j] = elman::load(raw.d_y + j);
+      mine.step(now, raw, raw.before);
+      mine.backward(now, raw, d_y, raw.before, c, d, d_parameter);
+#pragma unroll
+      for (int v = 0; v < Diagonal::VECTORS; ++v) mine.put(mine.vector(a.d_projected, t, v), d[v]);
     }
   }
   mine.put(a.d_s0 + mine.bh * Diagonal::M, c);
 #pragma unroll
-  for (int i = 0; i < Diagonal::PARAMETERS; ++i) mine.put(a.parameter_parts + (mine.bh * Diagonal::PARAMETERS + i) * Diagonal::M, d_parameter[i]);
+  for (int i = 0; i < P; ++i) mine.put(a.parameter_parts + (mine.bh * P + i) * Diagonal::M, d_parameter[i]);
 }
 }  // namespace e74

@@ -128,5 +128,7 @@ def draw(kind, shapes, constants, randn):
             p.fill_(1.0)
         else:
             p.mul_(spread).add_(mean)
-    x["s0"] = torch.tanh(2.0 * x["s0"]) if kind != "typical" and NONLINEARITIES[constants["PHI"]] == "tanh" else 0.5 * x["s0"]
+    x["s0"] = (
+        torch.tanh(2.0 * x["s0"]) if kind != "typical" and NONLINEARITIES[constants["PHI"]] == "tanh" else 0.5 * x["s0"]
+    )
     return x
