@@ -43,6 +43,8 @@ def _modulation(config, dim):
 def _memory_gate(config, dim):
     if config.gate in ("retain", "state") and config.update != "delta":
         return f"gate={config.gate} with update={config.update}. Choose update=delta, or gate=output or input"
+    if config.gate in ("retain", "state") and config.projection == "full":
+        return f"gate={config.gate} with projection=full. Choose projection=no_z, or gate=output or input"
     return None
 
 

@@ -13,7 +13,9 @@ from elmanctl.spread import MATRIX
 from . import BLIND, BLOCK, GATES, NONLINEARITIES, UPDATES
 
 TIED = {"tied_kq": 1, "tied_kvq": 2}
-SHARED = 32 * 32  # elements of a state up to which a chunk's states fit in shared memory, in fp64 too
+SHARED = (
+    32 * 32
+)  # elements of a state up to which, beside rows of up to 64, a chunk's states fit in shared memory, in fp64 too
 COLUMNS = 8  # least that the matrix family takes: a low-rank state is filled up with zeros
 LOGITS = {
     "ema": ("retain_logit",),
@@ -108,7 +110,7 @@ def constants(config) -> dict[str, int]:
         "M": rows,
         "RANK": config.rank if low_rank else columns,
         "K": STEPS,
-        "GLOBAL_HISTORY": int(rows * columns > SHARED),
+        "GLOBAL_HISTORY": int(rows * columns > SHARED or rows > 64),
         "MATRIX": int(not diagonal),
         "DIAGONAL": int(diagonal),
         "LOW_RANK": int(low_rank),

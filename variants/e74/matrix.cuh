@@ -10,7 +10,9 @@ struct Step : Rule {
   using Place = matrix_state::Place;
   static constexpr int EN = N / Team::width, EM = M / Team::width;
   static_assert(low_rank || N == M, "tied vectors, and a modulation's bias, are as long as a column");
-  static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY, spread = Constant::SPREAD;
+  static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY;
+  // A narrow state is spread over more lanes always: several to a block would not have the shared memory.
+  static constexpr bool spread = Constant::SPREAD || low_rank;
   using Record = matrix_state::Record<Step>;
 
   // Raw vectors: those of `projected` but for the input gate, and the query, key and reader of `keys`.
