@@ -1,4 +1,4 @@
-"""E74: the delta rule on one state, and the grid of forms that are compared with it: state, projections, update, nonlinearity, gate."""
+"""E74: the delta rule on one state, and the grid around it: state, projections, update, nonlinearity, gate."""
 
 from dataclasses import dataclass
 
@@ -32,11 +32,9 @@ class Config(matrix.Options):
 
 def _modulation(config, dim):
     if config.projection == "full" and config.update in BLIND:
-        return f"projection=full with update={config.update}, which reads no memory. Choose projection=no_z, or another update"
+        return f"projection=full with update={config.update}, which reads no memory. Choose projection=no_z or another update"
     if config.projection == "full" and config.state == "low_rank":
-        return (
-            "projection=full with state=low_rank, whose columns are no keys. Choose projection=no_z, or another state"
-        )
+        return "projection=full with state=low_rank, whose columns are no keys. Choose projection=no_z or another state"
     return None
 
 

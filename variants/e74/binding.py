@@ -73,10 +73,10 @@ kernel = Kernel(
     },
     torch_gradients=("parameters",),
     after_backward="weight_gradients",
-    # The bf16 build's tanh is 1 - 2 / (1 + 2^x) from the hardware's exponential and reciprocal (math.cuh): 1e-7 beside the true
-    # value whatever its size, so a state below that is noise.
+    # The bf16 build's tanh is 1 - 2 / (1 + 2^x) from the hardware's exponential and reciprocal (math.cuh): 1e-7 beside
+    # the true value whatever its size, so a state below that is noise.
     rounds={"tanh": "absolute 2e-7"},
-    # A state sums T writes of sums over N; a gradient also sums over its rows; a parameter over the batch and time besides.
+    # A state sums T writes of sums over N; a gradient also sums over its rows; a parameter over batch and time besides.
     terms={"y": "T*N", "s_last": "T*N", "*": "T*(N+M)", "parameters": "B*T*N"},
     budgets={"registers": 168, "spill_bytes": 0, "shared_bytes": 4096},
     work={"forward": "7*B*T*H*M*N", "backward": "21*B*T*H*M*N"},
@@ -110,7 +110,7 @@ def constants(config) -> dict[str, int]:
         "M": rows,
         "RANK": config.rank if low_rank else columns,
         "K": STEPS,
-        "GLOBAL_HISTORY": int(rows * columns > SHARED or rows > 64),
+        "GLOBAL_HISTORY": int(not diagonal and (rows * columns > SHARED or rows > 64)),
         "MATRIX": int(not diagonal),
         "DIAGONAL": int(diagonal),
         "LOW_RANK": int(low_rank),
@@ -126,5 +126,5 @@ def constants(config) -> dict[str, int]:
 
 
 def verify_sizes(config) -> dict[str, int]:
-    """Return the sizes besides batch, time and width that verify uses: two states, where a second shows what a third would."""
+    """Return the sizes besides batch, time and width that verify uses: a second state shows what a third would."""
     return {"H": 2}

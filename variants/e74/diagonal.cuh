@@ -20,9 +20,9 @@ struct Diagonal : Form {
 
   int64_t T, H, bh, b, h;
   acc parameter[some][E] = {};
-  template <class Args> ELMAN_FN explicit Diagonal(const Args& a) : T(a.T), H(a.H), bh(elman::block_x()), b(bh / a.H), h(bh % a.H) {
-    for (int i = 0; i < PARAMETERS; ++i)
-      get(parameter[i], a.parameters + (h * PARAMETERS + i) * M);
+  template <class Args>
+  ELMAN_FN explicit Diagonal(const Args& a) : T(a.T), H(a.H), bh(elman::block_x()), b(bh / a.H), h(bh % a.H) {
+    for (int i = 0; i < PARAMETERS; ++i) get(parameter[i], a.parameters + (h * PARAMETERS + i) * M);
   }
   // This lane's elements of a vector: element i is lane i % 32's.
   template <class A> ELMAN_FN static void get(A (&x)[E], const A* from) {
@@ -45,7 +45,9 @@ struct Diagonal : Form {
     for (int j = 0; j < E; ++j) total += x[j];
     return elman::warp_sum(total);
   }
-  template <class A> ELMAN_FN A* vector(A* projected, int64_t t, int i) const { return projected + (((b * T + t) * VECTORS + i) * H + h) * M; }
+  template <class A> ELMAN_FN A* vector(A* projected, int64_t t, int i) const {
+    return projected + (((b * T + t) * VECTORS + i) * H + h) * M;
+  }
   template <class A> ELMAN_FN A* output(A* y, int64_t t) const { return y + ((b * T + t) * H + h) * M; }
   template <class A> ELMAN_FN A* state(A* states, int64_t t) const { return states + (bh * T + t) * M; }
   template <class Args> ELMAN_FN void load(Raw& raw, const Args& a, int64_t t) const {
@@ -81,7 +83,8 @@ struct Diagonal : Form {
       now.extra[j] = parameter[has_extra ? FIRST : 0][j];
       if (has_logit) now.extra[j] += number(raw, has_logit ? LOGIT : 0, j);
       if (has_logit && !energy) now.extra[j] = elman::sigmoid_for<scalar>(now.extra[j]);
-      now.write[j] = ntm ? elman::sigmoid_for<scalar>(number(raw, ntm ? WRITE_LOGIT : 0, j) + parameter[ntm ? SECOND : 0][j]) : acc(0);
+      now.write[j] = number(raw, ntm ? WRITE_LOGIT : 0, j) + parameter[ntm ? SECOND : 0][j];
+      if (ntm) now.write[j] = elman::sigmoid_for<scalar>(now.write[j]);
       square[j] = now.delta[j] * now.delta[j];
     }
     const acc mean = energy ? sum(square) / M : acc(0);
@@ -110,8 +113,8 @@ struct Diagonal : Form {
   }
 
   // From d_y and, in c, dL/dS': the gradients of raw vectors and parameters, and in c dL/dS.
-  ELMAN_FN void backward(const Step& now, const Raw& raw, const acc (&d_y)[E], const acc (&s)[E], acc (&c)[E], acc (&d)[VECTORS][E],
-                         acc (&d_parameter)[some][E]) const {
+  ELMAN_FN void backward(const Step& now, const Raw& raw, const acc (&d_y)[E], const acc (&s)[E], acc (&c)[E],
+                         acc (&d)[VECTORS][E], acc (&d_parameter)[some][E]) const {
     acc d_q[E], d_k[E], d_weight[E], d_logit[E], part[E];
 #pragma unroll
     for (int j = 0; j < E; ++j) {

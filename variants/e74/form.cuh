@@ -23,7 +23,8 @@ struct Form {
   static constexpr bool retain = Constant::GATE == RETAIN, memory_gate = retain || Constant::GATE == STATE;
   static constexpr bool weighs = retrieved || energy || memory_gate;
   static constexpr bool modulated = Constant::MODULATED, low_rank = Constant::LOW_RANK, input_gate = Constant::GATE == INPUT;
-  static constexpr bool diagonal = Constant::DIAGONAL, tanh = Constant::PHI == TANH, normed = Constant::PHI == RMS || Constant::PHI == FROBENIUS;
+  static constexpr bool diagonal = Constant::DIAGONAL;
+  static constexpr bool tanh = Constant::PHI == TANH, normed = Constant::PHI == RMS || Constant::PHI == FROBENIUS;
 
   // Raw vectors of a step in `projected`; QUERY and KEY only where these are not in `keys`.
   static constexpr int VECTORS = Constant::VECTORS, PARAMETERS = Constant::PARAMETERS;

@@ -73,7 +73,7 @@ class Layer(MatrixLayer):
         return torch.stack(rows).view(len(rows), heads, length).transpose(0, 1).contiguous() if rows else None
 
     def keys(self, q: Tensor, k: Tensor, wide: torch.dtype) -> Tensor:
-        """Return query, key and, where the update reads the memory, reader in the columns of a low-rank state, side by side."""
+        """Return query, key and, where the memory is read, reader in the columns of a low-rank state, side by side."""
         fill = (0, 0, 0, self.constants["N"] - self.config.rank)
         V, W_key = F.pad(self.V, fill), F.pad(self.W_key, fill)
         unit = matrix_reference.unit(k.to(wide)).to(q.dtype)

@@ -1,5 +1,6 @@
 #pragma once
-// E74 on a matrix state: what is made of the raw vectors of a step, their gradients, and the readout. README.md, equations 2, 5 and 6.
+// E74 on a matrix state: what is made of the raw vectors of a step, their gradients, and the readout. README.md, equations 1, 2,
+// 5 and 6.
 #include "step.cuh"
 
 namespace e74 {
@@ -31,7 +32,8 @@ struct Step : Rule {
 #pragma unroll
     for (int i = 0; i < VECTORS - input_gate; ++i) raw.x[i] = matrix_state::read_slice<EM>(part(a.projected, at, team, i));
 #pragma unroll
-    for (int i = 0; i < (low_rank ? Constant::KEYS : 0); ++i) raw.keys[i] = matrix_state::read_slice<EN>(key_part(a.keys, at, team, i));
+    for (int i = 0; i < (low_rank ? Constant::KEYS : 0); ++i)
+      raw.keys[i] = matrix_state::read_slice<EN>(key_part(a.keys, at, team, i));
     return raw;
   }
   template <class Args> ELMAN_FN static void parameter(const Args& a, const Place& at, const Team& team, int i, acc (&x)[EM]) {
@@ -101,7 +103,8 @@ struct Step : Rule {
       for (int j = 0; j < EM; ++j) parameter[i][j] += at.valid ? d[j] : acc(0);
     }
   };
-  template <class Args> ELMAN_FN static void give(const Args& a, const Place& at, const Team& team, int vector, const acc (&d)[EM]) {
+  template <class Args>
+  ELMAN_FN static void give(const Args& a, const Place& at, const Team& team, int vector, const acc (&d)[EM]) {
     if (at.valid) matrix_state::write_slice(part(a.d_projected, at, team, vector), d);
   }
 
@@ -132,8 +135,8 @@ struct Step : Rule {
 
   // The reader z k, the key's norm, and vectors that are one raw vector. Keys are as long as values here.
   template <class Args>
-  ELMAN_FN static void finish_keys(const Args& a, const Place& at, const Team& team, const Raw& raw, const acc* record, Sums& sums,
-                                   acc (&d_q)[EM], acc (&d_k)[EM], acc (&d_v)[EM], acc (&d_read)[EM]) {
+  ELMAN_FN static void finish_keys(const Args& a, const Place& at, const Team& team, const Raw& raw, const acc* record,
+                                   Sums& sums, acc (&d_q)[EM], acc (&d_k)[EM], acc (&d_v)[EM], acc (&d_read)[EM]) {
     acc k[EM];
     team.get(k, record + Record::k());
     if constexpr (modulated) {

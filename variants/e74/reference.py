@@ -95,8 +95,8 @@ TYPICAL = {"z_bias": (1.0, 0.2), "scale": (0.1, 0.05), "retain_bias": (2.0, 0.5)
 def draw(kind, shapes, constants, randn):
     """Draw inputs in fp64: normal ones, keys of a low-rank state of about unit length.
 
-    `saturated`: vectors three times as large, a state near its limits. `extreme`: zero and tiny keys, values of very different size, gates at 0
-    and 1, decays at 0 and 1, modulations of 0 and 2.
+    `saturated`: vectors three times as large, a state near its limits. `extreme`: zero and tiny keys, values of very
+    different size, gates at 0 and 1, decays at 0 and 1, modulations of 0 and 2.
     """
     x = {name: randn(*shape) for name, shape in shapes.items()}
     B, T, _ = shapes["projected"]

@@ -1,5 +1,5 @@
 #pragma once
-// The step of E74 on a matrix state [M rows x N columns], full, block or low-rank, as a lane does it: README.md, equations 3 and 4.
+// The step of E74 on a matrix state [M x N], full, block or low-rank, as a lane does it: README.md, equations 2 to 4.
 #include <elman/families/matrix_state/coupled.cuh>
 #include <elman/families/matrix_state/steps.cuh>
 
@@ -76,7 +76,8 @@ struct Rule : Form {
     elman::tanh_each<scalar, 2>(reinterpret_cast<acc(&)[R * C]>(theta));
   }
   // S = scale P:  P = diag(a) S + u k^T,  S (1 - e k^T) + u k^T elementwise, or S + diag(c) tanh(u k^T)
-  template <int R, int C, class Inputs> ELMAN_FN static void update(acc (&s)[R][C], const Inputs& in, const acc (&u)[R], acc scale) {
+  template <int R, int C, class Inputs>
+  ELMAN_FN static void update(acc (&s)[R][C], const Inputs& in, const acc (&u)[R], acc scale) {
     acc theta[R][C];
     if constexpr (residual) bounded(theta, in, u);
 #pragma unroll
@@ -191,7 +192,8 @@ struct Rule : Form {
 #pragma unroll
       for (int c = 0; c < C; ++c) {
         const acc keep = keeps ? extra(in, r) : ntm ? 1 - extra(in, r) * in.k[c] : acc(1);
-        g[r][c] = keep * g[r][c] + (reads ? minus_delta[r] * reader(in)[c] : acc(0)) + (memory_gate ? push[r] * before[r][c] : acc(0));
+        g[r][c] = keep * g[r][c] + (reads ? minus_delta[r] * reader(in)[c] : acc(0));
+        if (memory_gate) g[r][c] += push[r] * before[r][c];
       }
     }
   }
