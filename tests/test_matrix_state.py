@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from elmanctl import launch, ops
+from elmanctl.errors import UserError
 from elmanctl.launch import guarded, run_forward
 from elmanctl.plugins.registry import registry
 from elmanctl.tensors import ACCUMULATOR
@@ -88,6 +89,41 @@ def test_options_of_the_kernel(name):
 @pytest.mark.parametrize("name", ["E70n8", "E71n8", "E72in16", "E73n8", "E73rn8", "E73fn16", "E73fn8:form=plain"])
 def test_steps_of_one_matrix(name):
     check(name, "float64", 19, draw="extreme")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "n8:update=residual,projection=full,gate=input,nonlinearity=rms",
+        "n24:update=energy_gate,nonlinearity=frobenius",
+        "n8:update=ntm,gate=input,projection=tied_kvq",
+        "n8:gate=retain,projection=tied_kq",
+        "n16:update=retrieved_gate,state=low_rank,nonlinearity=rms",
+        "n16:update=ema,state=low_rank,rank=8",
+        "n40:update=energy_gate,projection=full,gate=input,nonlinearity=rms,state=diagonal",
+        "n8:update=ntm,projection=tied_kq,state=diagonal",
+    ],
+)
+def test_the_grid_around_the_delta_rule(options):
+    """Options beside each other; states of several warps whose rows meet in a step; states with a step of their own."""
+    check(f"E74{options}", "float64", 11, draw="extreme")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("projection=full,update=ema", "update=ema, which reads no memory. Choose projection=no_z"),
+        ("projection=full,state=low_rank", "state=low_rank, whose columns are no keys"),
+        ("gate=retain,update=ntm", "gate=retain with update=ntm. Choose update=delta"),
+        ("gate=state,projection=full", "gate=state with projection=full. Choose projection=no_z"),
+        ("decay=trained", "Add update=fixed_decay"),
+        ("rank=8", "Add state=low_rank"),
+        ("rank=6,state=low_rank", "rank=6 is not one of 4, 8"),
+    ],
+)
+def test_what_the_grid_does_not_have_is_refused(options, says):
+    with pytest.raises(UserError, match=says):
+        registry().resolve(f"E74:{options}").check(128)
 
 
 @pytest.mark.parametrize("name", ["E75h3n24", "E88h3n32"])
