@@ -16,8 +16,7 @@ template <class Step> struct BackwardShared {
   static constexpr unsigned items = Plan::items, steps = Step::K + Plan::ahead;
   static constexpr unsigned values = steps * value_step, records = steps * record_step;
   // States: before each step, and after the last one unless it stays in registers; none that forward has kept.
-  static constexpr bool every = keeps_every<Step>();
-  static constexpr unsigned places = every ? 0 : Step::K + !Plan::joint;
+  static constexpr unsigned places = keeps_every<Step>() ? 0 : Step::K + !Plan::joint;
   static constexpr unsigned stage = Plan::staged ? Tile::R * Tile::C * Plan::consumers : 0;  // a slot, by thread
   static constexpr unsigned histories = Step::global_history ? 0 : places * history_step;
   static constexpr unsigned partials = Step::global_history ? 0 : items * Tile::warps * Record<Step>::vectors * Tile::N;
@@ -27,7 +26,7 @@ template <class Step> struct BackwardShared {
   static constexpr unsigned rows = items * Step::M * Step::rows, scalars = items * Step::grad_scalars * line;
   Carve carve;
   unsigned record = carve.take<A>(4 * records + record_step), d_readout = carve.take<A>(3 * values);
-  unsigned kept = carve.take<A>(every ? 0 : 2 * values);
+  unsigned kept = carve.take<A>(keeps_every<Step>() ? 0 : 2 * values);
   unsigned history = carve.take<A>(histories), partial = carve.take<A>(2 * partials), row = carve.take<A>(2 * rows);
   unsigned scalar = carve.take<A>(2 * scalars), sum = carve.take<A>(Plan::producers);
   unsigned staged = carve.take<A>(stage);
@@ -41,7 +40,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   using Lane = matrix_state::Lane<Step, Plan>;
   using Shared = BackwardShared<Step>;
   constexpr int R = Tile::R, C = Tile::C, N = Tile::N, M = Tile::M, EM = Step::EM, K = Step::K, stride = Shared::stride;
-  constexpr bool every = Shared::every;
+  constexpr bool every = keeps_every<Step>();
   constexpr int heads = Plan::heads, warps = Tile::warps, W = pack_width<A>(R * C), vectors = Record<Step>::vectors;
   constexpr int64_t state = M * N;
   using Flat = A[R * C];
@@ -186,12 +185,9 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     for (int r = 0; r < R; ++r) mine.load_columns(s[r], Plan::staged ? staged + r * C * Plan::consumers : slot + r * N);
   };
 
-  // Step::every: the state before a step, which from the end of the sequence on is the last one; and what that step kept.
+  // Step::every: the state before a step, from the end of the sequence on the last one; and what that step kept.
   auto state_at = [&](int t) { return t < T ? a.slots + ((int64_t)bh * T + t) * state : a.s_last + (int64_t)bh * state; };
-  auto kept_at = [&](int t) -> const A* {
-    if constexpr (every) return a.kept + (((int64_t)(bh / H) * T + max_of(min_of(t, T - 1), 0)) * H + bh % H) * M + mine.row0;
-    else return nullptr;
-  };
+  auto kept_at = [&](int t) { return mine.rows_at(bh, max_of(min_of(t, T - 1), 0), T, H); };
 
   // In stage n a consumer replays chunk n - 1, counted from the last, and walks chunk n - 2 back; in the first and last such
   // stage one of the two works on nothing, and its results are never used. A chunk that the sequence's end cuts short is
@@ -202,13 +198,11 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     if (replayed < 0 || replayed > chunks || bh >= all) return;
     const int beyond = walked == 0 ? chunks * K - T : 0, head_row = mine.head * M + mine.row0;
     const bool more = replayed + 1 < chunks;
-    int t_state = (chunks - walked) * K, t_kept = t_state;  // Step::every: of the walked chunk, the step after its last
-    if constexpr (every) {
-      for (int t = max_of(t_state - 2 * K, 0); t < min_of(t_state - K, T); ++t)  // the next chunk to walk back, into the L2 cache
+    int t_state = (chunks - walked) * K, t_kept = t_state;  // the step after the chunk that is walked back
+    if (!every && more) fetch_slot();
+    if (every)
+      for (int t = max_of(t_state - 2 * K, 0); t < min_of(t_state - K, T); ++t)
         for (int r = 0; r < R; ++r) prefetch(state_at(t) + (mine.row0 + r) * N + mine.col0);
-    } else if (more) {
-      fetch_slot();
-    }
 
     // Replay: the state before each step, and what the step keeps for its derivative. The pointers move along. A joint stage
     // stores states where the walk has just read one, so that their order turns around from chunk to chunk.
@@ -253,7 +247,8 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
       kept_w -= at.value_step;
       d_readout -= at.value_step;
       mine.inputs(next_w, next_q, record_w);
-      read(next_kept, every ? kept_at(--t_kept) : kept_w);
+      if constexpr (every) read(next_kept, a.kept + kept_at(--t_kept));
+      else read(next_kept, kept_w);
       read(next_dy, d_readout);
     };
     auto walk = [&](bool last, auto&& beside) {
@@ -306,10 +301,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
       }
     };
 
-    if constexpr (every) {
-      mine.load_state(after, state_at(t_state));
-      --t_state;
-    }
+    if (every) mine.load_state(after, state_at(t_state--));
     if (Plan::joint) mine.inputs(next, record);
     if (Plan::ahead) {
       load_walk();

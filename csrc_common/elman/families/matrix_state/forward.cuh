@@ -115,7 +115,7 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
       A y[R], kept[R];
       Step::forward(mine, s, in, kept);
       if constexpr (every) {
-        if (mine.first()) write(a.kept + (((int64_t)(bh / H) * T + chunk * Plan::chunk + t) * H + bh % H) * M + mine.row0, kept);
+        if (mine.first()) write(a.kept + mine.rows_at(bh, chunk * Plan::chunk + t, T, H), kept);
       }
       mine.part(y, s, q);
       mine.template row_sums<Tile::KG, Parts::parts>(y);

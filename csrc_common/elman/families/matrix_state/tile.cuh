@@ -169,6 +169,10 @@ template <class Step, class Plan> struct Lane {
     part(sum, s, x);
     row_sums(sum);
   }
+  // Where a lane's rows begin in a tensor [B, T, H, M], at a step of state bh.
+  ELMAN_FN int64_t rows_at(int bh, int t, int T, int H) const {
+    return (((int64_t)(bh / H) * T + t) * H + bh % H) * Tile::M + row0;
+  }
   // A lane's columns of a row, and of a state.
   ELMAN_FN void load_columns(A (&x)[C], const A* from) const {
     constexpr int parts = Plan::turned ? 2 : 1;
