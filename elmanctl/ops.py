@@ -205,21 +205,23 @@ _recurrence.register_autograd(_backward, setup_context=_setup)
 
 
 class _Project(torch.autograd.Function):
-    """Several linear projections of one input, whose gradients by that input are summed inside the products.
+    """Several linear projections of one input, or of its silu, whose gradients by that input are summed inside the products.
 
     Autograd would make one tensor of the input's size for each and add them: two passes over it more. Under autocast it would also
-    keep the cast of every weight until the backward pass.
+    keep the cast of every weight until the backward pass. The silu, as large as the input, is not kept but made again.
     """
 
     @staticmethod
-    def forward(ctx, x, *weights):
+    def forward(ctx, silu, x, *weights):
+        ctx.silu = silu
         ctx.save_for_backward(x, *weights)  # the parameters themselves: their casts are made again
+        x = F.silu(x) if silu else x
         return tuple(F.linear(x, weight.to(x.dtype)) for weight in weights)
 
     @staticmethod
     def backward(ctx, *gradients):
         x, *weights = ctx.saved_tensors
-        rows = x.flatten(0, -2)
+        rows = (F.silu(x) if ctx.silu else x).flatten(0, -2)
         gradients = [d.flatten(0, -2) for d in gradients]
         total = None
         for d, weight in sorted(zip(gradients, weights, strict=True), key=lambda pair: pair[1].shape[0]):
@@ -227,9 +229,11 @@ class _Project(torch.autograd.Function):
             total = (
                 d @ weight if total is None else total.addmm_(d, weight)
             )  # the largest last: it hides the addition best
-        return total.view(x.shape), *((d.mT @ rows).to(w.dtype) for d, w in zip(gradients, weights, strict=True))
+        d_weights = [(d.mT @ rows).to(w.dtype) for d, w in zip(gradients, weights, strict=True)]
+        total = total.view(x.shape)
+        return None, torch.ops.aten.silu_backward(total, x) if ctx.silu else total, *d_weights
 
 
-def project(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-    """Return x W^T for each weight W [out, in], in autocast's dtype where it is on; x is [..., in]."""
-    return _Project.apply(x.to(working_dtype(x)), *weights)
+def project(x: Tensor, *weights: Tensor, silu: bool = False) -> tuple[Tensor, ...]:
+    """Return x W^T, or silu(x) W^T, for each weight W [out, in], in autocast's dtype where it is on; x is [..., in]."""
+    return _Project.apply(silu, x.to(working_dtype(x)), *weights)

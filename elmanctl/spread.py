@@ -11,6 +11,7 @@ from elmanctl.tiles import DEVICES, Device, Tiling
 # Matrix states: elements of a lane; the largest state that is spread (at 32 x 32 nothing was gained); the shortest sequence for which a second
 # build is worth its compilation, so that of verify's cases the short ones show the one and the long ones the other.
 LANE, SPREADABLE, LONG = 8, 512, 64
+COLUMNS = 4  # of a spread lane at most; a power of two of lanes shares a row, so that more are left where its keys have a larger odd part
 FEW = 2  # warps of a multiprocessor, half of its schedulers: with twice as many, spreading gains nothing
 
 
@@ -26,7 +27,8 @@ def matrix(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[
     elements = sizes["N"] * sizes.get("M", sizes["N"])
     warps = sizes["B"] * sizes["H"] * cdiv(elements, 32 * LANE)
     few = warps <= FEW * (device or DEVICES["sm_90a"]).multiprocessors
-    return {"SPREAD": int(few and elements <= SPREADABLE and sizes["T"] >= LONG)}
+    odd = sizes["N"] // (sizes["N"] & -sizes["N"])
+    return {"SPREAD": int(few and elements <= SPREADABLE and odd <= COLUMNS and sizes["T"] >= LONG)}
 
 
 MATRIX = Tiling(

@@ -158,8 +158,44 @@ def test_slots_hold_the_state_before_each_chunk():
 
 
 @pytest.mark.parametrize(
+    ("name", "lengths"),
+    [
+        ("E73n8:save_every=1", (1, 2, 7, 8, 9, 16, 19)),
+        ("E73fn24:save_every=1,form=plain", (19,)),
+        ("E73rn40:save_every=1", (10,)),
+    ],
+)
+def test_a_backward_pass_that_reads_every_state(name, lengths):
+    """Tiles of one warp and two, states too large for shared memory; chunks that are whole, cut short, and alone."""
+    for T in lengths:
+        check(name, "float64", T, draw="saturated" if T == 19 else "typical")
+
+
+def test_every_state_is_there_where_every_one_is_saved():
+    spec = registry().resolve("E73n8:save_every=1")
+    binding = spec.variant.module("binding")
+    inputs = {"projected": torch.randn(2, 9, 3 * 4 * 8), "bias": torch.ones(3, 8), "s0": torch.randn(2, 3, 8, 8)}
+    out = run_forward(binding.kernel, binding.constants(spec.config), inputs)
+    eighth = run_forward(binding.kernel, binding.constants(registry().resolve("E73n8").config), inputs)
+    assert out["slots"].shape[2] == 9 and eighth["slots"].shape[2] == 2
+    assert torch.equal(out["slots"][:, :, ::8], eighth["slots"])
+    assert torch.equal(out["y"], eighth["y"]) and torch.equal(out["s_last"], eighth["s_last"])
+    for t in (1, 5):
+        short = {**inputs, "projected": inputs["projected"][:, :t].contiguous()}
+        assert torch.equal(
+            out["slots"][:, :, t], run_forward(binding.kernel, binding.constants(spec.config), short)["s_last"]
+        )
+    unit = inputs["projected"].view(2, 9, 4, 3, 8)[:, :, 1]
+    unit = unit * (unit.square().sum(-1, keepdim=True) + 1e-12).rsqrt()
+    z = inputs["projected"].view(2, 9, 4, 3, 8)[:, :, 3] + 1
+    read = torch.einsum("bhtij,bthj->bthi", out["slots"], z * unit)
+    torch.testing.assert_close(out["kept"].view(2, 9, 3, 8), read, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("name", "dtype", "T"),
     [
+        ("E73n16:save_every=1", "float32", 9),
         ("E88h3n16", "float64", 1),
         ("E88h3n16", "float64", 19),
         ("E88h3n16", "bfloat16", 35),

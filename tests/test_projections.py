@@ -1,11 +1,20 @@
 """Several projections of one input give what separate ones give, and their gradients are summed without a tensor for each."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from elmanctl.ops import project
 
 SHAPES = ((2, 5, 12), (16, 12), (3, 12), (7, 12))
+
+
+def project_silu(x, *weights):
+    return project(x, *weights, silu=True)
+
+
+def apart_silu(x, *weights):
+    return tuple(F.linear(F.silu(x), w) for w in weights)
 
 
 def gradients(make, x, weights):
@@ -25,19 +34,21 @@ def apart(x, *weights):
     return tuple(F.linear(x, w) for w in weights)
 
 
-def test_values_and_gradients_are_those_of_separate_projections():
+@pytest.mark.parametrize(("mine", "plain"), [(project, apart), (project_silu, apart_silu)])
+def test_values_and_gradients_are_those_of_separate_projections(mine, plain):
     x, weights = case(torch.float64)
-    for found, wanted in zip(gradients(project, x, weights), gradients(apart, x, weights), strict=True):
+    for found, wanted in zip(gradients(mine, x, weights), gradients(plain, x, weights), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-13)
 
 
-def test_under_autocast_products_are_bf16_and_parameters_get_fp32_gradients():
+@pytest.mark.parametrize(("mine", "plain"), [(project, apart), (project_silu, apart_silu)])
+def test_under_autocast_products_are_bf16_and_parameters_get_fp32_gradients(mine, plain):
     x, weights = case(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        outputs, d_x, d_weights = gradients(project, x, weights)
+        outputs, d_x, d_weights = gradients(mine, x, weights)
     assert {y.dtype for y in outputs} == {torch.bfloat16}
     assert d_x.dtype == torch.float32 and {d.dtype for d in d_weights} == {torch.float32}
-    _, wanted, _ = gradients(apart, x, weights)
+    _, wanted, _ = gradients(plain, x, weights)
     assert (d_x - wanted).norm() < 0.01 * wanted.norm()
 
 
@@ -59,13 +70,15 @@ def test_the_input_has_one_gradient_tensor_at_a_time(monkeypatch):
     assert len(made) == len(weights) - 1 and len(set(made)) == 1
 
 
-def test_what_is_kept_until_the_backward_pass_is_the_input_and_the_parameters():
+@pytest.mark.parametrize("mine", [project, project_silu])
+def test_what_is_kept_until_the_backward_pass_is_the_input_and_the_parameters(mine):
     x, weights = case(torch.float32)
     kept = []
     with (
         torch.autocast("cpu", torch.bfloat16),
         torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t),
     ):
-        project(x.requires_grad_(), *(w.requires_grad_() for w in weights))
+        mine(x.requires_grad_(), *(w.requires_grad_() for w in weights))
+    assert len(kept) == 1 + len(weights)
     assert {t.data_ptr() for t in kept if t.dtype == torch.float32} == {w.data_ptr() for w in weights}
     assert [t.shape for t in kept if t.dtype == torch.bfloat16] == [x.shape]

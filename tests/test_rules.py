@@ -1,13 +1,20 @@
 """Rules: what they accept, and the message when they do not."""
 
+import importlib
+import math
+import re
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from elmanctl.errors import UserError
+from elmanctl.plugins.registry import registry
 from elmanctl.rules import Multiple, OneOf, Range, Rules
+from elmanctl.toolchain import csrc_folder
+from elmanctl.verify.receipt import family
 
 ROW = Multiple(8, "one 16-byte row of bf16")
 METHOD = Multiple(128, "one alignment for all", method=True)
@@ -101,3 +108,42 @@ def test_combinations_see_options_and_dim():
     rules.check("ZZ7", SimpleNamespace(gate=True, linear=True), dim=64)
     with pytest.raises(UserError, match=r"ZZ7: gate=true with linear=true \(the gate needs a bounded state\)\."):
         rules.check("ZZ7", SimpleNamespace(gate=True, linear=True))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "dims {name}",
+        "dims {name} --dim 256",
+        "build {name}",
+        "train {name} --dim 256 --steps 1",
+        "verify {name} --device cpu",
+        "suites suites/mine.yaml",
+        "bench suites/mine.yaml --dry-run",
+    ],
+)
+def test_one_rule_serves_every_verb(project, call):
+    """Each refuses what the variant's own rule refuses, with its reason, and nothing else knows which sizes are legal."""
+    variant, name = registry().resolve("E88").variant, "E88h8n24"
+    project.write("suites/mine.yaml", f"description: d\nparams: 1M\nrows: [{{model: {name}}}]\n")
+    registry().resolve(name).check()
+    with mock.patch.dict(variant.rules.sizes, {"n_state": Multiple(32, "a reason of this test")}):
+        ran = project.run(*call.format(name=name).split())
+    assert ran.code == 2
+    assert "n_state=24 is not a multiple of 32 (a reason of this test; the kernel needs it). Nearest: 32." in " ".join(
+        ran.err.split()
+    )
+
+
+def test_sizes_of_states_in_rules_are_those_that_the_family_compiles():
+    text = (csrc_folder() / "elman" / "families" / "matrix_state" / "tile.cuh").read_text()
+    step, side, elements = re.search(
+        r"N % (\d+) == 0 && M % \1 == 0 && N <= (\d+) && N \* M <= (\d+ \* \d+)", text
+    ).groups()
+    found = [v for v in registry().variants().values() if v.has_kernel and "matrix_state.cuh" in family(v)]
+    listed = {v.name: r.values for v in found for r in v.rules.of("n_state") if isinstance(r, OneOf)}
+    assert len(listed) > 3
+    for name, sizes in listed.items():
+        assert all(n % int(step) == 0 for n in sizes) and max(sizes) <= int(side), name
+    e88 = importlib.import_module(registry().resolve("E88").variant.package)
+    assert math.prod(map(int, elements.split("*"))) == e88.STATE_LIMIT

@@ -113,3 +113,9 @@ def test_a_state_counts_with_its_width_and_a_device_with_its_multiprocessors():
 def test_what_is_built_ahead_is_the_usual_plan():
     assert matrix({**MATRIX.typical, "N": 16}, "bfloat16", H200) == {"SPREAD": 0}
     assert set(MATRIX.constants) == {"SPREAD"}
+
+
+def test_a_state_is_spread_only_where_lanes_of_four_elements_can_share_its_rows():
+    """40 and 56 keys are 5 and 7 for each of the eight lanes of a row."""
+    sizes = {"B": 3, "T": 64, "H": 5, "M": 8}
+    assert [matrix({**sizes, "N": n}, "bfloat16", None)["SPREAD"] for n in (16, 24, 40, 48, 56)] == [1, 1, 0, 1, 0]

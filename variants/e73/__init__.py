@@ -16,6 +16,9 @@ class Config(matrix.Options):
     modulation: str = option(
         "column", "what the modulation multiplies: columns, rows, or both", ("column", "row", "full")
     )
+    save_every: int = option(
+        8, "steps between two saved states; 1: every state is saved and none computed again", (1, 8), same=True
+    )
 
 
 variant = Variant(
@@ -28,6 +31,6 @@ variant = Variant(
         "E73c": {"modulation": "column"},
         "E73r": {"modulation": "row"},
         "E73f": {"modulation": "full"},
-        "E73cp": {"form": "delta"},
+        "E73cp": {"form": "delta", "save_every": 8},
     },
 )

@@ -12,6 +12,7 @@ using args::scalar;
 
 struct Step : matrix_state::SelfGated<scalar, args::Constant, 4, 1> {
   static constexpr bool plain = args::Constant::PLAIN, by_row = args::Constant::ROW, by_column = args::Constant::COLUMN;
+  static constexpr bool every = args::Constant::EVERY;
   // A record's key is this many times k, so that the state's tanh needs no product of its own.
   static constexpr acc scale = tanh_scale<scalar>;
   // Raw vectors: query, key, value, then the modulation's. One parameter, its bias.

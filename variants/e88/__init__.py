@@ -10,9 +10,10 @@ from elmanctl.variant import Variant, option, tagged
 
 from .presets import PRESETS
 
-SIZES = (8, 16, 24, 32, 40, 48, 56, 64, 96, 128)
+SIZES = (8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 128)
 STATE_LIMIT = 128 * 128
 VALUE_LIMIT = 256
+ROUNDED = 1e-3  # of a value width, where an expansion such as 4/3 is written with as many digits as one likes
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,27 @@ class Config:
 
     @property
     def n_v(self) -> int:
-        """Value width of a head; rounded down where the rules will refuse the expansion."""
-        return int(self.n_state * self.expansion)
+        """Value width of a head: a whole number, as the rules see to."""
+        return round(self.n_state * self.expansion)
+
+
+def _expansion(config, width):
+    return f"{width / config.n_state:.7g}"
 
 
 def _value_width(config, dim):
-    if config.n_state * config.expansion != config.n_v or config.n_v % 8 or config.n_v < 8:
-        width = config.n_state * config.expansion
+    width = config.n_state * config.expansion
+    if abs(width - config.n_v) > ROUNDED or config.n_v % 8 or config.n_v < 8:
         near = [m for m in (int(width) // 8 * 8, int(width) // 8 * 8 + 8) if m]
-        legal = ", ".join(f"{m / config.n_state:g}" for m in near)
+        legal = ", ".join(_expansion(config, m) for m in near)
         return f"expansion={config.expansion:g} makes values {width:g} wide, which is not a multiple of 8. Nearest: {legal}"
     return None
 
 
 def _state_size(config, dim):
     if config.n_v > VALUE_LIMIT or config.n_v * config.n_state > STATE_LIMIT:
-        most = min(VALUE_LIMIT, STATE_LIMIT // config.n_state // 8 * 8)
-        return f"expansion={config.expansion:g} makes states of {config.n_v} x {config.n_state}. Largest: {most / config.n_state:g}"
+        most = _expansion(config, min(VALUE_LIMIT, STATE_LIMIT // config.n_state // 8 * 8))
+        return f"expansion={config.expansion:g} makes states of {config.n_v} x {config.n_state}. Largest: {most}"
     return None
 
 
@@ -71,12 +76,21 @@ def _gate_activation(config, dim):
     return None
 
 
+def _one_head(config, dim):
+    if config.n_heads == 1 and config.head_mix in ("weighted_sum", "input_weighted"):
+        return f"head_mix={config.head_mix} with one head. Give head_mix=concat, or more heads"
+    return None
+
+
 RULES = Rules(
     sizes={
         "n_heads": Range(1, None, "a layer has at least one state"),
         "n_state": (
             Multiple(8, "one 16-byte row of bf16"),
-            OneOf(SIZES, "the lanes of a row share its keys evenly in these sizes"),
+            OneOf(
+                SIZES,
+                "the lanes of a row share its keys evenly, and a block's registers hold the state, in these sizes",
+            ),
         ),
         "dim": (
             Multiple(16, "one tensor-core tile of the projections"),
@@ -91,6 +105,7 @@ RULES = Rules(
         ),
         ("a key takes the place of the value, so both have one width", _tied_width),
         ("it would have no effect", _gate_activation),
+        ("the weight of one head among one is always 1 and could not be learned", _one_head),
     ),
 )
 

@@ -1,6 +1,7 @@
 """What the contract tests cannot know of E88: every published name and count, what each option does to the layer, the rules."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -9,64 +10,119 @@ from elmanctl import ops
 from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
 
+from . import SIZES, STATE_LIMIT, VALUE_LIMIT
 from .layer import Layer
 
 GATED = {"use_gate": True, "gate_activation": "sigmoid"}
 SHELL = {"use_conv": True, "use_output_norm": True, **GATED}
-H16 = {"n_heads": 16}
-H56 = {"n_heads": 56}
+NORM = {"use_output_norm": True, **GATED}
+FLA = {"use_gate": True, "use_conv": True, "use_output_norm": True}
+
+
+def h(n_heads, n_state=32, **more):
+    return {"n_heads": n_heads, "n_state": n_state, **more}
+
+
 # Every name, with what differs from the defaults (8 heads, n=32, stripped).
 NAMES = {
     "E88": {},
-    "E88h12": {"n_heads": 12},
+    "E88h12": h(12),
     "E88h8n32": {},
-    "E88sh16n32": H16,
-    "E88th8n64": {"n_state": 64, "tie_kv": True},
+    "E88s": {},
+    "E88sh8": {},
+    "E88sh16n32": h(16),
+    "E88sh8n96": h(8, 96),
+    "E88t": {"tie_kv": True},
+    "E88th8n64": h(8, 64, tie_kv=True),
+    "E88th16n32": h(16, tie_kv=True),
     "E88_h8n32": {},
-    "E88_h24n24": {"n_heads": 24, "n_state": 24},
-    "E88_h32n16": {"n_heads": 32, "n_state": 16},
-    "E88_h64n32": {"n_heads": 64},
-    "E88_n16": {"n_state": 16},
-    "E88_n24": {"n_state": 24},
-    "E88_n48": {"n_state": 48},
-    "E88_h16n32_gate": H16 | GATED,
-    "E88f_h32n16": {"n_heads": 32, "n_state": 16},
-    "E88f_h24n24": {"n_heads": 24, "n_state": 24},
-    "E88f_h4": {"n_heads": 4},
-    "E88f_h6": {"n_heads": 6},
-    "E88d_h12": {"n_heads": 12},
-    "E88d_h20": {"n_heads": 20},
+    "E88_h24n24": h(24, 24),
+    "E88_h32n16": h(32, 16),
+    "E88_h64n32": h(64),
+    "E88_h512n32": h(512),
+    "E88_h81n128": h(81, 128),
+    "E88_h32n72": h(32, 72),
+    "E88_h24n80": h(24, 80),
+    "E88_h64n80": h(64, 80),
+    "E88_h8n32_500m": {},
+    "E88_h8n64_500m": h(8, 64),
+    "E88_h8n48_scaled": h(8, 48),
+    "E88_h8n56_scaled": h(8, 56),
+    "E88_h16n32_gate": h(16, **GATED),
+    "E88_n16": h(128, 16),
+    "E88_n24": h(85, 24),
+    "E88_n32": h(64),
+    "E88_n40": h(51, 40),
+    "E88_n48": h(42, 48),
+    "E88_b56n32": h(56),
+    "E88_b60n32": h(60),
+    "E88_b64n32": h(64),
+    "E88_b40n48": h(40, 48),
+    "E88_b44n48": h(44, 48),
+    "E88_b28n64": h(28, 64),
+    "E88_b32n64": h(32, 64),
+    "E88_dim1536": h(48),
+    "E88_dim1792": h(56),
+    "E88_dim2048": h(64),
+    "E88_dim2304": h(72),
+    "E88_dim2560": h(80),
+    "E88_dim2816": h(88),
+    "E88_dim3072": h(96),
+    "E88_100M": h(32),
+    "E88_200M": h(40),
+    "E88_300M": h(48),
+    "E88_500M": h(64),
+    "E88_750M": h(72),
+    "E88_1B": h(80),
+    "E88f_h32n16": h(32, 16),
+    "E88f_h24n24": h(24, 24),
+    "E88f_h4": h(4),
+    "E88f_h6": h(6),
+    "E88f_h4n64": h(4, 64),
+    "E88d_h12": h(12),
+    "E88d_h20": h(20),
     "E88e_h8_75m": {},
+    "E88e_h10_75m": h(10),
+    "E88e_h12_75m": h(12),
+    "E88e_h16_48m": h(16),
+    "E88e_h12_linear": h(12, linear_state=True),
     "E88e_h8": {},
-    "E88c_h8n64": {"n_state": 64} | GATED,
-    "E88c_nogate": H16,
-    "E88g_h64n8": {"n_heads": 64, "n_state": 8},
-    "E88g_h128n8": {"n_heads": 128, "n_state": 8},
-    "E88g_h256n8": {"n_heads": 256, "n_state": 8},
-    "E88g_h16n16": {"n_heads": 16, "n_state": 16},
-    "E88g_h4n128": {"n_heads": 4, "n_state": 128},
-    "E88a_noconv": H16 | SHELL | {"use_conv": False},
-    "E88a_linear": H16 | SHELL | {"linear_state": True},
-    "E88a_nogate": H16 | {"use_conv": True, "use_output_norm": True},
-    "E88a_simpledecay": H16 | SHELL | {"decay": "simple"},
-    "E88a_minimal": H16,
-    "E88b_nosilu": H16 | GATED | {"use_output_norm": True, "use_silu": False},
-    "E88b_nol2": H16 | GATED | {"use_output_norm": True, "use_l2_norm": False},
-    "E88b_nonorm": H16 | GATED,
-    "E88d_tiekv": H16 | {"tie_kv": True},
-    "E88d_linear": H16 | {"linear_state": True},
-    "E88d_simpledecay": H16 | {"decay": "simple"},
+    "E88c_h32n16": h(32, 16, **GATED),
+    "E88c_h24n24": h(24, 24, **GATED),
+    "E88c_h8n64": h(8, 64, **GATED),
+    "E88c_nogate": h(16),
+    "E88c_simpledecay": h(16, decay="simple", **GATED),
+    "E88g_h64n8": h(64, 8),
+    "E88g_h128n8": h(128, 8),
+    "E88g_h256n8": h(256, 8),
+    "E88g_h16n16": h(16, 16),
+    "E88g_h4n128": h(4, 128),
+    "E88a_noconv": h(16, **NORM),
+    "E88a_linear": h(16, linear_state=True, **SHELL),
+    "E88a_nogate": h(16, use_conv=True, use_output_norm=True),
+    "E88a_simpledecay": h(16, decay="simple", **SHELL),
+    "E88a_noconv_linear": h(16, linear_state=True, **NORM),
+    "E88a_noconv_nogate": h(16, use_output_norm=True),
+    "E88a_minimal": h(16, use_output_norm=True, decay="simple"),
+    "E88b_nosilu": h(16, use_silu=False, **NORM),
+    "E88b_nol2": h(16, use_l2_norm=False, **NORM),
+    "E88b_nosilu_nol2": h(16, use_silu=False, use_l2_norm=False, **NORM),
+    "E88b_nonorm": h(16, **GATED),
+    "E88b_nogate_nonorm": h(16),
+    "E88d_tiekv": h(16, tie_kv=True),
+    "E88d_linear": h(16, linear_state=True),
+    "E88d_simpledecay": h(16, decay="simple"),
+    "E88d_tiekv_linear": h(16, tie_kv=True, linear_state=True),
     "E88h_concat": {},
     "E88h_wsum": {"head_mix": "weighted_sum"},
     "E88h_perhead": {"head_mix": "per_head"},
     "E88h_inputw": {"head_mix": "input_weighted"},
     "E88h_sum": {"head_mix": "sum"},
-    "E88_gated_sigmoid": H56 | GATED,
-    "E88_gated_silu": H56 | {"use_gate": True},
-    "E88_conv_silu": H56 | {"use_gate": True, "use_conv": True},
-    "E88_full_fla": H56 | {"use_gate": True, "use_conv": True, "use_output_norm": True},
-    "E88_100M": {"n_heads": 32},
-    "E88_1B": {"n_heads": 80},
+    "E88h_h32n32": h(32),
+    "E88_gated_sigmoid": h(56, **GATED),
+    "E88_gated_silu": h(56, use_gate=True),
+    "E88_conv_silu": h(56, **FLA),
+    "E88_full_fla": h(56, **FLA),
 }
 
 
@@ -80,9 +136,8 @@ def test_every_published_name_resolves_to_its_configuration(name):
 
 
 def test_every_preset_is_tested():
-    tested = {name for name in NAMES if registry().resolve(name)}
     for head in registry().resolve("E88").variant.presets:
-        assert any(name.startswith(head) for name in tested), head
+        assert any(name.startswith(head) for name in NAMES), head
 
 
 def test_a_pinned_option_cannot_be_overridden():
@@ -128,6 +183,29 @@ def test_published_counts(name, dim, count):
 @pytest.mark.parametrize("name, dim, millions", ROUNDED)
 def test_published_rounded_counts(name, dim, millions):
     assert round(language_model_count(name, dim) / 1e6, 1) == millions
+
+
+def layer_count(c, D):
+    """Parameters of a layer from its options, added up term by term."""
+    H, n, m = c.n_heads, c.n_state, round(c.n_state * c.expansion)
+    values = 0 if c.tie_kv else H * m
+    mixed = {"concat": H * m * D, "per_head": H * m * D, "weighted_sum": H + m * D, "input_weighted": H * D + m * D}
+    return (
+        (2 * H * n + values) * D
+        + {"mamba": H * D + 2 * H, "simple": H * D, "constant": H, "none": 0}[c.decay]
+        + c.use_conv * 4 * (2 * H * n + values)
+        + c.use_gate * H * m * D
+        + c.use_write_gate * H * D
+        + c.use_output_norm * m
+        + c.use_value_residual * H * m
+        + mixed.get(c.head_mix, m * D)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_count_of_every_name_is_that_of_its_options(name):
+    config = registry().resolve(name).config
+    assert language_model_count(name, 768, depth=3) == 256 * 768 + 3 * (layer_count(config, 768) + 768) + 768
 
 
 def test_count_of_the_480m_search_result():
@@ -209,6 +287,29 @@ def test_each_option_changes_the_function():
             seen.append(y)
 
 
+def test_any_two_options_live_together_or_are_refused_by_name():
+    """In the reference; which of them reach the kernel, verify's liveness check and the pairs in README.md have shown."""
+    x, refused = torch.randn(1, 3, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), []
+    single = [option for option in OPTIONS if "," not in option] + ["use_gate=true,gate_activation=sigmoid"]
+    for one, two in itertools.combinations(single, 2):
+        if one.split("=")[0] == two.split("=")[0]:
+            continue
+        try:
+            spec = registry().resolve(f"E88h{H}n{N}:{one},{two}")
+            spec.check()
+        except UserError as error:
+            refused.append((one, two))
+            assert all(option.split("=")[0] in str(error) for option in (one, two)), error
+            continue
+        torch.manual_seed(0)
+        layer = Layer(D, spec.config).double()
+        y, state = layer(x)
+        sum((o * torch.randn_like(o)).sum() for o in (y, *state.values())).backward()
+        dead = [n for n, p in layer.named_parameters() if not (p.grad.isfinite().all() and p.grad.any())]
+        assert not dead, spec.name
+    assert refused == [("expansion=2", "tie_kv=true")]
+
+
 def test_per_head_is_concat_in_another_layout():
     concat, _ = run("", "reference")
     per_head, _ = run("head_mix=per_head", "reference")
@@ -237,8 +338,11 @@ def test_a_split_sequence_equals_the_whole(options):
     "name, texts",
     [
         ("E88h8n20", ("n_state=20 is not a multiple of 8", "Nearest: 16, 24.")),
-        ("E88h8n80", ("n_state=80", "Nearest: 64, 96.")),
+        ("E88h8n104", ("n_state=104", "Nearest: 96, 128.", "registers hold")),
         ("E88h8n16:expansion=1.3", ("20.8 wide", "Nearest: 1, 1.5")),
+        ("E88h8n48:expansion=1.3", ("62.4 wide", "Nearest: 1.166667, 1.333333")),
+        ("E88h1n32:head_mix=weighted_sum", ("with one head", "head_mix=concat", "always 1")),
+        ("E88h1n32:head_mix=input_weighted", ("with one head", "head_mix=concat", "always 1")),
         ("E88h8n128:expansion=2", ("256 x 128", "Largest: 1")),
         ("E88h8n16:expansion=32", ("512 x 16", "Largest: 16")),
         ("E88h8n32:tie_kv=true,expansion=2", ("tie_kv=true with expansion=2", "expansion=1")),
@@ -249,6 +353,14 @@ def test_rules_name_the_value_the_reason_and_the_way_out(name, texts):
     with pytest.raises(UserError) as caught:
         registry().resolve(name).check()
     assert all(text in str(caught.value) for text in texts), caught.value
+
+
+def test_every_value_width_can_be_asked_for_as_the_rules_name_it():
+    for n in SIZES:
+        for m in range(8, min(VALUE_LIMIT, STATE_LIMIT // n) + 1, 8):
+            spec = registry().resolve(f"E88h2n{n}", {"expansion": f"{m / n:.7g}"})
+            assert spec.config.n_v == m
+            spec.check()
 
 
 def test_initialisation():

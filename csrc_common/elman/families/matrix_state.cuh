@@ -11,6 +11,7 @@
 //   present one, and write the results of the one before. No thread waits for another but at that barrier.
 // * Forward keeps S before every K steps (`slots`), whatever the tile. Backward, from the last chunk to the first, replays a
 //   chunk once from its slot, keeps its K states, and walks them back. No float atomics, every sum in a fixed order.
+// * Step::every: forward keeps S before every step, and `kept` [B, T, H M]; backward reads them, and replays nothing.
 //
 // A variant supplies `Step` (members below, all static) and args with: B, T, H, s0, y, s_last, slots, d_y, d_s_last, d_s0;
 // `readout` [B, T, H M] of accumulators where needs_readout; and in Backward history and partial, both null unless
@@ -22,6 +23,7 @@
 //   columns              further vectors of length N in a record, if any, which reach `forward` and get a gradient
 //   spread               few states: more lanes for each, one state a block
 //   needs_readout        the backward pass needs y, which forward then keeps
+//   every                if any, whether every state is kept
 //   Raw, load            a team's part of the raw vectors of a step, and reading them
 //   RawScalars, load_scalars   the raw numbers of a step, and reading them
 //   prepare, prepare_scalars   the vectors of a record, by a team; its scalars, by one thread for each step

@@ -15,8 +15,8 @@ template <class Step> struct BackwardShared {
   static constexpr unsigned history_step = Tile::R * Tile::C * Plan::consumers;
   static constexpr unsigned items = Plan::items, steps = Step::K + Plan::ahead;
   static constexpr unsigned values = steps * value_step, records = steps * record_step;
-  // States: before each step, and after the last one unless it stays in registers.
-  static constexpr unsigned places = Step::K + !Plan::joint;
+  // States: before each step, and after the last one unless it stays in registers; none that forward has kept.
+  static constexpr unsigned places = keeps_every<Step>() ? 0 : Step::K + !Plan::joint;
   static constexpr unsigned stage = Plan::staged ? Tile::R * Tile::C * Plan::consumers : 0;  // a slot, by thread
   static constexpr unsigned histories = Step::global_history ? 0 : places * history_step;
   static constexpr unsigned partials = Step::global_history ? 0 : items * Tile::warps * Record<Step>::vectors * Tile::N;
@@ -26,7 +26,7 @@ template <class Step> struct BackwardShared {
   static constexpr unsigned rows = items * Step::M * Step::rows, scalars = items * Step::grad_scalars * line;
   Carve carve;
   unsigned record = carve.take<A>(4 * records + record_step), d_readout = carve.take<A>(3 * values);
-  unsigned kept = carve.take<A>(2 * values);
+  unsigned kept = carve.take<A>(keeps_every<Step>() ? 0 : 2 * values);
   unsigned history = carve.take<A>(histories), partial = carve.take<A>(2 * partials), row = carve.take<A>(2 * rows);
   unsigned scalar = carve.take<A>(2 * scalars), sum = carve.take<A>(Plan::producers);
   unsigned staged = carve.take<A>(stage);
@@ -40,6 +40,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   using Lane = matrix_state::Lane<Step, Plan>;
   using Shared = BackwardShared<Step>;
   constexpr int R = Tile::R, C = Tile::C, N = Tile::N, M = Tile::M, EM = Step::EM, K = Step::K, stride = Shared::stride;
+  constexpr bool every = keeps_every<Step>();
   constexpr int heads = Plan::heads, warps = Tile::warps, W = pack_width<A>(R * C), vectors = Record<Step>::vectors;
   constexpr int64_t state = M * N;
   using Flat = A[R * C];
@@ -52,7 +53,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   const bool finishes = helper >= (Plan::apart ? Plan::producers : 0);
   A* records = shared<A>(at.record, 4 * at.records + at.record_step) + Plan::ahead * at.record_step;
   A* d_readouts = shared<A>(at.d_readout, 3 * at.values) + Plan::ahead * at.value_step;
-  A* kept_rows = shared<A>(at.kept, 2 * at.values) + Plan::ahead * at.value_step;
+  A* kept_rows = shared<A>(at.kept, every ? 0 : 2 * at.values) + Plan::ahead * at.value_step;
   A *row_grads = shared<A>(at.row, 2 * at.rows);
   A* scalar_grads = shared<A>(at.scalar, 2 * at.scalars);
   A* histories = Step::global_history ? a.history + (int64_t)bh0 * (K + 1) * state : shared<A>(at.history, at.histories);
@@ -184,6 +185,10 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     for (int r = 0; r < R; ++r) mine.load_columns(s[r], Plan::staged ? staged + r * C * Plan::consumers : slot + r * N);
   };
 
+  // Step::every: the state before a step, from the end of the sequence on the last one; and what that step kept.
+  auto state_at = [&](int t) { return t < T ? a.slots + ((int64_t)bh * T + t) * state : a.s_last + (int64_t)bh * state; };
+  auto kept_at = [&](int t) { return mine.rows_at(bh, max_of(min_of(t, T - 1), 0), T, H); };
+
   // In stage n a consumer replays chunk n - 1, counted from the last, and walks chunk n - 2 back; in the first and last such
   // stage one of the two works on nothing, and its results are never used. A chunk that the sequence's end cuts short is
   // replayed beyond, and walked back from there with a gradient that is replaced at the last step.
@@ -193,7 +198,11 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     if (replayed < 0 || replayed > chunks || bh >= all) return;
     const int beyond = walked == 0 ? chunks * K - T : 0, head_row = mine.head * M + mine.row0;
     const bool more = replayed + 1 < chunks;
-    if (more) fetch_slot();
+    int t_state = (chunks - walked) * K, t_kept = t_state;  // the step after the chunk that is walked back
+    if (!every && more) fetch_slot();
+    if (every)
+      for (int t = max_of(t_state - 2 * K, 0); t < min_of(t_state - K, T); ++t)
+        for (int r = 0; r < R; ++r) prefetch(state_at(t) + (mine.row0 + r) * N + mine.col0);
 
     // Replay: the state before each step, and what the step keeps for its derivative. The pointers move along. A joint stage
     // stores states where the walk has just read one, so that their order turns around from chunk to chunk.
@@ -224,6 +233,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     const A* history_w = histories + thread * W + (K - 1) * at.history_step;  // unless joint
     // The state before the next step to walk back: joint, from where `replay` goes on, once the present step needs a state less.
     auto load_before = [&](A (&to)[R][C], bool last) {
+      if constexpr (every) return mine.load_state(to, state_at(t_state));
       const A* from = !Plan::joint ? history_w : last ? history - turn : history;
       read(reinterpret_cast<Flat&>(to), from, Plan::consumers);
     };
@@ -237,7 +247,8 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
       kept_w -= at.value_step;
       d_readout -= at.value_step;
       mine.inputs(next_w, next_q, record_w);
-      read(next_kept, kept_w);
+      if constexpr (every) read(next_kept, a.kept + kept_at(--t_kept));
+      else read(next_kept, kept_w);
       read(next_dy, d_readout);
     };
     auto walk = [&](bool last, auto&& beside) {
@@ -252,6 +263,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
       copy(kept, next_kept);
       copy(dy, next_dy);
       history_w -= last ? 0 : at.history_step;
+      t_state -= last ? 0 : 1;
       if (Plan::ahead) load_walk();
       if (Plan::ahead && !Plan::joint) load_before(coming, last);
       beside();
@@ -289,12 +301,13 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
       }
     };
 
+    if (every) mine.load_state(after, state_at(t_state--));
     if (Plan::joint) mine.inputs(next, record);
     if (Plan::ahead) {
       load_walk();
       load_before(before, false);
     }
-    if (!Plan::joint) read(reinterpret_cast<Flat&>(after), histories + thread * W + K * at.history_step, Plan::consumers);
+    if (!Plan::joint && !every) read(reinterpret_cast<Flat&>(after), histories + thread * W + K * at.history_step, Plan::consumers);
     auto beside = [&] {
       if (Plan::joint) replay();
     };
@@ -310,6 +323,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
 #pragma unroll(Plan::unrolled)
       for (int i = 0; i < K; ++i) walk(i == K - 1, beside);
     }
+    if constexpr (every) return;
     if (!Plan::joint) {
       load_slot();
       if (more) slot -= state;

@@ -31,6 +31,7 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
   using Parts = Readouts<Tile>;
   constexpr int R = Tile::R, C = Tile::C, M = Tile::M, EM = Step::EM, K = Step::K, stride = Record<Step>::stride;
   constexpr int heads = Plan::heads;
+  constexpr bool every = keeps_every<Step>();
   constexpr int64_t state = M * Tile::N;
   const ForwardShared<Step> at;
   A *records = shared<A>(at.record, 2 * at.records), *readouts = shared<A>(at.readout, 2 * at.readouts);
@@ -91,7 +92,7 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
 
   const Lane mine(thread);
   const int bh = bh0 + mine.head;
-  A* slot = a.slots + (int64_t)bh * ceil_div(T, K) * state;
+  A* slot = a.slots + (int64_t)bh * (every ? T : ceil_div(T, K)) * state;
   A s[R][C];
   auto consume = [&](int chunk) {
     if (chunk < 0 || chunk >= chunks || bh >= all) return;
@@ -103,7 +104,7 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
     if (Plan::ahead) mine.inputs(next, next_q, record);
 #pragma unroll(Plan::ahead ? 8 : 1)
     for (int t = 0; t < length; ++t) {
-      if (t % K == 0) {
+      if (every || t % K == 0) {
         mine.store_state(slot, s);
         slot += state;
       }
@@ -113,6 +114,9 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
       if (Plan::ahead) mine.inputs(next, next_q, record + (t + 1) * heads * stride);
       A y[R], kept[R];
       Step::forward(mine, s, in, kept);
+      if constexpr (every) {
+        if (mine.first()) write(a.kept + mine.rows_at(bh, chunk * Plan::chunk + t, T, H), kept);
+      }
       mine.part(y, s, q);
       mine.template row_sums<Tile::KG, Parts::parts>(y);
       if (Parts::parts == Tile::KG || mine.key < Parts::parts) write(readout + t * heads * Parts::parts * Parts::stride, y);

@@ -39,6 +39,12 @@ ELMAN_DIVISION Shape choose(int N, int M, bool backward, bool spread) {
   return best;
 }
 
+// Whether the forward pass keeps every state, so that the backward pass computes none again.
+template <class Step> ELMAN_BOTH bool keeps_every() {
+  if constexpr (requires { Step::every; }) return Step::every;
+  else return false;
+}
+
 // A block of one pass: `heads` states, on `consumers` threads that step them, and `producers` that prepare a chunk ahead and
 // write results a chunk behind. Where the state takes all registers, every thread does both.
 template <class Step, bool BACKWARD> struct Plan {
@@ -67,7 +73,7 @@ template <class Step, bool BACKWARD> struct Plan {
   static constexpr bool even = passes * teams == items;  // every team has a step in every pass
   static_assert(teams % heads == 0 && items <= producers);
   // Backward: whether one instruction stream replays a chunk and walks another back, each in the shadow of the other's latencies.
-  static constexpr bool joint = Tile::R * Tile::C <= 10, ahead = split && Tile::R * Tile::C <= 16;  // ahead: read a step early
+  static constexpr bool joint = Tile::R * Tile::C <= 10 && !keeps_every<Step>(), ahead = split && Tile::R * Tile::C <= 16;  // ahead: read a step early
   static constexpr int unrolled = joint ? 4 : ahead ? 2 : 1;
   // How many elements of a lane share one reciprocal: without, the passes wait for the special-function unit.
   static constexpr int share = 2;
@@ -162,6 +168,10 @@ template <class Step, class Plan> struct Lane {
   ELMAN_FN void product(A (&sum)[R], const A (&s)[R][C], const A (&x)[C]) const {
     part(sum, s, x);
     row_sums(sum);
+  }
+  // Where a lane's rows begin in a tensor [B, T, H, M], at a step of state bh.
+  ELMAN_FN int64_t rows_at(int bh, int t, int T, int H) const {
+    return (((int64_t)(bh / H) * T + t) * H + bh % H) * Tile::M + row0;
   }
   // A lane's columns of a row, and of a state.
   ELMAN_FN void load_columns(A (&x)[C], const A* from) const {
