@@ -25,6 +25,7 @@ RULES = Rules(
 )
 PRODUCTS = (Product(sums=2),)  # W_h h and W_w h, of the same h
 REGISTERS = 96  # of a thread, besides matrix, operand and sums
+WARPS = 12  # of a block at most: with more a thread has too few registers
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def choose(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[
     found = [
         d
         for d in tiles.divisions(sizes, dtype, device, PRODUCTS, REGISTERS)
-        if shared_bytes(d.constants, sizes, dtype) <= device.shared_bytes
+        if d.constants["WARPS"] <= WARPS and shared_bytes(d.constants, sizes, dtype) <= device.shared_bytes
     ]
     if not found:
         raise DoesNotFit(
@@ -129,4 +130,3 @@ def kernel(package: str, vectors: int = 0) -> Kernel:
 def constants(config: Options) -> dict[str, int]:
     """Return the compile-time constants that depend on options."""
     return {"CUBLAS": int(config.recurrence == "cublas"), "N": config.slots, "K": STEPS}
-

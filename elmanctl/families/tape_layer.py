@@ -44,7 +44,9 @@ class TapeLayer(nn.Module):
         """Return the zero state."""
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         dim = self.b.shape[0]
-        shapes = {"h": (batch, dim), "tape": (batch, self.slots, dim)} | ({} if self.M_0 is None else {"begun": (batch,)})
+        shapes = {"h": (batch, dim), "tape": (batch, self.slots, dim)} | (
+            {} if self.M_0 is None else {"begun": (batch,)}
+        )
         return {name: torch.zeros(shape, device=device, dtype=wide) for name, shape in shapes.items()}
 
     def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:

@@ -62,8 +62,8 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
   E e;
   Gate<Step, A> gate;
 
-  ELMAN_FN ForwardPass(const Args& p, const A* vectors, Division split)
-      : p(p), T((int)p.T), D((int)p.D), scale(rsqrt_of(A(p.D))), e(p.W, p.exchange, p.partials, split, (int)p.B, (int)p.D, (int)p.T + 1) {
+  ELMAN_FN ForwardPass(const Operand<1>& operand, const Args& p, const A* vectors, Division split)
+      : p(p), T((int)p.T), D((int)p.D), scale(rsqrt_of(A(p.D))), e(operand, p.W, p.exchange, p.partials, split, (int)p.B, (int)p.D, (int)p.T + 1) {
     if (e.owner()) gate.load(vectors, D, e.channel());
   }
 
@@ -140,6 +140,7 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
           store(to + n, beta.own[j]), store(to + N + n, kappa.own[j]), store(to + 2 * N + n, a.own[j]);
         }
     }
+    if (i + 1 < T) prefetch(xz + 2 * D), prefetch(xz + 3 * D);
     if (i > 0) store2(p.w + at - D, w.x, w.y);
     if (i % C::K == 0 && !last)
 #pragma unroll
@@ -179,11 +180,13 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
 
 namespace elman::tape {
 template <class Step, class C, class S, class Args> ELMAN_KERNEL(threads<C>) forward_pass(Args p, const Acc<S>* gate, Division split) {
-  ForwardPass<Step, C, S, Args>(p, gate, split).run();
+  const Operand<1> operand{};
+  ForwardPass<Step, C, S, Args>(operand, p, gate, split).run();
 }
 template <class Step, class C, class S, class Args>
 ELMAN_KERNEL(threads<C>) backward_pass(Args p, const Acc<S>* gate, Acc<S>* gate_part, Division split) {
-  BackwardPass<Step, C, S, Args>(p, gate, gate_part, split).run();
+  const Operand<2> operand{};
+  BackwardPass<Step, C, S, Args>(operand, p, gate, gate_part, split).run();
 }
 
 template <class C, class S, class E, class Args, class... Given>

@@ -23,9 +23,9 @@ template <class Step, class C, class S, class Args> struct BackwardPass {
   E e;
   Gate<Step, A> gate;
 
-  ELMAN_FN BackwardPass(const Args& p, const A* vectors, A* gate_part, Division split)
+  ELMAN_FN BackwardPass(const Operand<2>& operand, const Args& p, const A* vectors, A* gate_part, Division split)
       : p(p), T((int)p.T), D((int)p.D), scale(rsqrt_of(A(p.D))), gate_part(gate_part),
-        e(p.W, p.exchange, p.partials, split, (int)p.B, (int)p.D, (int)p.T + 1) {
+        e(operand, p.W, p.exchange, p.partials, split, (int)p.B, (int)p.D, (int)p.T + 1) {
     if (e.owner()) gate.load(vectors, D, e.channel());
   }
 
@@ -194,6 +194,10 @@ template <class Step, class C, class S, class Args> struct BackwardPass {
     if (!mine) return;
     S* const to = p.d_xz + at_time(b, T, t, 2 * D, e.channel());
     store2(to, c.d_pre.x, c.d_pre.y), store2(to + D, x.d_z, y.d_z);
+    if (t == 0) return;
+    const int64_t before = at_time(b, T, t - 1, D, e.channel());
+    prefetch(p.d_y + before), prefetch(p.h + before), prefetch(p.xz + at_time(b, T, t - 1, 2 * D, e.channel()) + D);
+    if (t > 1) prefetch(p.w + before - D);
   }
 
   ELMAN_FN void run() {

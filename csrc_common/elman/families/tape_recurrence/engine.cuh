@@ -102,7 +102,6 @@ template <class S, class C, class Carry, int OUT, bool transposed> struct Engine
   using P = Product<C::CHUNKS, C::TILES, C::SHARED, transposed ? 1 : 2, transposed ? 2 : 1, C::WHOLE>;
   using At = TapeLayout<S, C, P, Carry, values, tapes>;
   const At layout;
-  const Operand<OUT> nothing{};
   Phase<S, C, P, transposed, Operand<OUT>> phase;
   const int steps, blocks, block;
   A* const partials;
@@ -113,9 +112,9 @@ template <class S, class C, class Carry, int OUT, bool transposed> struct Engine
   int64_t slot_size, from;
   unsigned since;
 
-  // `steps` of them; the ring's words are absent at first.
-  ELMAN_FN Engine(const S* W, S* exchange, A* partials, Division split, int B, int D, int steps)
-      : phase(nothing, Matrix<S>{W, D, transposed ? 2 * D : D}, shared<Eight<S>>(layout.kept, At::kept_size), shared<A>(layout.parts, At::parts_size),
+  // `steps` of them; the ring's words are absent at first. `operand` is outside, since an object that knows its own address stays in memory.
+  ELMAN_FN Engine(const Operand<OUT>& operand, const S* W, S* exchange, A* partials, Division split, int B, int D, int steps)
+      : phase(operand, Matrix<S>{W, D, transposed ? 2 * D : D}, shared<Eight<S>>(layout.kept, At::kept_size), shared<A>(layout.parts, At::parts_size),
               exchange, Ring{(unsigned)(rows * OUT * D * ceil_div(B, rows)), 0, 0, 0}, split, B, 1, steps),
         steps(steps),
         blocks(split.blocks),
