@@ -24,7 +24,6 @@ class TapeLayer(nn.Module):
     """
 
     binding: ModuleType
-    no_decay: frozenset[str] = frozenset({"M_0"})
 
     def __init__(self, dim: int, config):
         super().__init__()
@@ -34,6 +33,8 @@ class TapeLayer(nn.Module):
         self.W = nn.Parameter(torch.empty(2 * dim, dim))  # W_h above W_w
         nn.init.xavier_uniform_(self.W_xz)
         by_blocks(self.W, 2, lambda i, block: nn.init.xavier_uniform_(block) if i else nn.init.orthogonal_(block, GAIN))
+        # A state to begin with: decay would pull its slots together.
+        self.no_decay = frozenset({"M_0"}) if config.tape == "learned" else frozenset()
         self.M_0 = nn.Parameter(torch.randn(self.slots, dim) * TAPE_STD) if config.tape == "learned" else None
 
     def gate(self) -> dict[str, Tensor]:

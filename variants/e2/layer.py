@@ -19,10 +19,10 @@ class Layer(Shell):
     """Source: README.md, equations 1 to 4. Rows of the recurrence are slot-major: slot s of sequence b is row s B + b."""
 
     split = True
-    no_decay = frozenset({"b", "decay"})  # a bias and logits, though of two dimensions
 
     def make_cell(self, inner: int, config) -> None:
         self.slots, self.constants = config.slots, constants(config)
+        self.no_decay = frozenset({"decay" if config.diagonal else "b"})  # logits or a bias, though of two dimensions
         self.C = nn.Parameter(torch.full((self.slots,), 1 / self.slots))
         if config.diagonal:
             self.decay = nn.Parameter(torch.full((self.slots, inner), math.log(DECAY / (1 - DECAY))))

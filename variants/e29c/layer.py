@@ -14,10 +14,10 @@ class Layer(TapeLayer):
     """Source: README.md, equations 1 to 7."""
 
     binding = binding
-    no_decay = TapeLayer.no_decay | {"g"}
 
     def __init__(self, dim: int, config):
         super().__init__(dim, config)
+        self.no_decay |= {"g"}  # vectors, though of two dimensions
         self.g = nn.Parameter(torch.tensor([FIRST, FIRST, FIRST, 0.0])[:, None].repeat(1, dim))  # g_z, g_r, g_h, b_g
 
     def gate(self) -> dict[str, Tensor]:
