@@ -36,7 +36,8 @@ class Kernel:
         backward_outputs: further tensors that the kernel's backward writes for `after_backward`.
         rounds: rounding points besides loads and stores, name -> `forward`, `backward`, `both` or `saved`: where the compute dtype is
             rounded to inside (an operand of a product, a saved tensor that is read back); or `absolute 3e-7`: a function that the bf16
-            build makes with such an error, whatever the size of its value. reference.py marks each with `at(name, x)`.
+            build makes with such an error, whatever the size of its value. `forward ?GATE`: where the constant GATE is not 0. reference.py
+            marks each with `at(name, x)`.
         terms: expression over the dims: how many terms the longest sum behind a result has (for the accumulation error), by tensor name;
             `*` is the default.
         budgets: resource limits for the device build, for example {"registers": 168, "spill_bytes": 0}.
@@ -69,10 +70,20 @@ class Kernel:
                     raise ValueError(
                         f"{self.package}: {spec.name} depends on ?{spec.when}, which is not among the constants"
                     )
+        for name in self.conditions.values():
+            if name not in self.constants:
+                raise ValueError(
+                    f"{self.package}: a rounding point depends on ?{name}, which is not among the constants"
+                )
         if unknown := set(self.torch_gradients) - set(self.inputs):
             raise ValueError(f"{self.package}: torch_gradients names {', '.join(sorted(unknown))}, which are no inputs")
         if bool(self.torch_gradients) != bool(self.after_backward):
             raise ValueError(f"{self.package}: torch_gradients and after_backward go together")
+
+    @cached_property
+    def conditions(self) -> dict[str, str]:
+        """The constant that a rounding point depends on, for those that depend on one."""
+        return {name: text.partition(" ?")[2] for name, text in self.rounds.items() if " ?" in text}
 
     @cached_property
     def input_specs(self) -> tuple[TensorSpec, ...]:

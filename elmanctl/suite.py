@@ -1,10 +1,9 @@
 """Suites: which models to compare, at which size and under which one training block. Data, not code.
 
 * A suite is a YAML file: `description`, `params` or a `dim` for each row, `depth`, `tolerance`, `align`, `relaxed`, `matched`,
-  `device`, `budget`, `training`, `seeds`, `gpus_per_trial` (ranks.py) and `rows` of {model, label, options, dim, depth}.
+  `device`, `budget`, `training`, `seeds`, `gpus_per_trial` (ranks.py) and `rows` of {model, label, options, dim, depth, align}.
 * `seeds: 3` runs each row with the training block's seed and the two after it, `seeds: [1, 7]` with these (seeds.py).
-* Rows are sized by counting real models. A row further from `params` than `tolerance` stops the suite unless it says
-  `matched: false`, which every report of it then prints.
+* Rows are sized by counting real models; one further from `params` than `tolerance` stops a suite that does not say `matched: false`.
 """
 
 import importlib.util
@@ -19,13 +18,13 @@ from elmanctl import dims
 from elmanctl.errors import UserError, did_you_mean
 from elmanctl.records import Budget, Training, Trial
 from elmanctl.sizes import parse_count, parse_share, short_count, short_share
-from elmanctl.suite_file import read
+from elmanctl.suite_file import read, waived
 from elmanctl.variant import Spec
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row, its model resolved. None: `dim` is to be sized, `seed` is the training block's. `group`: the name that seeds of a row share."""
+    """One row, its model resolved. None: `dim` is to be sized, `seed` is the training block's, `align` the suite's. `group`: what seeds share."""
 
     label: str
     spec: Spec
@@ -33,6 +32,7 @@ class Row:
     depth: int
     seed: int | None = None
     group: str = ""
+    align: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,18 +119,18 @@ def load(name: str, repeats: int | None = None) -> Suite:
     path = find(name)
     file = read(path)
     params = None if file.params is None else parse_count(file.params, f"{path}: params")
-    relaxed = tuple(dict.fromkeys((*file.relaxed, *(("dim",) if file.align else ()))))
+    relaxed = waived(file.relaxed, file.align)
     rows: dict[str, Row] = {}
     for number, given in enumerate(file.rows):
         try:
             spec = registry().resolve(given.model, given.options)
-            spec.check(given.dim, relaxed)
+            spec.check(given.dim, waived(relaxed, given.align))
         except UserError as error:
             raise UserError(f"{path}: rows[{number}]: {error}") from None
         label = given.label or spec.name
         if slug(label) in rows:
             raise UserError(f"{path}: rows[{number}]: the name {label} is given twice. Tell the rows apart with label.")
-        rows[slug(label)] = Row(label, spec, given.dim, given.depth or file.depth)
+        rows[slug(label)] = Row(label, spec, given.dim, given.depth or file.depth, align=given.align)
     suite = Suite(
         name=path.stem,
         path=path,
@@ -168,15 +168,14 @@ def resized(
         raise UserError(f"{suite.name} has no common budget, so its rows cannot be searched anew. Add --params.")
     rows = suite.rows
     if anew:
-        rows = tuple(replace(row, dim=None, depth=depth or row.depth) for row in rows)
-    relaxed = tuple(dict.fromkeys((*suite.relaxed, *(("dim",) if align else ()))))
+        rows = tuple(replace(row, dim=None, depth=depth or row.depth, align=align or row.align) for row in rows)
     return replace(
         suite,
         params=params or suite.params,
         depth=depth or suite.depth,
         tolerance=suite.tolerance if tolerance is None else tolerance,
         align=align or suite.align,
-        relaxed=relaxed,
+        relaxed=waived(suite.relaxed, align),
         rows=rows,
     )
 
@@ -195,17 +194,18 @@ def sized(suite: Suite) -> list[Sized]:
     """
     found = []
     for row in suite.rows:
+        relaxed = waived(suite.relaxed, row.align)
         if missing := row.spec.variant.missing():
             problem = f"{row.spec.name} needs {', '.join(missing)}, which cannot be imported here. Install: {row.spec.variant.install}"
             found.append(Sized(row, problem=problem))
         elif row.dim is not None:
-            found.append(Sized(row, dims.size(row.spec, row.dim, row.depth), suite.relaxed))
+            found.append(Sized(row, dims.size(row.spec, row.dim, row.depth), relaxed))
         else:
             try:
-                fit = dims.search(row.spec, suite.params, row.depth, suite.tolerance, suite.align, suite.relaxed)
+                fit = dims.search(row.spec, suite.params, row.depth, suite.tolerance, row.align or suite.align, relaxed)
             except UserError as error:
                 raise UserError(f"{suite.path}: {error}") from None
-            found.append(Sized(row, fit.nearest, suite.relaxed))
+            found.append(Sized(row, fit.nearest, relaxed))
     return found
 
 

@@ -20,6 +20,7 @@ class RowFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     options: dict[str, Any] = {}
     dim: int | None = None
     depth: int | None = None
+    align: int | None = None
 
 
 class SuiteFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -134,7 +135,7 @@ def _check(path: Path, file: SuiteFile) -> None:
         raise UserError(f"{path}: {error}") from None
     numbers = {"depth": file.depth, "align": file.align, "seeds": file.seeds if isinstance(file.seeds, int) else None}
     for index, row in enumerate(file.rows):
-        numbers |= {f"rows[{index}].dim": row.dim, f"rows[{index}].depth": row.depth}
+        numbers |= {f"rows[{index}].{key}": getattr(row, key) for key in ("dim", "depth", "align")}
     for key, value in numbers.items():
         if value is not None and value < 1:
             raise UserError(f"{path}: {key} is {value}; it must be at least 1.")
@@ -146,3 +147,8 @@ def _check(path: Path, file: SuiteFile) -> None:
                 )
         if file.matched:
             raise UserError(f"{path}: nothing says how large the rows should be. Give params, or matched: false.")
+
+
+def waived(relaxed: tuple[str, ...], align: int | None) -> tuple[str, ...]:
+    """Return the sizes whose method rules are waived, the width's among them where its step is given."""
+    return tuple(dict.fromkeys((*relaxed, "dim"))) if align else relaxed

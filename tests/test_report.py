@@ -167,6 +167,12 @@ def test_the_header_has_the_facts_of_the_run(run):
     assert any("waives the method's rule on dim" in note for note in report.notes)
 
 
+def test_rows_with_a_width_of_their_own_are_named(run):
+    report = rows.build(run({"a": ({}, {}), "b": ({"relaxed": ("dim",)}, {})}))
+    (note,) = [note for note in report.notes if "the width is waived" in note]
+    assert "waived for b, which" in note
+
+
 def test_markdown_has_one_line_a_row_with_units(run):
     text = render.markdown(
         rows.build(run({"a|b": ({}, {}), "kernelless": ({}, {"execution": "library", "receipt": ""})}))

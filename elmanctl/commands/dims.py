@@ -178,9 +178,8 @@ def print_sized(suite, rows) -> None:
             table.append([label, f"{s.row.dim or '?'}x{s.row.depth}", None, None, None, "cannot be built here"])
             continue
         cells = row(label, s.size, suite.params, suite.tolerance)
-        table.append(
-            [*cells[:-1], "" if cells[-1].startswith("nearest, within") else cells[-1].removeprefix("nearest, ")]
-        )
+        said = "" if cells[-1].startswith("nearest, within") else cells[-1].removeprefix("nearest, ")
+        table.append([*cells[:-1], ", ".join(filter(None, (said, s.row.align and f"align {s.row.align}")))])
     print_table(COLUMNS, table, title=f"{suite.name}: {suite.description}", right=RIGHT)
     for problem in dict.fromkeys(s.problem for s in rows if s.problem):
         out().print(problem, markup=False)

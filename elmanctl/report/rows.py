@@ -126,9 +126,19 @@ def _notes(collected: Collected, repeated: bool) -> list[str]:
     notes += [text for e in collected.entries if (text := _contradiction(e))]
     if relaxed := dict.fromkeys(name for run in runs for name in run.relaxed):
         notes.append(f"The suite waives the method's rule on {', '.join(relaxed)}.")
+    if own := list(dict.fromkeys(e.name for e in collected.entries if _waived(e))):
+        notes.append(
+            f"The method's rule on the width is waived for {', '.join(own)}, which no multiple of it brings near the budget."
+        )
     if odd := list(dict.fromkeys(e.name for e in collected.entries if _unverified(e))):
         notes.append(f"No receipt vouched for the kernel of {', '.join(odd)} when it ran (--unverified).")
     return notes
+
+
+def _waived(entry: Entry) -> bool:
+    """Return whether a trial waives a rule that its run does not."""
+    trial = entry.outcome.trial
+    return trial is not None and not set(trial.relaxed) <= set(entry.run.relaxed)
 
 
 def _rank(row: ReportRow, by: str) -> tuple:

@@ -85,7 +85,7 @@ class Rounding:
     """
 
     def __init__(self, kernel: Kernel | None, dtype: str, seed: int):
-        self.points = dict(kernel.rounds) if kernel else {}
+        self.points = {n: text.partition(" ?")[0] for n, text in kernel.rounds.items()} if kernel else {}
         self.sizes = {n: size for n, d in self.points.items() if (size := absolute(d)) is not None}
         if wrong := [f"{n}: {d}" for n, d in self.points.items() if d not in DIRECTIONS and n not in self.sizes]:
             raise ValueError(f"rounds has {', '.join(wrong)}; use {', '.join(DIRECTIONS)}, {ABSOLUTE} SIZE.")

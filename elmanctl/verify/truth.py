@@ -172,7 +172,8 @@ def establish(problem: Problem, roundings: int | None = None) -> Truth:
 
 
 def unreachable(kernel: Kernel, constants: Mapping[str, int]) -> set[str]:
-    """Return points named after tensors that these constants leave out, and functions, which an option may leave out."""
+    """Return points that these constants leave out or that are named after tensors which they do, and functions, which an option may leave out."""
     specs = (*kernel.input_specs, *kernel.output_specs, *kernel.saved_specs)
     functions = {name for name, direction in kernel.rounds.items() if absolute(direction) is not None}
-    return functions | {s.name for s in specs if not s.present(constants)}
+    left_out = {name for name, gate in kernel.conditions.items() if not constants[gate]}
+    return functions | left_out | {s.name for s in specs if not s.present(constants)}

@@ -19,6 +19,7 @@ def test_the_shipped_suites_are_listed(project):
     } <= names
     assert {
         "e33_e41",
+        "e4_against_e1",
         "e4_rank",
         "jan14",
         "ladder_100m",
@@ -31,6 +32,8 @@ def test_the_shipped_suites_are_listed(project):
         "ladder_40m",
         "levels_50m",
         "matrix_100m",
+        "self_gate_against_tanh",
+        "tanh_or_linear",
         "smoke",
         "standard",
     } <= names
@@ -42,6 +45,8 @@ def test_the_shipped_suites_are_listed(project):
 def test_one_suite_is_shown_sized(project):
     ran = project.run("suites", "smoke")
     assert ran.code == 0 and "E88h4n16" in ran.out and "Spread:" in ran.out and "within 3 % of 235K" in ran.out
+    own = project.run("suites", "self_gate_against_tanh").out
+    assert own.count("align 32") == 2, "the marks of rows with a step of their own"
 
 
 def test_a_file_that_does_not_load_is_named_and_the_others_are_listed(project):

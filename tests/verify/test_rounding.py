@@ -6,6 +6,7 @@ import torch
 from elmanctl.kernel import Kernel
 from elmanctl.verify.policy import UNITS
 from elmanctl.verify.rounding import UNIT, Rounding, stochastic
+from elmanctl.verify.truth import unreachable
 
 
 def kernel(**rounds):
@@ -54,6 +55,14 @@ def test_a_saved_point_changes_derivatives_only():
     read_back = (gradient / 2).to(torch.bfloat16).double()
     assert torch.allclose(gradient / 2, read_back, rtol=1e-5)
     assert (gradient / 2 - x).abs().max() > 1e-4
+
+
+def test_a_point_may_depend_on_a_constant():
+    made = Kernel("toy", {"x": "B T"}, {"y": "B T"}, constants={"ON": "1"}, rounds={"p": "forward ?ON", "q": "forward"})
+    assert Rounding(made, "bfloat16", 0).points == {"p": "forward", "q": "forward"}
+    assert unreachable(made, {"ON": 0}) == {"p"} and unreachable(made, {"ON": 1}) == set()
+    with pytest.raises(ValueError, match=r"a rounding point depends on \?OFF, which is not among the constants"):
+        kernel(p="forward ?OFF")
 
 
 def test_noise_is_a_few_units_of_the_accumulator_and_reaches_backward():

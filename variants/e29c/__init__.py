@@ -1,0 +1,12 @@
+"""E29c: a tanh state beside a tape that it reads and writes by softmax; the readout's gate weighs input, what was read, and state."""
+
+from elmanctl.families import tape
+from elmanctl.variant import Variant
+
+variant = Variant(
+    package=__name__,
+    name="E29c",
+    summary="tanh state with a tape of slots, read and written by softmax; weighted and clipped gate",
+    config=tape.Options,
+    rules=tape.RULES,
+)

@@ -1,0 +1,19 @@
+// Equations 2 to 7 of README.md; q = clip(g_z z + g_r r + g_h h + b_g). W_xz x is a torch product.
+#include <elman/families/tape_recurrence.cuh>
+
+#include "elman_args.h"
+
+namespace e29c {
+struct Step {
+  static constexpr int vectors = 4;
+  static constexpr int clip = 20;
+  template <class A> static ELMAN_FN elman::tape::Score<A> score(A z, A r, A h, const A (&g)[4]) {
+    const A q = g[0] * z + g[1] * r + g[2] * h + g[3];
+    if (elman::abs_of(q) >= clip) return {q < 0 ? A(-clip) : A(clip), 0, 0, 0, {}};
+    return {q, g[0], g[1], g[2], {z, r, h, 1}};
+  }
+};
+}  // namespace e29c
+
+ELMAN_FORWARD(a) { return elman::tape::forward<e29c::Step, args::Constant, args::scalar>("e29c_forward", a, a.gate); }
+ELMAN_BACKWARD(a) { return elman::tape::backward<e29c::Step, args::Constant, args::scalar>("e29c_backward", a, a.gate, a.gate_part); }
