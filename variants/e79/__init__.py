@@ -25,7 +25,7 @@ RULES = Rules(
     | {
         "n_state": (
             Multiple(8, "one 16-byte row of bf16"),
-            OneOf(SIZES, "a block's registers hold two states and two gradients, its shared memory a chunk's sums"),
+            OneOf(SIZES, "a block's registers hold two states and their gradients in these sizes"),
         ),
     },
     combinations=matrix.RULES.combinations,

@@ -266,7 +266,7 @@ ELMAN_KERNEL((lanes)) backward(const args::Backward a) {
   constexpr int W = matrix_state::pack_width<acc>(R * C);
   acc* history = (global_history ? a.history + bh * (2 * K * state) : shared<acc>(at.history, at.histories)) + thread * W;
   using Flat = acc[R * C];
-  auto remember = [&](int t, int which, const acc(&x)[R][C]) {
+  auto remember = [&](int t, int which, acc(&x)[R][C]) {
     write(history + (2 * t + which) * state, reinterpret_cast<const Flat&>(x), lanes);
   };
   auto recall = [&](int t, int which, acc(&x)[R][C]) { read(reinterpret_cast<Flat&>(x), history + (2 * t + which) * state, lanes); };
