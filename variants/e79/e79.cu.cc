@@ -112,7 +112,7 @@ ELMAN_KERNEL((lanes)) forward(const args::Forward a) {
 }
 
 // The walk back over one step, with S and M before it, S' after it, and the gradients of S' and M' in g_s and g_m, which become those of
-// S and M. The letters are those of `step`.
+// S and M. Letters as in `step`; e, e' and f, f' are the gradients of the arguments of c, c' and a, a'.
 ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C], const acc (&after)[R][C], acc (&g_s)[R][C],
                    acc (&g_m)[R][C], const acc* record, const acc* kept, const acc* d_readout, acc* exchange, acc* given, acc* summed) {
   Gates g;
@@ -125,7 +125,8 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
   lane.rows(m_key_row, record + M_KEY * N);
   lane.rows(dy, d_readout);
 
-  // depsilon = G_M m,  dc_i = sum_j G_ij M_ij c'_j,  dc'_j = sum_i G_ij M_ij c_i,  dm = G_M^T epsilon - M^T depsilon
+  // dw = G_M m,  dc_i = sum_j (G_M M)_ij c'_j,  dc'_j = sum_i (G_M M)_ij c_i,  dm = G_M^T w - M^T dw + S'^T e;
+  // G_M becomes diag(c) G_M diag(c') - dw m^T,  and dq = S'^T dy.
   acc d_m_key[C] = {}, d_m_column[C] = {}, rows[2][R], minus[R];
 #pragma unroll
   for (int r = 0; r < R; ++r) {
@@ -148,7 +149,7 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
 #pragma unroll
   for (int r = 0; r < R; ++r) minus[r] = -d_m_write[r];
   by_column(d_m_key, m, minus);
-  by_column(d_m_key, after, d_m_row);  // of u = S' m:  dm += S'^T du
+  by_column(d_m_key, after, d_m_row);
   renew(g_m, g.m_row, g.m_column, minus, m_key);
   acc d_query[C] = {};
   by_column(d_query, after, dy);
@@ -158,7 +159,7 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
   lane.collect(d_m_gate, exchange);
   gate_backward(d_m_gate, g.m_column);
 
-  // of u' = S'^T m:  dm_i += sum_j S'_ij du'_j;  G_S += dy q^T + du m^T + m du'^T
+  // dm_i += sum_j S'_ij e'_j;  G_S += dy q^T + e m^T + m e'^T;  du = dw + G_S k,  da and da' as dc and dc'.
   acc d_m_key_row[R], d_s_column[C] = {}, d_key[C] = {};
   by_row(d_m_key_row, after, d_m_gate);
 #pragma unroll
@@ -167,7 +168,6 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
 #pragma unroll
     for (int c = 0; c < C; ++c) {
       g_s[r][c] += dy[r] * q[c] + d_m_row[r] * m_key[c] + m_key_row[r] * d_m_gate[c];
-      // ddelta = depsilon + G_S k,  da and da' as dc and dc'
       const acc p = g_s[r][c] * s[r][c];
       rows[0][r] += g_s[r][c] * k[c];
       rows[1][r] += p * g.s_column[c];
@@ -182,7 +182,7 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
   for (int r = 0; r < R; ++r) d_value[r] = d_m_write[r] + rows[0][r], minus[r] = -d_value[r];
   copy(d_s_row, rows[1]);
   gate_backward(d_s_row, g.s_row);
-  // dk = G_S^T delta - S^T ddelta + M^T dp
+  // dv = du,  dk = G_S^T u - S^T du + M^T f;  G_S becomes diag(a) G_S diag(a') - du k^T.
   by_column(d_key, g_s, g.s_write);
   by_column(d_key, s, minus);
   by_column(d_key, m, d_s_row);
@@ -192,7 +192,7 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
   lane.collect(d_s_gate, exchange + warps * N);
   gate_backward(d_s_gate, g.s_column);
 
-  // of p' = M^T k:  dk_i += sum_j M_ij dp'_j;  G_M += dp k^T + k dp'^T
+  // dk_i += sum_j M_ij f'_j;  G_M += f k^T + k f'^T.
   by_row(d_key_row, m, d_s_gate);
   Lane::row_sums(d_key_row);
 #pragma unroll

@@ -125,8 +125,7 @@ template <int COUNT> ELMAN_FN void gate_backward(acc (&d)[COUNT], const acc (&op
   for (int i = 0; i < COUNT; ++i) d[i] *= sigmoid_slope(open[i]);
 }
 
-// One step. S' = diag(a) S diag(a') + delta k^T,  delta = v - S k,  a = sigmoid(M k + b_S),  a' = sigmoid(M^T k + b_S);
-// M' = diag(c) M diag(c') + epsilon m^T,  epsilon = delta - M m,  c = sigmoid(S' m + b_M),  c' = sigmoid(S'^T m + b_M).
+// What a step finds: a, u, c and w of its equations in their rows, a' and c' in their columns.
 struct Gates {
   acc s_row[R], s_write[R], m_row[R], m_write[R], s_column[C], m_column[C];
   ELMAN_FN void keep(const Lane& lane, acc* kept) const {
@@ -150,6 +149,8 @@ struct Gates {
     lane.columns(m_column, kept + M_COLUMN * N);
   }
 };
+// One step. S' = diag(a) S diag(a') + u k^T,  u = v - S k,  a = sigmoid(M k + b_S),  a' = sigmoid(M^T k + b_S);
+// M' = diag(c) M diag(c') + w m^T,  w = u - M m,  c = sigmoid(S' m + b_M),  c' = sigmoid(S'^T m + b_M).
 ELMAN_FN void step(const Lane& lane, acc (&s)[R][C], acc (&m)[R][C], const acc* record, acc* exchange, Gates& g) {
   acc k[C], m_key[C], k_row[R], m_key_row[R], s_bias[C] = {}, m_bias[C] = {}, s_bias_row[R] = {}, m_bias_row[R] = {};
   lane.columns(k, record + KEY * N);
