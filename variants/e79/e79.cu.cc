@@ -15,12 +15,13 @@ struct ForwardShared {
   unsigned record = carve.take<acc>(K * stride), readout = carve.take<acc>(K * N), exchange = carve.take<acc>(2 * warps * N);
 };
 struct BackwardShared {
-  static constexpr unsigned histories = global_history ? 0 : K * 2 * N * N, totals = teams * 2 * N;
+  static constexpr unsigned histories = global_history ? 0 : K * 2 * N * N;
   Carve carve;
   unsigned record = carve.take<acc>(K * stride), d_readout = carve.take<acc>(K * N), exchange = carve.take<acc>(2 * warps * N);
   unsigned kept = carve.take<acc>(K * KEPT * N), given = carve.take<acc>(K * GIVEN * N), summed = carve.take<acc>(K * warps * SUMMED * N);
-  unsigned total = carve.take<acc>(totals), history = carve.take<acc>(histories);
+  unsigned history = carve.take<acc>(histories);
 };
+static_assert(teams * 2 <= K * warps * SUMMED, "the sums over time take the place of a chunk's sums, once those are read");
 
 struct Raw {
   Slice<scalar, E> x[vectors];
@@ -259,7 +260,6 @@ ELMAN_KERNEL((lanes)) backward(const args::Backward a) {
   acc *records = shared<acc>(at.record, K * stride), *d_readouts = shared<acc>(at.d_readout, K * N);
   acc *exchange = shared<acc>(at.exchange, 2 * warps * N), *kept = shared<acc>(at.kept, K * KEPT * N);
   acc *given = shared<acc>(at.given, K * GIVEN * N), *summed = shared<acc>(at.summed, K * warps * SUMMED * N);
-  acc* totals = shared<acc>(at.total, at.totals);
   const int T = (int)a.T, H = (int)a.H, bh = (int)block_x(), chunks = ceil_div(T, K), thread = (int)thread_x();
   const Lane lane(thread);
   const Team team(thread);
@@ -337,11 +337,11 @@ ELMAN_KERNEL((lanes)) backward(const args::Backward a) {
   // Each team has summed the learned biases' gradients over its steps.
   if (learned) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) team.put(totals + (2 * team.index + i) * N, sums[i]);
+    for (int i = 0; i < 2; ++i) team.put(summed + (2 * team.index + i) * N, sums[i]);
     sync_block();
     for (int i = thread; i < 2 * N; i += lanes) {
       acc total = 0;
-      for (int j = 0; j < min_of(teams, K); ++j) total += totals[2 * j * N + i];
+      for (int j = 0; j < min_of(teams, K); ++j) total += summed[2 * j * N + i];
       a.parameter_parts[bh * 2 * N + i] = total;
     }
   }
