@@ -90,6 +90,12 @@ def test_steps_of_one_matrix(name):
     check(name, "float64", 19, draw="extreme")
 
 
+@pytest.mark.parametrize("name", ["E75h3n8:linear_state=true,decay=log_space", "E79n8", "E79ibn24", "E79n40"])
+def test_gates_of_rows_and_columns(name):
+    """Of E79 one warp, several, and states that a chunk keeps in global memory."""
+    check(name, "float64", 11, draw="extreme")
+
+
 @pytest.mark.parametrize("name", ["E75h3n24", "E88h3n32"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_lower_precision(name, dtype):
