@@ -11,7 +11,7 @@ SHARED = 32  # sides up to which a chunk's states, two a step, fit in shared mem
 kernel = Kernel(
     package=__package__,
     inputs={
-        "projected": "B T (4+2*PROJECTED)*H*N",
+        "projected": "B T VECTORS*H*N",
         "s_bias": "H N @acc ?LEARNED",
         "m_bias": "H N @acc ?LEARNED",
         "s0": "B H N N @acc",
@@ -25,8 +25,8 @@ kernel = Kernel(
         "N": "rows and columns of a state",
         "K": "steps between two saved pairs of states",
         "GLOBAL_HISTORY": "1: a chunk's states go to global memory, since they do not fit on the chip",
+        "VECTORS": "raw vectors of a step: 4, or 6 where the last two are the gates' biases",
         "LEARNED": "1: the gates have biases s_bias and m_bias",
-        "PROJECTED": "1: the gates have biases of each step, the last two raw vectors",
     },
     torch_gradients=PARAMETERS,
     after_backward="weight_gradients",
@@ -44,6 +44,6 @@ def constants(config) -> dict[str, int]:
         "N": config.n_state,
         "K": STEPS,
         "GLOBAL_HISTORY": int(config.n_state > SHARED),
+        "VECTORS": 6 if config.bias == "projected" else 4,
         "LEARNED": int(config.bias == "learned"),
-        "PROJECTED": int(config.bias == "projected"),
     }

@@ -18,7 +18,8 @@ using matrix_state::write;
 
 constexpr int N = Constant::N, K = Constant::K;
 constexpr int64_t state = N * N;
-constexpr bool learned = Constant::LEARNED, projected = Constant::PROJECTED, biased = learned || projected;
+constexpr int vectors = Constant::VECTORS;
+constexpr bool learned = Constant::LEARNED, projected = vectors == 6, biased = learned || projected;
 constexpr bool global_history = Constant::GLOBAL_HISTORY;
 constexpr matrix_state::Shape shape = matrix_state::choose(N, N, true, false);
 using Tile = matrix_state::Tile<N, N, shape.R, shape.C>;
@@ -32,7 +33,7 @@ struct Block {
 
 // Raw vectors of a step in `projected`: the biases only where they are projected. A record has them in the same order, then numbers.
 enum { QUERY, KEY, VALUE, M_KEY, S_BIAS, M_BIAS };
-constexpr int vectors = projected ? 6 : 4, record_vectors = biased ? 6 : 4;
+constexpr int record_vectors = biased ? 6 : 4;
 enum { KEY_FACTOR = record_vectors * N, M_KEY_FACTOR };
 constexpr int stride = record_vectors * N + 4;
 // What a replay keeps of a step for the walk back, [N] each: the gates of S and M by row and by column, and what is written into each.

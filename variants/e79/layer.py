@@ -17,7 +17,7 @@ class Layer(MatrixLayer):
     kernel = kernel
 
     def make_cell(self, inner: int, config) -> None:
-        self.vectors = 6 if config.bias == "projected" else 4
+        self.vectors = constants(config)["VECTORS"]
         super().make_cell(inner, config)
         if config.bias == "learned":
             for name, value in FIRST.items():

@@ -22,7 +22,7 @@ def forward(projected, s_bias, m_bias, s0, m0, *, constants, at=exact):
     Returns:
         y [B, T, H N] in the dtype of `projected`, and the last states.
     """
-    q, k, v, m, *biases = matrix.split(projected, 6 if constants["PROJECTED"] else 4, s0)
+    q, k, v, m, *biases = matrix.split(projected, constants["VECTORS"], s0)
     k, m = matrix.unit(k), matrix.unit(m)
     s, memory, readouts = s0, m0, []
     for t in range(projected.shape[1]):
