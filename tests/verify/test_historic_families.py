@@ -35,6 +35,16 @@ PATCHES = {
         f"if (bh < all) {EVERY} if (a.s0[{STATE} + (mine.row0 + r) * N + mine.col0 + c] == 0) g[r][c] = 0;\n"
         "    if (bh < all) mine.store_state(a.d_s0",
         {"E75": ("d_s0", "y s_last d_qkvb")}, "T9 zero-state"),
+    "E79: no gradient where the state is zero, coupled": (
+        STEP, "lane.store(a.d_m0 + bh * state, g_m);",
+        f"{EVERY} if (a.m0[bh * state + (lane.row0 + r) * N + lane.col0 + c] == 0) g_m[r][c] = 0;\n  lane.store(a.d_m0 + bh * state, g_m);",
+        {"E79n8": ("d_m0", "y s_last m_last d_s0 d_projected d_s_bias d_m_bias")}, "T9 zero-state"),
+    "E79: no gradient through the gates of the second state": (
+        STEP, "  by_column(d_m_key, after, d_m_row);", "  for (auto& d : d_m_row) d = 0;",
+        {"E79n8": ("d_m_bias", "y s_last m_last")}, T9),
+    "E79: no gradient of the key through the other state": (
+        STEP, "by_row(d_key_row, m, d_s_gate);", "for (auto& d : d_key_row) d = 0;",
+        {"E79n8": ("d_projected", "y s_last m_last d_s0 d_m0 d_s_bias d_m_bias")}, T9),
     "E88: gradient of the output one step late, dense": (
         DENSE, "load_packed(p.d_y + offset(at))", "load_packed(p.d_y + offset(at) + (at.step > 0 ? D : 0))",
         {"E1": ("d_z", "y h_last"), "E42": ("d_wx", "y h_last")}, T9),
@@ -115,6 +125,12 @@ PLANTED = [(bug, model) for bug, patch in PATCHES.items() for model in patch[3]]
 @pytest.mark.parametrize(("bug", "model"), PLANTED)
 def test_a_historic_mistake_in_a_shipped_kernel_is_rejected_in_the_tensor_that_is_wrong(bug, model, tmp_path):
     refused(model, PATCHES[bug], tmp_path)
+
+
+def test_one_step_from_a_zero_state_passes_a_missing_gradient_that_the_second_step_shows(tmp_path):
+    bug = "E79: no gradient of the key through the other state"
+    report, (one, two) = tried("E79n8", PATCHES[bug], tmp_path, "T1 zero-state", "T2 zero-state")
+    assert one in report.passed and two in report.rejected
 
 
 @pytest.mark.parametrize("model", ["E1", "E88"])

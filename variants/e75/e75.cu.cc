@@ -1,4 +1,5 @@
-// E75: gated delta rule, S' = tanh(diag(beta) S + (v - S k) k^T), with the readout r = S' q gating itself: y = r^2 sigmoid(r).
+// E75: gated delta rule, S' = tanh(diag(beta) S + (v - S k) k^T), or without the tanh, with the readout r = S' q gating itself:
+// y = r^2 sigmoid(r).
 // Tensors and constants: binding.py. Equations: README.md.
 #include <elman/families/matrix_state.cuh>
 
@@ -16,9 +17,10 @@ struct Step {
   static constexpr int N = Constant::N, M = N, K = Constant::K;
   using Team = matrix_state::Team<N, N>;
   static constexpr int E = N / Team::width, EM = E;
+  static constexpr bool linear = Constant::LINEAR, log_space = Constant::LOG_SPACE;
 
   // A record's value is this many times v, so that the state's tanh needs fewer products.
-  static constexpr acc scale = tanh_scale<scalar>;
+  static constexpr acc scale = linear ? acc(1) : tanh_scale<scalar>;
   // Record: value and forget gate by row; the factor of the key's norm.
   enum { VALUE, BETA };
   enum { K_FACTOR };
@@ -27,7 +29,7 @@ struct Step {
   using Record = matrix_state::Record<Step>;
   using Place = matrix_state::Place;
 
-  // S' = tanh(diag(beta) S + delta k^T),  delta = v - S k, which is kept scaled
+  // S' = phi(diag(beta) S + delta k^T),  delta = v - S k, which is kept scaled
   template <class Lane, int R, int C>
   ELMAN_FN static void forward(const Lane& lane, acc (&s)[R][C], const typename Lane::Inputs& in, acc (&delta)[R]) {
     lane.product(delta, s, in.k);
@@ -38,7 +40,7 @@ struct Step {
 #pragma unroll
       for (int c = 0; c < C; ++c) s[r][c] = beta * s[r][c] + delta[r] * in.k[c];
     }
-    tanh_each<scalar, Lane::share>(reinterpret_cast<acc(&)[R * C]>(s));
+    if (!linear) tanh_each<scalar, Lane::share>(reinterpret_cast<acc(&)[R * C]>(s));
   }
 
   // A = dL/dS' (1 - S'^2)
@@ -46,7 +48,7 @@ struct Step {
 #pragma unroll
     for (int r = 0; r < R; ++r)
 #pragma unroll
-      for (int c = 0; c < C; ++c) g[r][c] *= tanh_slope(after[r][c]);
+      for (int c = 0; c < C; ++c) if (!linear) g[r][c] *= tanh_slope(after[r][c]);
   }
   // With g = A on entry:  dv = A k,  dbeta_i = sum_j A_ij S_ij,  -dk = S^T dv - A^T delta;
   // on return g = dL/dS = diag(beta) A - dv k^T.
@@ -99,14 +101,27 @@ struct Step {
   template <class Args> ELMAN_FN static RawScalars load_scalars(const Args&, const Place&) { return {}; }
   template <class Args> ELMAN_FN static void prepare_scalars(const Args&, const Place&, const RawScalars&, acc*) {}
 
+  // A team's part of the biased logits z, and of exp(A_log).
+  template <class Args> ELMAN_FN static void logits(const Args& a, const Place& at, const Team& team, const Raw& raw, acc (&z)[E]) {
+    team.get(z, a.beta_bias + at.h * N);
+#pragma unroll
+    for (int j = 0; j < E; ++j) z[j] += raw.logit[j];
+  }
+  template <class Args> ELMAN_FN static void rates(const Args& a, const Place& at, const Team& team, acc (&rate)[E]) {
+    team.get(rate, a.A_log + at.h * N);
+#pragma unroll
+    for (int j = 0; j < E; ++j) rate[j] = exp_of(rate[j]);
+  }
+
   template <class Args>
   ELMAN_FN static void prepare(const Args& a, const Place& at, const Team& team, const Raw& raw, acc* record) {
-    acc q[E], k[E], v[E], beta[E];
-    team.get(beta, a.beta_bias + at.h * N);
+    acc q[E], k[E], v[E], beta[E], rate[E] = {};
+    logits(a, at, team, raw, beta);
+    if (log_space) rates(a, at, team, rate);
 #pragma unroll
     for (int j = 0; j < E; ++j) {
       q[j] = raw.q[j], k[j] = raw.k[j], v[j] = scale * raw.v[j];
-      beta[j] = sigmoid_for<scalar>(raw.logit[j] + beta[j]);
+      beta[j] = log_space ? exp_of(-rate[j] * softplus_of(beta[j])) : sigmoid_for<scalar>(beta[j]);
     }
     const acc factor = team.unit_factor<scalar>(k);
 #pragma unroll
@@ -119,11 +134,11 @@ struct Step {
   }
 
   struct Sums {
-    acc beta_bias[E];
+    acc beta_bias[E], A_log[E];
   };
 
   template <class Args>
-  ELMAN_FN static void finish(const Args& a, const Place& at, const Team& team, const Raw&, const acc* record,
+  ELMAN_FN static void finish(const Args& a, const Place& at, const Team& team, const Raw& raw, const acc* record,
                               const matrix_state::RecordGradient<Step>& gradient, Sums& sums) {
     // One vector after the other, since wide ones fill the registers.
     acc d[E];
@@ -141,24 +156,42 @@ struct Step {
     acc beta[E];
     gradient.row(team, BETA, d);
     team.get(beta, record + Record::row(BETA));
+    if (log_space) {
+      // l = log beta = -exp(A_log) softplus(z):  dl = beta dbeta,  dz = -dl exp(A_log) sigmoid(z),  dA_log = dl l
+      acc z[E], rate[E];
+      logits(a, at, team, raw, z);
+      rates(a, at, team, rate);
 #pragma unroll
-    for (int j = 0; j < E; ++j) {
-      d[j] *= sigmoid_slope(beta[j]);
-      sums.beta_bias[j] += at.valid ? d[j] : acc(0);
+      for (int j = 0; j < E; ++j) {
+        const acc d_log = -rate[j] * (d[j] * beta[j]);
+        sums.A_log[j] += at.valid ? d_log * softplus_of(z[j]) : acc(0);
+        d[j] = d_log * softplus_slope(z[j]);
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < E; ++j) d[j] *= sigmoid_slope(beta[j]);
     }
+#pragma unroll
+    for (int j = 0; j < E; ++j) sums.beta_bias[j] += at.valid ? d[j] : acc(0);
     if (at.valid) matrix_state::write_slice(part(a.d_qkvb, at, team, LOGIT), d);
   }
   template <class Args>
   ELMAN_FN static void finish_scalars(const Args&, const Place&, const RawScalars&, const acc*, const acc*, Sums&) {}
 
-  // Team i of a block has summed every so many steps of head i % heads, a part of the bias in each of its lanes.
+  // Team i of a block has summed every so many steps of head i % heads, a part of each parameter in each of its lanes.
   template <class Plan, class Args, class SumOver>
   ELMAN_FN static void store_sums(const Args& a, int producer, int bh0, const Sums& sums, const SumOver& sum_over) {
     const bool speaks = producer >= 0 && producer < Team::width * Plan::heads && bh0 + producer / Team::width < (int)(a.B * a.H);
 #pragma unroll
     for (int j = 0; j < E; ++j) {
-      const acc total = sum_over(sums.beta_bias[j], producer, Team::width * Plan::heads, speaks ? Plan::teams / Plan::heads : 0);
-      if (speaks) a.beta_bias_part[(bh0 + producer / Team::width) * N + producer % Team::width * E + j] = total;
+      const int place = (bh0 + producer / Team::width) * N + producer % Team::width * E + j;
+      const auto total = [&](acc x) { return sum_over(x, producer, Team::width * Plan::heads, speaks ? Plan::teams / Plan::heads : 0); };
+      const acc beta_bias = total(sums.beta_bias[j]);
+      if (speaks) a.beta_bias_part[place] = beta_bias;
+      if (log_space) {
+        const acc A_log = total(sums.A_log[j]);
+        if (speaks) a.A_log_part[place] = A_log;
+      }
     }
   }
 };

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from elmanctl import ops
 from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
 
@@ -29,9 +30,99 @@ def test_published_counts(name, dim, count):
     assert language_model_count(registry().resolve(name), dim) == count
 
 
-def test_a_name_without_a_width_means_32():
-    assert registry().resolve("E75h4").name == "E75h4n32"
-    assert registry().resolve("E75h7").config.n_state == 32
+# Canonical names of what published names stand for.
+NAMES = {
+    "E75h4": "E75h4n32",
+    "E75h7": "E75h7n32",
+    "E75n48": "E75h1n48",
+    "E75n96": "E75h1n96",
+    "E75pch8n24": "E75h8n24:post_conv=true",
+    "E75vech4n16": "E75h4n16:linear_state=true",
+    "E76": "E75h1n64:decay=log_space",
+    "E76n48": "E75h1n48:decay=log_space",
+    "E76-t-log": "E75h1n64:decay=log_space",
+    "E76-t-sig": "E75h1n64",
+    "E76-l-log": "E75h1n64:linear_state=true,decay=log_space",
+    "E76-l-logn96": "E75h1n96:linear_state=true,decay=log_space",
+    "E76-l-sign32": "E75h1n32:linear_state=true",
+    "E77": "E75h1n64:linear_state=true",
+    "E77n32": "E75h1n32:linear_state=true",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_names(name):
+    spec = registry().resolve(name)
+    assert spec.name == NAMES[name] and registry().resolve(spec.name) == spec
+    spec.check()
+
+
+# Each option at H=2, n=8, dim=32, with what it adds to the parameters.
+H, N, D = 2, 8, 32
+OPTIONS = {
+    "expansion=2": D * D + 4 * H * N * D,
+    "linear_state=true": 0,
+    "decay=log_space": H * N,
+    "conv=true": 5 * D,
+    "post_conv=true": -D * D + 3 * H * N * 5,
+}
+
+
+def run(options, backend):
+    """Return all results and gradients of two chunks with carried state, in fp64: the layer's and those of its parameters by name."""
+    torch.manual_seed(0)
+    layer = Layer(D, registry().resolve(f"E75h{H}n{N}:{options}").config).double()
+    x = torch.randn(2, 11, D, dtype=torch.float64, requires_grad=True)
+    with ops.using(backend):
+        first, state = layer(x[:, :4])
+        second, last = layer(x[:, 4:], state)
+    found = {"y": torch.cat([first, second], 1), **last}
+    sum((t * torch.sin(torch.arange(t.numel(), dtype=t.dtype)).view(t.shape)).sum() for t in found.values()).backward()
+    return {**found, "d_x": x.grad, **{f"d_{name}": p.grad for name, p in layer.named_parameters()}}
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, "post_conv=true,linear_state=true,decay=log_space"])
+def test_each_option_counts_and_agrees_between_kernel_and_reference(options):
+    with torch.device("meta"):
+        sizes = [
+            sum(p.numel() for p in Layer(D, registry().resolve(name).config).parameters())
+            for name in (f"E75h{H}n{N}", f"E75h{H}n{N}:{options}")
+        ]
+    if options in OPTIONS:
+        assert sizes[1] - sizes[0] == OPTIONS[options]
+    else:
+        assert sizes[1] == 4 * H * N * D + H * N + 3 * H * N * 5 + H * N * D + H * N
+    truth, found = run(options, "reference"), run(options, "host")
+    assert all(float(t.detach().abs().max()) > 0 for t in truth.values())
+    torch.testing.assert_close(found, truth, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", ["conv=true", "post_conv=true"])
+def test_a_split_sequence_equals_the_whole(options):
+    torch.manual_seed(0)
+    layer = Layer(D, registry().resolve(f"E75h{H}n{N}:{options}").config).double()
+    x = torch.randn(2, 7, D, dtype=torch.float64)
+    whole, last = layer(x)
+    state, parts = None, []
+    for piece in x.split([1, 2, 4], 1):
+        y, state = layer(piece, state)
+        parts.append(y)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(state, last, rtol=1e-12, atol=1e-14)
+
+
+def test_the_post_convolution_form_by_its_equations():
+    """q, k and v through a convolution and silu, the gate from the input as it is, no inner width."""
+    torch.manual_seed(0)
+    layer = Layer(D, registry().resolve(f"E75h{H}n{N}:post_conv=true").config).double()
+    x = torch.randn(1, 5, D, dtype=torch.float64)
+    raw, _ = layer.raw(x, layer.initial_state(1, "cpu", torch.float64))
+    projected = x @ layer.W_qkvb.T
+    for t in range(5):
+        taps = [projected[:, t - 3 + j] if t - 3 + j >= 0 else torch.zeros_like(projected[:, 0]) for j in range(4)]
+        sums = sum(layer.conv.weight[:, j] * tap[:, : 3 * H * N] for j, tap in enumerate(taps)) + layer.conv.bias
+        torch.testing.assert_close(raw[:, t, : 3 * H * N], torch.nn.functional.silu(sums))
+        torch.testing.assert_close(raw[:, t, 3 * H * N :], projected[:, t, 3 * H * N :])
 
 
 def test_expansion_widens_the_inner_projection_only():
@@ -46,7 +137,10 @@ def test_expansion_widens_the_inner_projection_only():
         ("E75h4n20", None, ("n_state=20 is not a multiple of 8", "Nearest: 16, 24.")),
         ("E75h4n72", None, ("n_state=72", "Nearest: 64, 96.")),
         ("E75h4n32", 200, ("dim=200 is not a multiple of 16", "Nearest: 192, 208.")),
-        ("E75h4n32:expansion=1.3", 128, ("inner width 166", "multiple of 16")),
+        ("E75pch4n32:expansion=2", 128, ("post_conv=true with expansion=2", "Give expansion=1")),
+        ("E75pch4n32:conv=true", 128, ("post_conv=true with conv=true", "Give one")),
+        ("E75h4n160", None, ("n_state=160", "Nearest: 128.")),
+        ("E75h4n32:expansion=1.3", 128, ("width 166", "not a multiple of 16")),
     ],
 )
 def test_rules_name_the_value_the_reason_and_the_way_out(name, dim, texts):
@@ -65,3 +159,15 @@ def test_initialisation():
     ):
         assert 0.97 * bound < weight.abs().max() <= bound
     assert bool((layer.beta_bias == 2).all()) and "beta_bias" in layer.no_decay
+
+
+def test_initialisation_of_the_gate_in_log_space_and_of_the_convolution():
+    torch.manual_seed(0)
+    layer = Layer(64, registry().resolve("E75h8n16:decay=log_space,post_conv=true").config)
+    step = torch.nn.functional.softplus(layer.beta_bias).detach()
+    assert bool(((step > 0.999e-3) & (step < 1.001e-1)).all()) and float(step.max() / step.min()) > 10
+    rate = layer.A_log.detach().exp()
+    assert bool(((rate >= 0.999) & (rate <= 16.001)).all()) and float(rate.max() - rate.min()) > 10
+    for tensor in (layer.conv.weight, layer.conv.bias):
+        assert 0.45 < float(tensor.abs().max()) <= 0.5
+    assert set(layer.no_decay) == {"beta_bias", "A_log"}
