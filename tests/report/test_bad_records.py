@@ -26,6 +26,7 @@ BAD = {
     "no tokens": ("steps.jsonl", lambda old: old.replace(b":16384", b":0"), "a step has no tokens"),
     "NaN in JSON": ("steps.jsonl", lambda old: old.replace(b'"loss":', b'"loss":NaN,"x":', 1), "line 1 is not a Step"),
     "steps a folder": ("steps.jsonl", None, "steps.jsonl cannot be read: Is a directory"),
+    "witness cut off": ("witness.json", b'{"verdict": "cl', "witness.json is not a Verdict record"),
     "evaluations corrupt": ("heldout.jsonl", b"[]\n{}\n", "heldout.jsonl line 1 is not a Heldout record"),
 }
 
