@@ -47,7 +47,7 @@ def take(runs: Path, suite: Path, variants: list[Variant]) -> Path:
         if final.is_dir():  # somebody else kept the same sources at the same moment
             return final
         raise UserError(
-            f"{final}: {error.strerror}. The sources of the run could not be kept; free some space."
+            f"{final}: {error.strerror}. The sources of the run could not be kept; free some space, or start bench where runs/ can be written."
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -270,6 +270,37 @@ def test_a_supervisor_that_cannot_work_is_not_started_for_ever(line):
     assert "trial.json could not be written" in (line.run / "a/supervisor.log").read_text()
 
 
+@pytest.mark.parametrize("what", ["the log", "a folder", "a lost supervisor's"])
+def test_a_disk_that_is_full_for_a_while_is_said_and_waited_for(line, monkeypatch, what):
+    """The log cannot be written, or no supervisor started, or none in the place of one that was killed: bench does not give up."""
+    line.add()
+    trouble = [OSError(28, "No space left on device")] * 5
+    module, name = (Queue, "_append") if what == "the log" else (scheduler, "spawn")
+    real = getattr(module, name)
+
+    def full(*arguments):
+        if trouble:
+            error = trouble.pop()
+            raise arguments[0]._failed(error) if what == "the log" else error
+        return real(*arguments)
+
+    monkeypatch.setattr(scheduler, "ADOPT_SECONDS", 0.0)
+    if what == "a lost supervisor's":
+        gone = subprocess.Popen(["true"])
+        who = process.of(gone.pid) or process.Identity(gone.pid, 1, process.boot())
+        gone.wait()
+        line.queue.write("start", "a", device="CPU")
+        line.queue.write("run", "a", supervisor=who, child=who)
+    monkeypatch.setattr(module, name, full)
+    if what == "a folder":
+        del trouble[2:]  # an attempt that could not be begun counts as failed
+    seen = []
+    now = line.scheduler(observe=lambda now: seen.append(now.waiting.get("a", "")))
+    now.queue.refresh()
+    now.run({"a"})
+    assert line.job().status == "ok" and any("No space left on device" in text for text in seen)
+
+
 def test_a_look_at_a_thousand_jobs_takes_under_50_milliseconds(line, box):
     spec = line.add("a", pool=Pool(tuple(f"GPU-{n}" for n in range(8)))).spec
     with line.queue.locked() as file:
