@@ -6,10 +6,11 @@ from typing import Any
 
 from elmanctl import plan
 from elmanctl.errors import UserError, did_you_mean
-from elmanctl.queue import process
+from elmanctl.queue import process, settle
 from elmanctl.queue.log import EVENTS, Queue, Refused, read_line
 from elmanctl.queue.slurm import Cluster
 from elmanctl.queue.states import ACTIVE, ENDED, HELD, QUEUED, Job
+from elmanctl.runlog import RESULT
 
 
 def queue_of(name: str | None) -> Queue:
@@ -52,13 +53,14 @@ def cancel(queue: Queue, jobs: list[Job], why: str) -> dict[str, str]:
 
 
 def _cancel(queue: Queue, job: Job, why: str) -> str:
+    folder = queue.run / job.spec.folder
     if job.state == ENDED:
+        if job.asked == "cancel" and not (folder / RESULT).exists():  # whoever cancelled it was killed meanwhile
+            settle.cancelled(job, folder)
         return f"has ended already ({job.status})"
-    if job.state not in ACTIVE:
-        queue.write("end", job.label, status="interrupted", ask="cancel", why=why or "cancelled")
-        return "cancelled"
-    if job.slurm and Cluster().withdraw(job):
-        queue.write("end", job.label, status="interrupted", ask="cancel", why=why or "cancelled")
+    if job.state not in ACTIVE or (job.slurm and Cluster().withdraw(job)):
+        job = queue.write("end", job.label, status="interrupted", ask="cancel", why=why or "cancelled")
+        settle.cancelled(job, folder)
         return "cancelled"
     queue.write("ask", job.label, ask="cancel", why=why)
     if job.slurm:

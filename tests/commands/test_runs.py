@@ -127,7 +127,9 @@ def test_jobs_that_wait_are_held_released_and_cancelled(project, night):
     assert project.run("runs", "cancel", "night", "a").out == "a: has ended already (interrupted)\n"
     scheduler.Scheduler(night.refresh()).run({"a", "b", "c"})
     assert status(night) == {"a": "interrupted", "b": "ok", "c": "interrupted"}
-    assert not Path("runs/night/a").exists()
+    found = {row["run"]: (row["status"], row["steps"]) for row in json.loads(project.run("runs", "ls", "--json").out)}
+    assert found["night/a"] == found["night/c"] == ("interrupted", 0)
+    assert read_json(Path("runs/night/a/result.json"), Result).message == "cancelled"
     ran = project.run("runs", "hold", "night", "x")
     assert ran.code == 2 and "has no row x" in ran.err and "Rows: a, b, c" in ran.err
 

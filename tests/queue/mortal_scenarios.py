@@ -129,9 +129,13 @@ class Stops(Runs):
         self.now.run({"a", "b"})
 
     def wrong(self, run: Path) -> list[str]:
-        found = {name: (job.state, job.status) for name, job in Queue(run).refresh().jobs.items()}
-        ended = ("ended", "interrupted")
-        return legal(run) + ([str(found)] if found != {"a": ended, "b": ended} or (run / "b").exists() else [])
+        found = {
+            name: (job.state, job.status, read_json(run / name / "result.json", Result).status)
+            for name, job in Queue(run).refresh().jobs.items()
+        }
+        ended = ("ended", "interrupted", "interrupted")
+        begun = (run / "b/begun").exists()
+        return legal(run) + ([f"{found}, b begun: {begun}"] if found != {"a": ended, "b": ended} or begun else [])
 
 
 class Enqueues:
