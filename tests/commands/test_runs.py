@@ -163,6 +163,17 @@ def test_show_tells_why_and_the_whole_history(project, night):
     assert "last words" in out and "ended failed" in out and "enqueue" in out
 
 
+def test_show_names_a_record_that_cannot_be_read(project, night):
+    night.write("end", "a", status="interrupted", ask="cancel", why="cancelled")
+    Path("runs/night/a").mkdir()
+    Path("runs/night/a/witness.json").write_text('{"verdict": "cl')
+    Path("runs/night/a/result.json").write_bytes(b"\xff")
+    found = json.loads(project.run("runs", "show", "night", "a", "--json").out)
+    assert found["result"] is found["witness"] is None
+    assert [text.partition(" is not a ")[2].split()[0] for text in found["problems"]] == ["Result", "Verdict"]
+    assert "witness.json is not a Verdict record" in " ".join(project.run("runs", "show", "night", "a").out.split())
+
+
 def test_logs_are_printed_and_followed_until_the_end(project, night):
     night.write("end", "a", status="interrupted", ask="cancel", why="cancelled")
     follower = subprocess.Popen(
