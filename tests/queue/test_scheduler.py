@@ -12,7 +12,7 @@ import pytest
 from elmanctl.files import read_json
 from elmanctl.gpus import free, locks, witness
 from elmanctl.gpus.choice import Pool
-from elmanctl.queue import process, scheduler
+from elmanctl.queue import log, process, scheduler
 from elmanctl.queue.log import Queue
 from elmanctl.records import Result
 
@@ -176,6 +176,27 @@ def test_two_benches_at_once_run_each_job_once(line):
     assert len([step for _, step in line.events() if step == "start"]) == 3
 
 
+def test_two_runs_that_want_one_gpu_take_turns(line, box):
+    """Two benches of two runs at once, each a process of its own: the GPU has one trial at a time, and no job loses an attempt."""
+    script = "exec 9>$1/../../alone; flock -n 9 || touch $1/../../shared; sleep 0.2; cp $1/../ok.json $1/result.json"
+    other = type(line)(line.run.parent / "s")
+    for run in (line, other):
+        for label in "ab":
+            run.add(label, script, pool=ONE)
+    code = (
+        "import sys; from pathlib import Path; from elmanctl.gpus import free; from elmanctl.queue import log, scheduler\n"
+        "free.SAMPLE_SECONDS = 0.0; scheduler.POLL_SECONDS = scheduler.SAMPLE_SECONDS = 0.02\n"
+        "queue = log.Queue(Path(sys.argv[1])).refresh()\n"
+        "scheduler.Scheduler(queue).run(set(queue.jobs))\n"
+    )
+    benches = [subprocess.Popen([sys.executable, "-c", code, str(run.run)]) for run in (line, other)]
+    assert [bench.wait(timeout=60) for bench in benches] == [0, 0]
+    assert [(run.job(label).status, run.job(label).attempt) for run in (line, other) for label in "ab"] == [
+        ("ok", 1)
+    ] * 4
+    assert not (line.run.parent / "shared").exists() and not locks.holder("GPU-0")
+
+
 def test_a_second_bench_watches_and_says_who_schedules(line):
     held = locks.take(line.run / scheduler.LOCK, "run r")
     line.add()
@@ -301,7 +322,8 @@ def test_a_disk_that_is_full_for_a_while_is_said_and_waited_for(line, monkeypatc
     assert line.job().status == "ok" and any("No space left on device" in text for text in seen)
 
 
-def test_a_look_at_a_thousand_jobs_takes_under_50_milliseconds(line, box):
+def test_a_look_at_a_thousand_jobs_takes_under_50_milliseconds(line, box, monkeypatch):
+    monkeypatch.setattr(log.os, "fsync", lambda file: None)
     spec = line.add("a", pool=Pool(tuple(f"GPU-{n}" for n in range(8)))).spec
     with line.queue.locked() as file:
         for number in range(999):
