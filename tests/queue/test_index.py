@@ -163,7 +163,7 @@ def test_the_last_steps_of_a_long_run_are_read_from_its_end(tmp_path):
         catalog.last_steps(path)
 
 
-def test_a_thousand_trials_are_listed_in_under_300_milliseconds(line, monkeypatch):
+def test_a_thousand_trials_are_listed_in_under_300_milliseconds(line, monkeypatch, record_property):
     """By the command itself, in a process of its own; in processor time, since the machine may be busy. Eight of them have long run."""
     monkeypatch.setattr(logs.os, "fsync", lambda file: None)
     spec = line.add("row0").spec
@@ -200,5 +200,6 @@ def test_a_thousand_trials_are_listed_in_under_300_milliseconds(line, monkeypatc
         times.append(sum(os.times()[2:4]) - before)
     assert len(ran.stdout.splitlines()) == 1001 and ran.stdout.count("queued") == 292
     assert len(re.findall(r"running +20004 +1\.0000", ran.stdout)) == 8
+    record_property("seconds", min(times[1:]))
     assert min(times[1:]) < 0.3, times
     assert msgspec.json.decode(trial, type=Trial) == spec.trial

@@ -322,7 +322,7 @@ def test_a_disk_that_is_full_for_a_while_is_said_and_waited_for(line, monkeypatc
     assert line.job().status == "ok" and any("No space left on device" in text for text in seen)
 
 
-def test_a_look_at_a_thousand_jobs_takes_under_50_milliseconds(line, box, monkeypatch):
+def test_a_look_at_a_thousand_jobs_takes_under_50_milliseconds(line, box, monkeypatch, record_property):
     monkeypatch.setattr(log.os, "fsync", lambda file: None)
     spec = line.add("a", pool=Pool(tuple(f"GPU-{n}" for n in range(8)))).spec
     with line.queue.locked() as file:
@@ -337,5 +337,6 @@ def test_a_look_at_a_thousand_jobs_takes_under_50_milliseconds(line, box, monkey
         began = time.process_time()
         now.tick()
         times.append(time.process_time() - began)
+    record_property("seconds", min(times))
     assert len(now.waiting) == 995 and min(times) < 0.05, times
     assert len(Queue(line.run).refresh().jobs) == 1000
