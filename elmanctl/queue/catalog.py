@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from elmanctl.errors import UserError
-from elmanctl.files import read_json
+from elmanctl.files import DAMAGED, read_json
 from elmanctl.queue import process
 from elmanctl.queue.index import Index
 from elmanctl.queue.log import EVENTS, Queue
@@ -91,7 +91,7 @@ def last_steps(path: Path) -> list[Step]:
         lines = file.read().split(b"\n")
     try:  # the first line begins before, the last may still be being written
         return [msgspec.json.decode(line, type=Step) for line in lines[start > 0 : -1] if line]
-    except msgspec.DecodeError:
+    except DAMAGED:
         return read_steps(path)
 
 

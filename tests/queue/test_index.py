@@ -161,6 +161,9 @@ def test_the_last_steps_of_a_long_run_are_read_from_its_end(tmp_path):
     path.write_bytes(b"".join(lines[:999]) + b"garbage\n" + lines[999])
     with pytest.raises(UserError, match=r"steps.jsonl line 1000 is not a Step record"):
         catalog.last_steps(path)
+    path.write_bytes(lines[0] + b"\xff\n" + lines[2])
+    with pytest.raises(UserError, match=r"steps.jsonl line 2 is not a Step record"):
+        catalog.last_steps(path)
 
 
 def test_a_thousand_trials_are_listed_in_under_300_milliseconds(line, monkeypatch, record_property):

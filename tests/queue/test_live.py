@@ -27,7 +27,8 @@ def test_a_follower_reads_only_whole_new_lines(tmp_path):
     follower.update()
     assert follower.steps == [] and follower.speed is None and follower.remaining(Budget(steps=10)) is None
     text = lines(3)
-    path.write_bytes(text[0] + text[1] + text[2][:20])
+    foreign = b'\xff\n{"x":' + b"[" * 100_000 + b"\n"
+    path.write_bytes(text[0] + foreign + text[1] + text[2][:20])
     follower.update()
     assert [step.step for step in follower.steps] == [1, 2]
     with path.open("ab") as file:
