@@ -19,7 +19,7 @@ import msgspec
 
 import elmanctl
 from elmanctl.errors import UserError
-from elmanctl.files import write_json
+from elmanctl.files import DAMAGED, write_json
 from elmanctl.flavours import is_host
 from elmanctl.toolchain import DEVICE_FLAGS, HOST_FLAGS, csrc_folder, runtime_sources, sources
 from elmanctl.variant import Spec, Variant
@@ -158,7 +158,7 @@ def read(path: Path) -> dict[str, Receipt]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Receipt])
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except msgspec.DecodeError as error:
+    except DAMAGED as error:
         raise UserError(f"{path} is no file of receipts: {error}. Delete it and run elmanctl verify again.") from None
 
 
