@@ -52,11 +52,11 @@ def victims(kind: str, bench: subprocess.Popen, queue: Queue) -> set[int]:
     return set().union(*found.values()) if kind == "everything" else found[kind]
 
 
-def disturbed(run: Path, first: list[str], kills: int, longest: float, chance: random.Random) -> None:
-    """Run a suite with some kills in between, each at a random moment after the last."""
+def disturbed(run: Path, first: list[str], kills: int, longest: float, chance: random.Random) -> list[str]:
+    """Run a suite with some kills in between, each at a random moment after the last; return who was killed, in order."""
     bench = subprocess.Popen(CALL + first)
-    done = 0
-    while done < kills:
+    done: list[str] = []
+    while len(done) < kills:
         time.sleep(chance.uniform(0.2, longest))
         queue = Queue(run)
         finished = queue.refresh().jobs and all(job.state == ENDED for job in queue.jobs.values())
@@ -68,15 +68,15 @@ def disturbed(run: Path, first: list[str], kills: int, longest: float, chance: r
             continue
         if pids:
             process.send(pids, signal.SIGKILL)
-            done += 1
-            print(f"kill {done}: {kind}", file=sys.stderr, flush=True)
+            done.append(kind)
+            print(f"kill {len(done)}: {kind}", file=sys.stderr, flush=True)
         if bench.poll() is not None or kind in ("scheduler", "everything"):
             bench.wait()
             bench = subprocess.Popen([*CALL, "--resume", run.name])
     if bench.wait() not in (0, -signal.SIGKILL):
         sys.exit(f"bench ended with {bench.returncode}")
     subprocess.run([*CALL, "--resume", run.name], check=True)
-    print(f"{done} kills", file=sys.stderr)
+    return done
 
 
 def check_log(run: Path) -> None:
@@ -107,12 +107,17 @@ def main() -> None:
     subprocess.run([*CALL, given.suite, "--run", calm.name, *more], check=True)
     minutes = str(given.checkpoint_seconds / 60)
     first = [given.suite, "--run", rough.name, *more, "--checkpoint-minutes", minutes, "--retry-seconds", "0.5"]
-    disturbed(rough, first, given.kills, given.longest, random.Random(given.seed))
+    killed = disturbed(rough, first, given.kills, given.longest, random.Random(given.seed))
     check_log(rough)
     expected, found = records(calm), records(rough)
     different = [label for label in expected if expected[label] != found.get(label)]
     attempts = {label: job.attempt for label, job in Queue(rough).refresh().jobs.items()}
-    print(json.dumps({"rows": len(expected), "different": different, "attempts": attempts}))
+    steps = sum(len(found["steps"]) for found in expected.values())
+    print(
+        json.dumps(
+            {"rows": len(expected), "steps": steps, "killed": killed, "attempts": attempts, "different": different}
+        )
+    )
     sys.exit(bool(different))
 
 

@@ -12,7 +12,7 @@ from elmanctl.diagnose import initial_warning
 from elmanctl.evaluate import heldout_loss
 from elmanctl.files import write_json
 from elmanctl.records import Heldout, Result, Step, Trial, last100_loss, throughput
-from elmanctl.runlog import HELDOUT, RESULT, STEPS, Lines, cut
+from elmanctl.runlog import HELDOUT, RESULT, STEPS, Lines, cut, read_heldout
 
 
 class Account:
@@ -29,6 +29,7 @@ class Account:
         self.facts: dict = {}  # fields of Result that are known as soon as the run is prepared
         self.warnings: list[str] = []
         self._log: Lines | None = None
+        self._evaluated = 0  # the step of the last evaluation in heldout.jsonl
 
     @property
     def seconds(self) -> float:
@@ -43,6 +44,8 @@ class Account:
     def go_back(self, step: int, batch_hash: str, rewrite: bool) -> None:
         """Take the steps up to a checkpoint as this run's own; `rewrite` drops later ones from the files."""
         self.steps, self.batch_hash = cut(self.folder, step, rewrite), batch_hash
+        if rewrite and (self.folder / HELDOUT).exists():
+            self._evaluated = max((line.step for line in read_heldout(self.folder / HELDOUT)), default=0)
 
     def start(self, anew: bool) -> None:
         """Write to the files from now on; `anew`: remove what an earlier run left in the folder."""
@@ -67,9 +70,10 @@ class Account:
         return text
 
     def heldout(self, losses: list[float], batches: list[np.ndarray]) -> float | None:
-        """Record an evaluation after the present step and return its mean loss."""
+        """Record an evaluation after the present step, unless the file has it, and return its mean loss."""
         loss = heldout_loss(losses, batches)
-        if loss is not None and self.open:
+        if loss is not None and self.open and self._evaluated < len(self.steps):
+            self._evaluated = len(self.steps)
             lines = Lines(self.folder / HELDOUT)
             lines.append(Heldout(step=len(self.steps), loss=loss, batches=tuple(losses)))
             lines.close()

@@ -221,8 +221,8 @@ def receipt(row: Planned, target: str) -> str:
 
 
 def not_ok(rows: set[str] | None, folder: Path) -> list[str]:
-    """Return `label: status` of each of some rows of a run (None: of all) that is not ok."""
-    _, outcomes = plan.outcomes(folder)
+    """Return `label: status` of each of some rows of a run (None: of all) that is not ok; one that cannot be read is unfinished."""
+    _, outcomes = plan.outcomes(folder, skipped=[])
     return [
         f"{o.row.label}: {o.result.status if o.result else 'unfinished'}"
         for o in outcomes

@@ -11,6 +11,9 @@ import msgspec
 
 from elmanctl.errors import UserError
 
+# What msgspec raises for bytes that are no such record: not JSON or another kind, text that is not UTF-8, brackets without end.
+DAMAGED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 @contextlib.contextmanager
 def atomic(path: Path, mode: str = "w"):
@@ -64,7 +67,7 @@ def read_json(path: Path, kind: type):
         raise UserError(f"{path} does not exist.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} is not a {name} record: {error}.") from None
 
 
@@ -83,7 +86,7 @@ def newer(path: Path, content: bytes, kind: Any) -> None:
         return
     try:
         schema = msgspec.json.decode(content, type=_Versioned).schema
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except DAMAGED:
         return  # the caller says what is wrong with it
     if schema > known["schema"]:
         raise UserError(
@@ -105,16 +108,16 @@ def read_lines(path: Path, kind: type) -> list:
     decoder = msgspec.json.Decoder(kind)
     try:
         records = decoder.decode_lines(b"\n".join(lines))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except DAMAGED:
         records = [_decoded(decoder, path, number, line) for number, line in enumerate(lines, 1) if line]
     try:
         return [*records, decoder.decode(last)] if last else records
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except DAMAGED:
         return records
 
 
 def _decoded(decoder: msgspec.json.Decoder, path: Path, number: int, line: bytes):
     try:
         return decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} line {number} is not a {decoder.type.__name__} record: {error}.") from None

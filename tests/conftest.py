@@ -17,8 +17,6 @@ from elmanctl.plugins import discovery
 from elmanctl.plugins.registry import registry
 from elmanctl.records import Budget, Training, Trial
 
-sys.path.insert(0, str(Path(__file__).parent))  # kernels.py
-
 FAKE = """
 from dataclasses import dataclass
 

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from host_backend.binding import kernel
 
 from elmanctl import build, launch, toolchain
 from elmanctl.flavours import ASAN, FLAVOURS, HOST, RACE
 from elmanctl.verify.sanitize import host, report
 from elmanctl.verify.sanitize.child import places
-
-sys.path.insert(0, str(Path(__file__).parent))  # also where this file runs as a module of a child process
-from host_backend.binding import kernel
 
 SOURCE = Path(__file__).parent / "host_backend" / "planted.cu.cc"
 MISTAKES = [
@@ -220,7 +218,6 @@ def test_a_device_build_needs_the_cuda_language(tmp_path):
 
 CHILD = """
 import sys
-sys.path.insert(0, sys.argv[1])
 from test_host_backend import ASAN, Planted, expected
 import torch
 library = Planted(ASAN)
@@ -228,15 +225,16 @@ for which in ("none", "early_exit", "none"):
     y, error = library.run(which)
     assert which != "none" or (error == "" and torch.equal(y[:64], expected("none"))), error
 print("right kernels pass", flush=True)
-library.run(sys.argv[2])
-print("not reached" if sys.argv[2] == "local_array" else "done")
+library.run(sys.argv[1])
+print("not reached" if sys.argv[1] == "local_array" else "done")
 """
 
 
 def test_address_and_undefined_sanitizers_see_into_fibers():
     build.build(kernel, {}, "float32", ASAN)
     environment = os.environ | host.OPTIONS | {"LD_PRELOAD": ":".join(toolchain.preload(ASAN))}
-    call = [sys.executable, "-c", CHILD, str(Path(__file__).parent), "local_array"]
+    environment["PYTHONPATH"] = str(Path(__file__).parent)
+    call = [sys.executable, "-c", CHILD, "local_array"]
     ran = subprocess.run(call, capture_output=True, text=True, env=environment)
     assert "right kernels pass" in ran.stdout, ran.stderr
     assert "not reached" not in ran.stdout

@@ -129,7 +129,9 @@ def test_there_is_one_language_model_and_one_training_step():
 
 def test_nothing_edits_sys_path():
     edit = r"sys\.path\.(insert|append|extend)|sys\.path\s*(\[.*\]\s*)?\+?=[^=]|site\.addsitedir"
-    assert hits(edit, files("elmanctl", "variants", "bench", suffixes=(".py",))) == []
+    everything = files("elmanctl", "variants", "bench", "tests", suffixes=(".py",))
+    everything.remove(Path(__file__).resolve())
+    assert hits(edit, everything) == []
 
 
 def test_nothing_names_a_home():

@@ -46,7 +46,7 @@ def test_the_form_of_a_checkpoint_name_is_fixed():
     assert checkpoint_name(500, 1.23449) == "step_000500_loss_1.2345"
 
 
-def test_writing_a_step_takes_less_than_a_thousandth_of_a_20_millisecond_step(tmp_path):
+def test_writing_a_step_takes_less_than_a_thousandth_of_a_20_millisecond_step(tmp_path, record_property):
     lines = Lines(tmp_path / "steps.jsonl")
     step = Step(step=1, loss=1.2345678, lr=3e-4, grad_norm=1.234, seconds=12.34567, tokens=16384)
     times = []
@@ -55,4 +55,5 @@ def test_writing_a_step_takes_less_than_a_thousandth_of_a_20_millisecond_step(tm
         for _ in range(200):
             lines.append(step)
         times.append((time.process_time() - began) / 200)
+    record_property("seconds", min(times))
     assert min(times) < 20e-6, times

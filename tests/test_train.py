@@ -100,8 +100,8 @@ def test_evaluating_and_saving_do_not_change_training(trainee):
     train.run(trainee.trial("Toy:dropout=0.2", eval_every=2, checkpoint_every=3), Path("b"))
     assert [s.loss for s in steps(Path("a"))] == [s.loss for s in steps(Path("b"))]
     heldout = read_heldout(Path("b/heldout.jsonl"))
-    assert [h.step for h in heldout] == [2, 4, 6, 6] and [len(h.batches) for h in heldout] == [2, 2, 2, 2]
-    assert heldout[-1].loss == heldout[-2].loss == result(Path("b")).heldout_loss == result(Path("a")).heldout_loss
+    assert [h.step for h in heldout] == [2, 4, 6] and [len(h.batches) for h in heldout] == [2, 2, 2]
+    assert heldout[-1].loss == result(Path("b")).heldout_loss == result(Path("a")).heldout_loss
 
 
 def test_held_out_loss_is_the_mean_over_windows_also_with_an_uneven_last_batch(trainee):

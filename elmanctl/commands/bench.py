@@ -7,7 +7,7 @@ import typer
 
 from elmanctl.commands.bench_kernels import time_kernels
 from elmanctl.commands.bench_plan import asked_of_slurm, parse_batches, show_plan
-from elmanctl.commands.bench_run import Checks, execute, go_on
+from elmanctl.commands.bench_run import Checks, check_hook, execute, go_on
 from elmanctl.errors import UserError
 from elmanctl.sizes import parse_count
 
@@ -110,6 +110,7 @@ def register(app: typer.Typer) -> None:
 
         if run is not None and (Path(run).name != run or run in (".", "..")):
             raise UserError(f"--run {run} is not a plain folder name; runs lie below runs/.")
+        check_hook(on_end)
         if resume:
             others = (
                 gpus,

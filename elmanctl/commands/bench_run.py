@@ -2,13 +2,14 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from elmanctl.console import note, print_json, print_table
-from elmanctl.errors import CheckFailed
+from elmanctl.errors import CheckFailed, UserError
 from elmanctl.files import write_json
 from elmanctl.sizes import short_bytes, short_count
 
@@ -131,9 +132,11 @@ def go_on(queued, rows: set[str] | None, hook: str | None, json: bool) -> None:
             raise
     if text := queue.complaint():
         note(text)
-    show_report(folder, runs.BATCHES if runs.is_batches(folder) else "suite", json)
     bad = benching.not_ok(rows, folder)
-    call_hook(hook, folder, bad)
+    try:
+        show_report(folder, runs.BATCHES if runs.is_batches(folder) else "suite", json)
+    finally:  # whoever waits for it hears of the end also where the report cannot be written
+        call_hook(hook, folder, bad)
     if bad:
         raise CheckFailed(f"Not ok: {'; '.join(bad)}. Each row's folder in {folder} has its log.txt.")
 
@@ -143,6 +146,26 @@ def stopped(folder: Path, chief: str) -> str:
     if chief:
         return f"No longer watching. {folder} goes on under another bench ({chief})."
     return f"Stopped. `elmanctl report {folder.name}` shows what there is; `elmanctl bench --resume {folder.name}` goes on."
+
+
+def check_hook(hook: str | None) -> None:
+    """Refuse a command that cannot be read or found, before the night and not after it.
+
+    Raises:
+        UserError: with what is wrong with it.
+    """
+    if hook is None:
+        return
+    try:
+        words = shlex.split(hook)
+    except ValueError as error:
+        raise UserError(
+            f"--on-end {hook}: {error}. It is split into words as a shell does, and run without one."
+        ) from None
+    if not words or shutil.which(words[0]) is None:
+        raise UserError(
+            f"--on-end {hook!r}: there is no command {words[0] if words else ''} here. Give one by name or path."
+        )
 
 
 def call_hook(hook: str | None, folder: Path, bad: list[str]) -> None:

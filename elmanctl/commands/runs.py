@@ -177,6 +177,7 @@ def print_row(found: dict[str, Any]) -> None:
             "witness",
             witness and ": ".join(filter(None, [witness.verdict, "; ".join((*witness.evidence, *witness.notes))])),
         ],
+        ["unreadable", "; ".join(found["problems"])],
         ["sources", found["snapshot"]],
         ["last line", found["last_line"]],
         ["folder", found["folder"]],

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from elmanctl.errors import UserError
+from elmanctl.files import DAMAGED
 
 SHARED = 0o1777  # as /tmp: everybody writes, nobody removes the files of others
 RETRIES, RETRY_SECONDS = 3, 0.02  # somebody may be looking whether it is locked
@@ -153,7 +154,7 @@ def held(path: Path) -> Holder | None:
     except BlockingIOError:
         try:
             return msgspec.json.decode(os.pread(file, 4096, 0), type=Holder)
-        except msgspec.DecodeError:  # just taken, or not by elmanctl
+        except DAMAGED:  # just taken, or not by elmanctl
             return Holder()
     finally:
         os.close(file)

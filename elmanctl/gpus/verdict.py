@@ -43,6 +43,13 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     schema: int = 1
 
+    def text(self) -> str:
+        """Return the verdict with the means that a speed depends on: `clean: 1980 MHz, 650 W, at most 61 C`."""
+        facts = [f"{self.clock:.0f} MHz"] if self.clock is not None else []
+        facts += [f"{self.power:.0f} W"] if self.power is not None else []
+        facts += [f"at most {self.temperature_max} C"] if self.temperature_max is not None else []
+        return ": ".join(filter(None, (self.verdict, ", ".join(facts))))
+
 
 def judge(samples: list[Sample], left: str = "") -> Verdict:
     """Return what the samples of a run say; `left` says which memory was still held after its end."""

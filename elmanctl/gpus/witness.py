@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from elmanctl import gpus
+from elmanctl.files import DAMAGED
 from elmanctl.gpus.free import IDLE_MEMORY
 from elmanctl.gpus.nvml import Gpu, GpuProcess
 from elmanctl.runlog import STEPS, Lines
@@ -138,7 +139,7 @@ def read(folder: Path) -> list[Sample]:
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             found.append(msgspec.json.decode(line, type=Sample))
-        except msgspec.DecodeError:
+        except DAMAGED:
             continue
     return found
 

@@ -4,18 +4,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from elmanctl.errors import UserError
-from elmanctl.files import read_json
+from elmanctl.files import DAMAGED, read_json
 from elmanctl.queue import process
 from elmanctl.queue.index import Index
 from elmanctl.queue.log import EVENTS, Queue
 from elmanctl.queue.states import ACTIVE, ENDED, Job
-from elmanctl.records import Result, Trial, last100_loss, read_steps
+from elmanctl.records import Result, Step, Trial, last100_loss, read_steps
 from elmanctl.runlog import RESULT, STEPS, TRIAL
 
 FIELDS = ("run", "model", "dim", "depth", "status", "steps", "last100_loss", "heldout_loss", "message")
 ENDED_WITH = ("status", "steps", "last100_loss", "heldout_loss", "message")
 HIDDEN = ("checkpoints", "attempts", "previous")
+TAIL_BYTES = 32 * 1024  # more than 100 steps
 
 
 def trials(folder: Path, rebuild: bool = False) -> tuple[list[dict[str, Any]], list[str]]:
@@ -76,6 +79,22 @@ def waiting(name: str, job: Job) -> dict[str, Any]:
     return row | {"status": status, "message": job.why}
 
 
+def last_steps(path: Path) -> list[Step]:
+    """Return the last steps of a trial that may still run, 100 and more if there are so many, without reading all of a long file.
+
+    Raises:
+        UserError: naming the line that is no Step record.
+    """
+    with path.open("rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES)
+        file.seek(start)
+        lines = file.read().split(b"\n")
+    try:  # the first line begins before, the last may still be being written
+        return [msgspec.json.decode(line, type=Step) for line in lines[start > 0 : -1] if line]
+    except DAMAGED:
+        return read_steps(path)
+
+
 def describe(run: Path) -> dict[str, Any]:
     """Return what a trial's records say; one without a result is `unfinished`: running, or killed."""
     row: dict[str, Any] = dict.fromkeys(FIELDS[1:]) | {"status": "unreadable", "message": ""}
@@ -85,7 +104,11 @@ def describe(run: Path) -> dict[str, Any]:
         if (run / RESULT).exists():
             result = read_json(run / RESULT, Result)
             return row | {key: getattr(result, key) for key in ENDED_WITH}
-        steps = read_steps(run / STEPS) if (run / STEPS).exists() else []
-        return row | {"status": "unfinished", "steps": len(steps), "last100_loss": last100_loss(steps)}
+        steps = last_steps(run / STEPS) if (run / STEPS).exists() else []
+        return row | {
+            "status": "unfinished",
+            "steps": steps[-1].step if steps else 0,
+            "last100_loss": last100_loss(steps),
+        }
     except UserError as error:
         return row | {"message": str(error)}

@@ -1,15 +1,19 @@
 """What a user does to a run from outside: find a job, cancel, hold, release, and clear away what nobody needs."""
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 from elmanctl import plan
 from elmanctl.errors import UserError, did_you_mean
-from elmanctl.queue import process
+from elmanctl.queue import process, settle
 from elmanctl.queue.log import EVENTS, Queue, Refused, read_line
 from elmanctl.queue.slurm import Cluster
 from elmanctl.queue.states import ACTIVE, ENDED, HELD, QUEUED, Job
+from elmanctl.runlog import RESULT
+
+DAY_SECONDS = 86_400.0
 
 
 def queue_of(name: str | None) -> Queue:
@@ -52,13 +56,14 @@ def cancel(queue: Queue, jobs: list[Job], why: str) -> dict[str, str]:
 
 
 def _cancel(queue: Queue, job: Job, why: str) -> str:
+    folder = queue.run / job.spec.folder
     if job.state == ENDED:
+        if job.asked == "cancel" and not (folder / RESULT).exists():  # whoever cancelled it was killed meanwhile
+            settle.cancelled(job, folder)
         return f"has ended already ({job.status})"
-    if job.state not in ACTIVE:
-        queue.write("end", job.label, status="interrupted", ask="cancel", why=why or "cancelled")
-        return "cancelled"
-    if job.slurm and Cluster().withdraw(job):
-        queue.write("end", job.label, status="interrupted", ask="cancel", why=why or "cancelled")
+    if job.state not in ACTIVE or (job.slurm and Cluster().withdraw(job)):
+        job = queue.write("end", job.label, status="interrupted", ask="cancel", why=why or "cancelled")
+        settle.cancelled(job, folder)
         return "cancelled"
     queue.write("ask", job.label, ask="cancel", why=why)
     if job.slurm:
@@ -104,12 +109,17 @@ def history(queue: Queue, label: str) -> list[dict[str, Any]]:
 
 
 def garbage(runs: Path) -> list[tuple[Path, int]]:
-    """Return what can go, with its size in bytes: rows that were run anew, and snapshots that no unfinished job needs."""
+    """Return what can go, with its size in bytes: rows that were run anew, and snapshots that no job needs which is yet to end.
+
+    A snapshot of the last day stays: a bench that is still in its preflight may have taken it.
+    """
     needed: set[str] = set()
     for log in runs.glob(f"*/{EVENTS}"):
-        needed |= {job.spec.snapshot for job in Queue(log.parent).refresh().jobs.values() if job.state != ENDED}
+        jobs = Queue(log.parent).refresh().jobs.values()
+        needed |= {job.spec.snapshot for job in jobs if job.state != ENDED or job.stopped}
     found = [path for path in runs.glob("*/previous") if path.is_dir()]
-    found += [path for path in runs.glob(".snapshots/*") if path.name not in needed]
+    old = time.time() - DAY_SECONDS
+    found += [p for p in runs.glob(".snapshots/*") if p.name not in needed and p.stat().st_mtime < old]
     return [(path, size(path)) for path in sorted(found)]
 
 
@@ -119,5 +129,12 @@ def size(folder: Path) -> int:
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder that `garbage` named."""
-    shutil.rmtree(folder)
+    """Delete a folder that `garbage` named.
+
+    Raises:
+        UserError: when it cannot be deleted.
+    """
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be deleted: {error.strerror}. What is left of it can go later.") from error

@@ -122,7 +122,7 @@ def resume(name: str | None) -> Enqueued:
     labels = set()
     with queue.locked() as file:
         for job in list(queue.jobs.values()):
-            if job.state == ENDED and job.status == "interrupted" and job.asked != "cancel":
+            if job.stopped:
                 queue.write_locked(file, "enqueue", job.label, spec=job.spec, micro_batches=job.micro_batches)
             if queue.jobs[job.label].state != ENDED:
                 labels.add(job.label)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from elmanctl.files import DAMAGED
 from elmanctl.records import Budget, Step
 
 WINDOW = 20  # steps over which the shown speed is taken
@@ -29,7 +30,7 @@ class Follower:
             whole, newline, _ = file.read().rpartition(b"\n")
             self._offset += len(whole) + len(newline)
             for line in whole.splitlines():
-                with contextlib.suppress(msgspec.DecodeError):  # half a line of a killed process
+                with contextlib.suppress(*DAMAGED):  # half a line of a killed process
                     self.steps.append(self._decode(line))
 
     @property

@@ -134,6 +134,8 @@ class Watch:
                 )
                 follower.update()
                 text = f"{job.status} after {len(follower.steps)} steps"
+            elif job.state in ACTIVE and job.label in now.waiting:
+                text = now.waiting[job.label]
             elif job.state == RUNNING:
                 text = f"started on {_place(job, names)}"
             elif job.state == STARTING or text == "queued" or text.startswith("waits for"):
@@ -161,7 +163,8 @@ def _state(job: Job, now: Scheduler, names: dict[str, str], counting: bool = Tru
     if job.state in (STARTING, RUNNING):
         place = _place(job, names)
         asked = {"": "", "cancel": ", being cancelled", "stop": ", stopping"}[job.asked]
-        return f"{place}{f', {clock(time.time() - job.since)}' if counting else ''}{asked}"
+        what = f": {now.waiting[job.label]}" if job.label in now.waiting else ""  # Slurm's reason, or a disk in trouble
+        return f"{place}{f', {clock(time.time() - job.since)}' if counting else ''}{asked}{what}"
     text = now.waiting.get(job.label, job.state)
     return text if counting or not text.startswith("again in") else f"tried again: {job.why}"
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from elmanctl.errors import UserError
+from elmanctl.files import DAMAGED
 from elmanctl.queue import states
 from elmanctl.queue.states import Event, Job
 
@@ -50,7 +51,7 @@ def read_line(text: bytes) -> Event | None:
                 f"The queue was written by a newer elmanctl (version {version}, this one knows {states.VERSION}). Update this one."
             )
         return _decode(body)
-    except msgspec.DecodeError:
+    except DAMAGED:
         return None
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from elmanctl.errors import UserError
 from elmanctl.gpus import locks
 from elmanctl.gpus.free import Sampler
 from elmanctl.gpus.witness import CPU
@@ -157,23 +158,38 @@ class Scheduler:
             self._children[job.label] = spawn(self.queue.run, job, held)
         except Refused:
             pass  # held or cancelled in this moment
+        except UserError as error:  # nothing was begun
+            self._trouble(job, error)
+        except OSError as error:  # no supervisor: it is given up as one that failed, and tried again after a while
+            self._codes[job.label] = 1
+            self._trouble(job, error)
         finally:
             for lock in held:
                 locks.release(lock)
 
+    def _trouble(self, job: Job, error: Exception) -> None:
+        """Let a job wait for a disk that is full or cannot be written: it may be freed before the morning."""
+        self.waiting[job.label] = f"waits: {error}"
+
     def recover(self) -> None:
         """Give running trials without a supervisor a new one, and queue again what was never started."""
         for job in list(self.queue.jobs.values()):
-            if job.state not in ACTIVE or job.label in self._children:
-                continue
-            if job.slurm:
-                self._slurm.see(job, self.waiting)
-            elif process.elsewhere(job.supervisor):
-                self.waiting[job.label] = f"runs on another machine ({job.supervisor.boot.split(' ')[0]})"
-            elif job.state == STARTING:
-                self.give_up(job)
-            elif not process.alive(job.supervisor):
-                self.adopt(job)
+            if job.state in ACTIVE and job.label not in self._children:
+                try:
+                    self.see_to(job)
+                except (UserError, OSError) as error:
+                    self._trouble(job, error)
+
+    def see_to(self, job: Job) -> None:
+        """See to one job that has no supervisor of ours."""
+        if job.slurm:
+            self._slurm.see(job, self.waiting)
+        elif process.elsewhere(job.supervisor):
+            self.waiting[job.label] = f"runs on another machine ({job.supervisor.boot.split(' ')[0]})"
+        elif job.state == STARTING:
+            self.give_up(job)
+        elif not process.alive(job.supervisor):
+            self.adopt(job)
 
     def give_up(self, job: Job) -> None:
         """Queue a job again whose supervisor never came; one that still comes finds the job at another step and leaves."""
@@ -182,12 +198,13 @@ class Scheduler:
             return  # it came after all
         try:
             folder = self.queue.run / job.spec.folder
-            if self._codes.pop(job.label, 0) > 0:  # ours, and it said why
+            if self._codes.get(job.label, 0) > 0:  # ours, and it said why
                 verdict = settle.retry(job, folder, f"the supervisor failed; {folder / 'supervisor.log'} says why")
             else:
                 verdict = settle.again(job, folder, "the supervisor ended before the trial began", 0.0, job.failures)
             with contextlib.suppress(Refused):
                 self.queue.write(verdict.step, job.label, attempt=job.attempt, **verdict.facts)
+            self._codes.pop(job.label, None)
         finally:
             os.close(held)
 

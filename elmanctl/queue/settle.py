@@ -15,7 +15,7 @@ from elmanctl.errors import UserError
 from elmanctl.files import read_json, write_json
 from elmanctl.queue.states import Job
 from elmanctl.records import Result, Step, read_steps
-from elmanctl.runlog import CHECKPOINTS, RESULT, STEPS, parse_checkpoint_name
+from elmanctl.runlog import CHECKPOINTS, RESULT, STEPS, TRIAL, parse_checkpoint_name
 
 RETRIES = 3  # attempts in a row that fail for the machine's sake without the trial getting further
 BACKOFF = (1, 6, 30)  # times the job's own first wait
@@ -77,6 +77,13 @@ def verdict(job: Job, folder: Path, code: int | None = None, limit: str = "", co
             why = f"out of memory; again in {split} micro-batches of {batch // ranks // split}, the batch stays {batch}"
             return again(job, folder, why, 0.0, job.failures, split)
     return _end(folder, result, result.status, result.message)
+
+
+def cancelled(job: Job, folder: Path) -> None:
+    """Leave the records of a job that was cancelled while it waited, so that whoever reads them does not take it for one that waits."""
+    if not (folder / TRIAL).exists():
+        write_json(folder / TRIAL, job.spec.trial)
+    _end(folder, _result(folder), "interrupted", job.why)
 
 
 def unfinished(folder: Path) -> bool:

@@ -52,17 +52,21 @@ def row(queue: Queue, label: str) -> dict[str, Any]:
     """Return everything that is known of one row."""
     (job,) = control.chosen(queue, [label])
     folder = queue.run / job.spec.folder
+    problems: list[str] = []
     known = {"row": label, "state": state(job), "status": job.status, "folder": str(folder), "trial": job.spec.trial}
     for name, path, kind in (
         ("result", folder / RESULT, Result),
         ("witness", folder / verdict.VERDICT, verdict.Verdict),
     ):
-        try:
-            known[name] = read_json(path, kind)
-        except UserError:
-            known[name] = None
+        known[name] = None
+        if path.exists():
+            try:
+                known[name] = read_json(path, kind)
+            except UserError as error:
+                problems.append(str(error))
     return {
         **known,
+        "problems": problems,
         "snapshot": job.spec.snapshot,
         "steps": control.history(queue, label),
         "last_line": last_line(folder / "log.txt"),

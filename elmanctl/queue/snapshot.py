@@ -4,6 +4,7 @@ A snapshot holds the tool, the shared headers, the folders of the variants that 
 every installed package. Its name is the hash of its content, so that equal sources are kept once.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -35,6 +36,8 @@ def take(runs: Path, suite: Path, variants: list[Variant]) -> Path:
         total.update(f"{name}\0{len(data)}\0".encode() + data)
     final = place(runs, total.hexdigest()[:16])
     if final.is_dir():
+        with contextlib.suppress(OSError):
+            os.utime(final)  # in use again, so that `runs gc` leaves it
         return final
     aside = final.with_name(f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
@@ -47,7 +50,7 @@ def take(runs: Path, suite: Path, variants: list[Variant]) -> Path:
         if final.is_dir():  # somebody else kept the same sources at the same moment
             return final
         raise UserError(
-            f"{final}: {error.strerror}. The sources of the run could not be kept; free some space."
+            f"{final}: {error.strerror}. The sources of the run could not be kept; free some space, or start bench where runs/ can be written."
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -119,6 +119,11 @@ class Job:
         return tuple(self.device.split(",")) if self.device else ()
 
     @property
+    def stopped(self) -> bool:
+        """Whether it was stopped and `bench --resume` goes on with it."""
+        return self.state == ENDED and self.status == "interrupted" and self.asked != "cancel"
+
+    @property
     def slurm(self) -> str:
         """The id of the Slurm job that the attempt is; an empty text where it is none."""
         return self.device.removeprefix(PREFIX) if self.device.startswith(PREFIX) else ""

@@ -10,7 +10,8 @@ import numpy as np
 
 from elmanctl import plan, runlog
 from elmanctl.errors import UserError
-from elmanctl.files import read_lines
+from elmanctl.files import read_json, read_lines
+from elmanctl.gpus.verdict import VERDICT, Verdict
 from elmanctl.imported import Logged, unfold
 from elmanctl.records import Step, read_steps
 
@@ -51,7 +52,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Entry:
-    """One trial: its row and records, the run it was read from, its steps (None where there are none to be read), its evaluations."""
+    """One trial: its row and records, the run it was read from, its steps (None where there are none to be read), its evaluations, its witness."""
 
     row: plan.PlannedRow
     run: plan.Run
@@ -59,6 +60,7 @@ class Entry:
     source: Path
     series: Series | None = None
     heldout: list[runlog.Heldout] = field(default_factory=list)
+    witness: Verdict | None = None
 
     @property
     def shown(self) -> bool:
@@ -127,7 +129,8 @@ def _entry(source: Path, run: plan.Run, outcome: plan.Outcome, skipped: list[str
             series = attempt(lambda: _series(folder / runlog.STEPS))
         if (folder / runlog.HELDOUT).exists():
             heldout = attempt(lambda: runlog.read_heldout(folder / runlog.HELDOUT)) or []
-    return Entry(outcome.row, run, outcome, source, series, heldout)
+    witness = attempt(lambda: read_json(folder / VERDICT, Verdict)) if (folder / VERDICT).exists() else None
+    return Entry(outcome.row, run, outcome, source, series, heldout, witness)
 
 
 def _series(path: Path) -> Series | None:

@@ -1,6 +1,7 @@
 """The report as one HTML file: tables that sort, curves with hover, scatter, memory, sources. Nothing is fetched; the file forbids it itself."""
 
 import json
+import re
 from html import escape
 from pathlib import Path
 from string import Template
@@ -29,12 +30,17 @@ def page(report: Report, collected: Collected) -> str:
         "table": _rows(report, colours),
         "skipped": "".join(f'<p class="mark">{escape(text)}</p>' for text in render.skipped(report)),
         "differences": _differences(report),
-        "notes": "".join(f"<li>{escape(text)}</li>" for text in [render.DEFINITIONS, *report.notes]),
+        "notes": "".join(f"<li>{_prose(text)}</li>" for text in [render.DEFINITIONS, *report.notes]),
         "memory": _memory(report, colours),
         "sources": _sources(collected),
         "data": _script(_data(report, collected, colours)),
     }
     return Template((FOLDER / "page.html").read_text()).substitute(parts)
+
+
+def _prose(text: str) -> str:
+    """Return a sentence as HTML; what stands between backticks is code."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
 def _script(data: Any) -> str:
@@ -99,6 +105,8 @@ def _rows(report: Report, colours: dict[str, str]) -> str:
             html = escape(text := texts[column])
             if column == "model":
                 html = f'<span class="swatch" style="background:{colours[row.label]}"></span>{html}'
+            if column == "interval":
+                html = f'<span class="whole">{html}</span>' if html else ""
             if column == "differs in" or (column == "status" and row.status != "ok") or html in ("none", UNVERIFIED):
                 html = f'<span class="mark">{html}</span>' if html else ""
             value = getattr(row, VALUES[column]) if column in VALUES else text
@@ -106,7 +114,7 @@ def _rows(report: Report, colours: dict[str, str]) -> str:
         return found
 
     listed = table(list(COLUMNS), [cells(row) for row in report.rows], render.RIGHT)
-    messages = "".join(f"<li>{escape(row.label)}: {escape(row.message)}</li>" for row in report.rows if row.message)
+    messages = "".join(f"<li>{escape(row.label)}: {_prose(row.message)}</li>" for row in report.rows if row.message)
     return listed + (f"<ul>{messages}</ul>" if messages else "")
 
 
@@ -116,7 +124,9 @@ def _differences(report: Report) -> str:
     for heading, texts in render.differences(report).items():
         items = "".join(f'<li><span class="verdict">{verdicts[t]}</span> {escape(t)}</li>' for t in texts)
         shown = " open" if len(texts) <= OPEN else ""
-        parts.append(f"<details{shown}><summary><b>{escape(heading)}</b></summary><ul>{items}</ul></details>")
+        parts.append(
+            f'<details{shown}><summary><b>{escape(heading)}</b></summary><ul class="verdicts">{items}</ul></details>'
+        )
     return "".join(parts) or "<p>There are no two finished rows that can be compared.</p>"
 
 
@@ -140,6 +150,7 @@ def _sources(collected: Collected) -> str:
         "device",
         "norm",
         "graph",
+        "witness",
         "data",
         "batches",
         "versions",
@@ -150,7 +161,7 @@ def _sources(collected: Collected) -> str:
     for entry in collected.entries:
         result = entry.outcome.result
         if result is None:
-            rows.append([escape(entry.row.label), *[""] * 9, escape(str(entry.outcome.folder))])
+            rows.append([escape(entry.row.label), *[""] * 10, escape(str(entry.outcome.folder))])
             continue
         texts = [
             entry.row.label,
@@ -159,6 +170,7 @@ def _sources(collected: Collected) -> str:
             result.device_name,
             result.norm,
             str(result.graph).lower(),
+            entry.witness.text() if entry.witness else "",
             result.data_hash[:20],
             result.batch_hash[:12],
             ", ".join(f"{name} {version}" for name, version in result.versions.items()),
@@ -166,7 +178,7 @@ def _sources(collected: Collected) -> str:
             str(entry.outcome.folder),
         ]
         cells = [escape(text) for text in texts]
-        cells[8:10] = [f'<div class="wrap">{cell}</div>' if cell else "" for cell in cells[8:10]]
+        cells[9:11] = [f'<div class="wrap">{cell}</div>' if cell else "" for cell in cells[9:11]]
         rows.append(cells)
     return table(columns, rows)
 

@@ -26,7 +26,8 @@ class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
     """One row, the mean over its finished seeds. Losses in nats per byte, perplexity per byte, memory in bytes (the most of any seed).
 
     None where the run gave no such number. `low` and `high` bound the last-100 loss: over seeds where there are several, else over
-    blocks of its 100 steps. `at_equal_tokens` and `at_equal_time` are last-100 losses up to where every row has come.
+    blocks of its 100 steps. `at_equal_tokens` and `at_equal_time` are last-100 losses up to where every row has come. `witness` is what
+    was seen beside the runs on their GPUs.
     """
 
     label: str
@@ -51,6 +52,7 @@ class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
     at_equal_time: float | None = None
     differs: tuple[str, ...] = ()
     message: str = ""
+    witness: str = ""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +126,8 @@ def _notes(collected: Collected, repeated: bool) -> list[str]:
             "of them. Their times are reckoned from the printed speed."
         )
     notes += [text for e in collected.entries if (text := _contradiction(e))]
+    if seen := [f"{e.row.label} {e.witness.text()}" for e in collected.entries if e.witness]:
+        notes.append(f"Seen beside the runs on their GPUs: {'; '.join(seen)}.")
     if relaxed := dict.fromkeys(name for run in runs for name in run.relaxed):
         notes.append(f"The suite waives the method's rule on {', '.join(relaxed)}.")
     if own := list(dict.fromkeys(e.name for e in collected.entries if _waived(e))):
@@ -216,6 +220,7 @@ def _row(name: str, entries: list[Entry], differs: tuple[str, ...], ground: Foot
         at_equal_time=_mean([ground.loss(e, "time") for e in shown]),
         differs=differs,
         message="; ".join(text if lone else f"{label}: {text}" for label, text in messages.items() if text),
+        witness=_same([e.witness.text() for e in entries if e.witness]),
     )
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from elmanctl.errors import UserError
-from elmanctl.files import write_json
+from elmanctl.files import DAMAGED, write_json
 from elmanctl.flavours import is_host
 from elmanctl.variant import Spec, Variant
 from elmanctl.verify.hashes import common_parts, parts
@@ -49,7 +49,7 @@ def read(path: Path) -> dict[str, Receipt]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Receipt])
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except msgspec.DecodeError as error:
+    except DAMAGED as error:
         raise UserError(f"{path} is no file of receipts: {error}. Delete it and run elmanctl verify again.") from None
 
 

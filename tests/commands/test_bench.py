@@ -211,6 +211,19 @@ def test_a_row_that_is_not_ok_gives_exit_1_and_is_run_anew_next_time(mine, trial
     assert mine.run("bench", "mine", "--run", "r").code == 0
 
 
+def test_the_end_is_told_and_a_damaged_record_named_also_where_the_report_cannot_be_written(mine, trials):
+    mine.run("bench", "mine", "--run", "r")
+    (mine.path / "runs/r/gru/result.json").write_text("{")
+    (mine.path / "runs/r/report.md").unlink()
+    (mine.path / "runs/r/report.md").mkdir()
+    ran = mine.run("bench", "--resume", "r", "--on-end", "sh -c 'echo $ELMANCTL_OK $ELMANCTL_NOT_OK > told'")
+    assert ran.code == 2 and "report.md could not be written" in ran.err
+    assert (mine.path / "told").read_text() == "0 gru: unfinished\n"
+    (mine.path / "runs/r/report.md").rmdir()
+    ran = mine.run("bench", "--resume", "r")
+    assert ran.code == 1 and "gru/result.json is not a Result record" in " ".join(ran.out.split())
+
+
 def test_an_absent_package_is_a_failed_row_with_its_install_line_and_the_others_run(mine, trials, monkeypatch):
     from elmanctl.variant import Variant
 

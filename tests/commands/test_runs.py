@@ -1,9 +1,11 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import msgspec
 import pytest
@@ -127,7 +129,9 @@ def test_jobs_that_wait_are_held_released_and_cancelled(project, night):
     assert project.run("runs", "cancel", "night", "a").out == "a: has ended already (interrupted)\n"
     scheduler.Scheduler(night.refresh()).run({"a", "b", "c"})
     assert status(night) == {"a": "interrupted", "b": "ok", "c": "interrupted"}
-    assert not Path("runs/night/a").exists()
+    found = {row["run"]: (row["status"], row["steps"]) for row in json.loads(project.run("runs", "ls", "--json").out)}
+    assert found["night/a"] == found["night/c"] == ("interrupted", 0)
+    assert read_json(Path("runs/night/a/result.json"), Result).message == "cancelled"
     ran = project.run("runs", "hold", "night", "x")
     assert ran.code == 2 and "has no row x" in ran.err and "Rows: a, b, c" in ran.err
 
@@ -161,6 +165,17 @@ def test_show_tells_why_and_the_whole_history(project, night):
     assert "last words" in out and "ended failed" in out and "enqueue" in out
 
 
+def test_show_names_a_record_that_cannot_be_read(project, night):
+    night.write("end", "a", status="interrupted", ask="cancel", why="cancelled")
+    Path("runs/night/a").mkdir()
+    Path("runs/night/a/witness.json").write_text('{"verdict": "cl')
+    Path("runs/night/a/result.json").write_bytes(b"\xff")
+    found = json.loads(project.run("runs", "show", "night", "a", "--json").out)
+    assert found["result"] is found["witness"] is None
+    assert [text.partition(" is not a ")[2].split()[0] for text in found["problems"]] == ["Result", "Verdict"]
+    assert "witness.json is not a Verdict record" in " ".join(project.run("runs", "show", "night", "a").out.split())
+
+
 def test_logs_are_printed_and_followed_until_the_end(project, night):
     night.write("end", "a", status="interrupted", ask="cancel", why="cancelled")
     follower = subprocess.Popen(
@@ -177,20 +192,33 @@ def test_logs_are_printed_and_followed_until_the_end(project, night):
     assert ran.code == 2 and "has 3 rows; name one: a, b, c" in ran.err
 
 
-def test_gc_lists_and_deletes_what_nobody_needs(project, night):
-    for name in ("runs/night/previous/b-1", "runs/.snapshots/0123"):
-        Path(name).mkdir(parents=True)
-        (Path(name) / "file").write_text("x" * 1000)
+def test_gc_lists_and_deletes_what_nobody_needs(project, night, monkeypatch):
+    """Needed: by what waits, by what was stopped and may be resumed, and by a bench that may just be in its preflight."""
+    snapshots = {"waits": "a", "stopped": "b", "cancelled": "c", "nobody": "", "today": ""}
+    spec = night.jobs["a"].spec
+    for name, label in snapshots.items():
+        (Path("runs/.snapshots") / name).mkdir(parents=True)
+        (Path("runs/.snapshots") / name / "file").write_text("x" * 1000)
+        if name != "today":
+            os.utime(Path("runs/.snapshots") / name, (0, 0))
+        if label:
+            night.write("end", label, status="interrupted", ask="cancel")
+            night.write("enqueue", label, spec=msgspec.structs.replace(spec, folder=label, snapshot=name))
+    night.write("end", "b", status="interrupted", ask="stop")
+    night.write("end", "c", status="interrupted", ask="cancel")
+    Path("runs/night/previous/b-1").mkdir(parents=True)
+    (Path("runs/night/previous/b-1") / "file").write_text("x" * 1000)
     found = json.loads(project.run("runs", "gc", "--json").out)
-    assert [(f["path"], f["bytes"], f["deleted"]) for f in found] == [
-        ("runs/.snapshots/0123", 1000, False),
-        ("runs/night/previous", 1000, False),
-    ]
+    gone = ["runs/.snapshots/cancelled", "runs/.snapshots/nobody", "runs/night/previous"]
+    assert [(f["path"], f["bytes"], f["deleted"]) for f in found] == [(path, 1000, False) for path in gone]
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", mock.Mock(side_effect=OSError(30, "Read-only file system")))
+        ran = project.run("runs", "gc", "--delete")
+    assert ran.code == 2 and "cancelled cannot be deleted: Read-only file system" in ran.err
     ran = project.run("runs", "gc", "--delete")
-    assert (
-        "deleted" in ran.err and not Path("runs/night/previous").exists() and not Path("runs/.snapshots/0123").exists()
-    )
+    assert "deleted" in ran.err and not any(Path(path).exists() for path in gone)
     assert json.loads(project.run("runs", "gc", "--json").out) == []
+    assert {path.name for path in Path("runs/.snapshots").iterdir()} == {"waits", "stopped", "today"}
 
 
 def test_a_run_without_a_queue_says_so(trainee):

@@ -43,6 +43,14 @@ def test_a_lock_is_exclusive_and_says_who_holds_it():
     locks.release(other)
 
 
+@pytest.mark.parametrize("text", [b"", b"{", b'{"user":"\xff"}', b"[1]", b"\x00" * 5000])
+def test_a_damaged_text_still_shows_that_somebody_holds_it(folder, text):
+    held = locks.acquire("GPU-0", "x")
+    (folder / "GPU-0.lock").write_bytes(text)
+    assert str(locks.holder("GPU-0")).startswith("somebody, pid 0") and locks.acquire("GPU-0", "y") is None
+    locks.release(held)
+
+
 def test_the_kernel_frees_it_when_its_last_holder_is_killed():
     held = locks.acquire("GPU-0", "a trial")
     child = subprocess.Popen(["sleep", "60"], pass_fds=[held])

@@ -42,7 +42,9 @@ def test_a_lost_device_is_evidence():
 
 
 def test_damaged_samples_are_left_out(tmp_path):
-    (tmp_path / witness.SAMPLES).write_bytes(msgspec.json.encode(GOOD) + b"\n{\n\xff\n" + msgspec.json.encode(GOOD)[:9])
+    (tmp_path / witness.SAMPLES).write_bytes(
+        msgspec.json.encode(GOOD) + b'\n{\n\xff\n{"time":1,"gpu":"\xff"}\n' + msgspec.json.encode(GOOD)[:9]
+    )
     assert witness.read(tmp_path) == [GOOD]
 
 

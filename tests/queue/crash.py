@@ -1,7 +1,6 @@
 """Run a scheduler or a supervisor that kills itself at one place: crash.py PLACE scheduler RUN, or crash.py PLACE supervisor ARGUMENTS.
 
-Places: `write N before|torn|after` (the N-th step that the process writes), `popen` (a child was just started), `gate`,
-`result before|after`.
+Places: `write N` (half of the N-th step that the process writes is in the log), `popen` (a child was just started), `gate` (it is open).
 """
 
 import os
@@ -10,7 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from elmanctl.queue import log, scheduler, settle, supervisor
+from elmanctl.queue import log, scheduler, supervisor
 
 
 def die():
@@ -28,14 +27,13 @@ def after(function):
 def plant(place):
     kind, *rest = place.split()
     if kind == "write":
-        number, moment, count = int(rest[0]), rest[1], [0]
+        number, count = int(rest[0]), [0]
 
         def write(file, text):
             count[0] += 1
             if count[0] < number:
                 return os.write(file, text)
-            if moment != "before":
-                os.write(file, text[: len(text) // 2] if moment == "torn" else text)
+            os.write(file, text[: len(text) // 2])
             die()
 
         log.os = SimpleNamespace(**{**vars(os), "write": write})
@@ -48,8 +46,6 @@ def plant(place):
         scheduler.subprocess = supervisor.subprocess = SimpleNamespace(**fake)
     elif kind == "gate":
         supervisor.Supervisor.watch = lambda self: die()
-    elif kind == "result":
-        settle.write_json = after(settle.write_json) if rest[0] == "after" else lambda *_: die()
 
 
 if __name__ == "__main__":

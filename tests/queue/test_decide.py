@@ -73,7 +73,7 @@ def test_a_job_that_failed_waits_its_time_whatever_the_wall_clock_does(spec):
     assert later.left(queue["a"]) == pytest.approx(15.0)
 
 
-def test_a_thousand_jobs_are_decided_in_under_50_milliseconds(spec):
+def test_a_thousand_jobs_are_decided_in_under_50_milliseconds(spec, record_property):
     pool = Pool(tuple(f"GPU-{n}" for n in range(8)))
     queue = jobs(spec, *(f"job{n}" for n in range(1000)), pool=pool)
     for number, job in enumerate(list(queue.values())[:500]):
@@ -85,6 +85,7 @@ def test_a_thousand_jobs_are_decided_in_under_50_milliseconds(spec):
         starts, waiting = plan(queue, {"GPU-7": [Reason("process", "in use")]})
         times.append(time.process_time() - began)
     assert len(starts) == 3 and len(waiting) == 497
+    record_property("seconds", min(times))
     assert min(times) < 0.05, times
     assert module.CPU == "CPU"
 

@@ -7,6 +7,7 @@ import pytest
 
 from elmanctl.queue.follow import Follower
 from elmanctl.queue.live import Watch
+from elmanctl.queue.states import Slurm
 from elmanctl.records import Budget, Step
 
 
@@ -26,7 +27,8 @@ def test_a_follower_reads_only_whole_new_lines(tmp_path):
     follower.update()
     assert follower.steps == [] and follower.speed is None and follower.remaining(Budget(steps=10)) is None
     text = lines(3)
-    path.write_bytes(text[0] + text[1] + text[2][:20])
+    foreign = b'\xff\n{"x":' + b"[" * 100_000 + b"\n"
+    path.write_bytes(text[0] + foreign + text[1] + text[2][:20])
     follower.update()
     assert [step.step for step in follower.steps] == [1, 2]
     with path.open("ab") as file:
@@ -94,6 +96,19 @@ def test_the_view_shows_jobs_with_reasons_gpus_and_the_time_left(line, box):
     assert "0 Stand-in 512 MiB 0 % running" in text
     assert "1 Stand-in 41 GiB 99 % process: in use by another process (pid 4000001; 41 GiB)" in text
     assert any(row.startswith("1 ended, 1 running, 1 queued, 1 held; about 0:0") for row in text)
+
+
+def test_what_an_active_job_waits_for_is_shown_too(line, capsys):
+    line.add(slurm=Slurm())
+    line.queue.write("start", "a", device="slurm:7")
+    now = line.scheduler()
+    now.queue.refresh()
+    now.waiting = {"a": "waits in Slurm as job 7: Resources"}
+    watch = Watch()
+    assert any("slurm:7, 0:00: waits in Slurm as job 7: Resources" in text for text in shown(watch, now))
+    watch.observe(now)
+    watch.observe(now)
+    assert capsys.readouterr().err == "a: waits in Slurm as job 7: Resources\n"
 
 
 def test_elsewhere_each_change_is_one_line(line, capsys):

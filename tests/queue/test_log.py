@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zlib
 
 import pytest
 
@@ -71,6 +72,11 @@ def test_a_step_that_lacks_only_its_end_counts_before_the_next_is_checked(line):
         late.write("start", "a")
 
 
+def summed(body):
+    """Return a line whose checksum is right, whatever is in it."""
+    return body[:-1] + log.SUM + b'%08x"}' % zlib.crc32(body)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -80,6 +86,8 @@ def test_a_step_that_lacks_only_its_end_counts_before_the_next_is_checked(line):
         b'{"v":1,"time":1,"job":"a","step":"hold","sum":"00000000"}',
         b"\x00\xff\xfe",
         b'{"other": "tool"}',
+        summed(b'{"v":1,"time":1,"job":"\xff","step":"hold"}'),
+        summed(b'{"v":1,"time":1,"job":"a","step":"hold","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
     ],
 )
 def test_foreign_and_damaged_lines_are_skipped_and_counted(line, damage):

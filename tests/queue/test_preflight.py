@@ -154,6 +154,13 @@ def test_a_suite_is_sized_anew_and_a_row_without_a_legal_size_is_named(trainee, 
     assert "40K parameters are out of reach at depth 60: the smallest legal width, 16" in rows["odd"]["message"]
     assert all(abs(rows[x]["params"] / 40_000 - 1) < 0.2 for x in "ab")
     assert {label for label, _, _ in step.seen} == {"a", "b"}
+    for command, says in {
+        "no-such-command x": "no command no-such-command",
+        "echo 'x": "No closing quotation",
+        "": "''",
+    }.items():
+        refused = trainee.run("bench", "toys", "--on-end", command)
+        assert refused.code == 2 and says in refused.err and "--on-end" in refused.err
     refused = trainee.run("bench", "toys", "--params", "40K")
     assert refused.code == 2 and "--params goes with --preflight-only or --dry-run" in refused.err
 

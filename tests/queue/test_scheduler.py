@@ -12,7 +12,7 @@ import pytest
 from elmanctl.files import read_json
 from elmanctl.gpus import free, locks, witness
 from elmanctl.gpus.choice import Pool
-from elmanctl.queue import process, scheduler
+from elmanctl.queue import log, process, scheduler
 from elmanctl.queue.log import Queue
 from elmanctl.records import Result
 
@@ -176,6 +176,27 @@ def test_two_benches_at_once_run_each_job_once(line):
     assert len([step for _, step in line.events() if step == "start"]) == 3
 
 
+def test_two_runs_that_want_one_gpu_take_turns(line, box):
+    """Two benches of two runs at once, each a process of its own: the GPU has one trial at a time, and no job loses an attempt."""
+    script = "exec 9>$1/../../alone; flock -n 9 || touch $1/../../shared; sleep 0.2; cp $1/../ok.json $1/result.json"
+    other = type(line)(line.run.parent / "s")
+    for run in (line, other):
+        for label in "ab":
+            run.add(label, script, pool=ONE)
+    code = (
+        "import sys; from pathlib import Path; from elmanctl.gpus import free; from elmanctl.queue import log, scheduler\n"
+        "free.SAMPLE_SECONDS = 0.0; scheduler.POLL_SECONDS = scheduler.SAMPLE_SECONDS = 0.02\n"
+        "queue = log.Queue(Path(sys.argv[1])).refresh()\n"
+        "scheduler.Scheduler(queue).run(set(queue.jobs))\n"
+    )
+    benches = [subprocess.Popen([sys.executable, "-c", code, str(run.run)]) for run in (line, other)]
+    assert [bench.wait(timeout=60) for bench in benches] == [0, 0]
+    assert [(run.job(label).status, run.job(label).attempt) for run in (line, other) for label in "ab"] == [
+        ("ok", 1)
+    ] * 4
+    assert not (line.run.parent / "shared").exists() and not locks.holder("GPU-0")
+
+
 def test_a_second_bench_watches_and_says_who_schedules(line):
     held = locks.take(line.run / scheduler.LOCK, "run r")
     line.add()
@@ -270,7 +291,39 @@ def test_a_supervisor_that_cannot_work_is_not_started_for_ever(line):
     assert "trial.json could not be written" in (line.run / "a/supervisor.log").read_text()
 
 
-def test_a_look_at_a_thousand_jobs_takes_under_50_milliseconds(line, box):
+@pytest.mark.parametrize("what", ["the log", "a folder", "a lost supervisor's"])
+def test_a_disk_that_is_full_for_a_while_is_said_and_waited_for(line, monkeypatch, what):
+    """The log cannot be written, or no supervisor started, or none in the place of one that was killed: bench does not give up."""
+    line.add()
+    trouble = [OSError(28, "No space left on device")] * 5
+    module, name = (Queue, "_append") if what == "the log" else (scheduler, "spawn")
+    real = getattr(module, name)
+
+    def full(*arguments):
+        if trouble:
+            error = trouble.pop()
+            raise arguments[0]._failed(error) if what == "the log" else error
+        return real(*arguments)
+
+    monkeypatch.setattr(scheduler, "ADOPT_SECONDS", 0.0)
+    if what == "a lost supervisor's":
+        gone = subprocess.Popen(["true"])
+        who = process.of(gone.pid) or process.Identity(gone.pid, 1, process.boot())
+        gone.wait()
+        line.queue.write("start", "a", device="CPU")
+        line.queue.write("run", "a", supervisor=who, child=who)
+    monkeypatch.setattr(module, name, full)
+    if what == "a folder":
+        del trouble[2:]  # an attempt that could not be begun counts as failed
+    seen = []
+    now = line.scheduler(observe=lambda now: seen.append(now.waiting.get("a", "")))
+    now.queue.refresh()
+    now.run({"a"})
+    assert line.job().status == "ok" and any("No space left on device" in text for text in seen)
+
+
+def test_a_look_at_a_thousand_jobs_takes_under_50_milliseconds(line, box, monkeypatch, record_property):
+    monkeypatch.setattr(log.os, "fsync", lambda file: None)
     spec = line.add("a", pool=Pool(tuple(f"GPU-{n}" for n in range(8)))).spec
     with line.queue.locked() as file:
         for number in range(999):
@@ -284,5 +337,6 @@ def test_a_look_at_a_thousand_jobs_takes_under_50_milliseconds(line, box):
         began = time.process_time()
         now.tick()
         times.append(time.process_time() - began)
+    record_property("seconds", min(times))
     assert len(now.waiting) == 995 and min(times) < 0.05, times
     assert len(Queue(line.run).refresh().jobs) == 1000

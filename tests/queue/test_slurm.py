@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import slurm_cluster
 
 from elmanctl.errors import UserError
 from elmanctl.files import read_json, write_json
@@ -16,9 +17,6 @@ from elmanctl.gpus import witness
 from elmanctl.queue import control, scheduler, slurm, slurm_job
 from elmanctl.queue.states import Slurm
 from elmanctl.records import Result
-
-sys.path.insert(0, str(Path(__file__).parent))  # this folder is no package
-import slurm_cluster
 
 LOW = Slurm(partition="low")
 OK = Result(status="ok", steps=7, tokens=70, seconds=1.0)

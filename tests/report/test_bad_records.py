@@ -19,6 +19,7 @@ BAD = {
     "trial with unknown fields": ("trial.json", b'{"label": "b", "colour": 1}', "trial.json is not a Trial record"),
     "trial of a later version": ("trial.json", b'{"schema": 2, "planet": 1}', "newer elmanctl (schema 2"),
     "steps corrupt in the middle": ("steps.jsonl", b"garbage\n" + LINE, "steps.jsonl line 1 is not a Step record"),
+    "steps without end": ("steps.jsonl", b'{"x":' + b"[" * 100_000 + b"\n" + LINE, "line 1 is not a Step"),
     "steps foreign": ("steps.jsonl", b'{"epoch": 1}\n{"epoch": 2}\n', "steps.jsonl line 1 is not a Step record"),
     "steps not counted from 1": ("steps.jsonl", LINE, "steps.jsonl line 1 is step 201"),
     "steps twice": ("steps.jsonl", lambda old: old + old, "line 201 is step 1; lines must be steps 1, 2, 3"),
@@ -26,6 +27,7 @@ BAD = {
     "no tokens": ("steps.jsonl", lambda old: old.replace(b":16384", b":0"), "a step has no tokens"),
     "NaN in JSON": ("steps.jsonl", lambda old: old.replace(b'"loss":', b'"loss":NaN,"x":', 1), "line 1 is not a Step"),
     "steps a folder": ("steps.jsonl", None, "steps.jsonl cannot be read: Is a directory"),
+    "witness cut off": ("witness.json", b'{"verdict": "cl', "witness.json is not a Verdict record"),
     "evaluations corrupt": ("heldout.jsonl", b"[]\n{}\n", "heldout.jsonl line 1 is not a Heldout record"),
 }
 

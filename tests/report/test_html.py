@@ -1,6 +1,8 @@
 """The HTML report: self-contained, safe with any text, and alive in a real browser where there is one."""
 
+import base64
 import json
+import math
 import os
 import re
 import shutil
@@ -10,7 +12,9 @@ from html import unescape
 
 import pytest
 
-from elmanctl.report import collect, curves, html, rows
+from elmanctl.files import write_json
+from elmanctl.gpus import verdict
+from elmanctl.report import collect, curves, html, render, rows
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian: apt install chromium)")
@@ -112,6 +116,20 @@ def test_a_curve_has_few_points_more_of_them_early_and_its_very_end():
         assert ends[-1] == steps and 0 < ends[0] <= 6 and len(ends) <= curves.POINTS and (ends[1:] > ends[:-1]).all()
 
 
+def test_what_was_seen_beside_the_runs_is_in_every_form(make_run):
+    folder = make_run({"a": {}, "b": {}})
+    write_json(
+        folder / "b" / verdict.VERDICT,
+        verdict.Verdict(verdict="clean", samples=9, clock=1980.0, power=612.4, temperature_max=61),
+    )
+    collected = collect.collect([folder])
+    report = rows.of(collected)
+    told = "clean: 1980 MHz, 612 W, at most 61 C"
+    assert {row.label: row.witness for row in report.rows} == {"a": "", "b": told}
+    assert f"<td>{told}</td>" in html.page(report, collected)
+    assert f"* Seen beside the runs on their GPUs: b {told}." in render.markdown(report)
+
+
 def test_no_text_of_a_record_becomes_markup(page):
     text = page({EVIL.replace("/", "_"): {"message": EVIL}, "b": {}}, description=EVIL, suite=EVIL).read_text()
     assert text.count("<script") == 2 and "<b onmouseover" not in text
@@ -149,17 +167,47 @@ def test_on_a_phone_only_tables_scroll(page, tmp_path):
     assert width == needed == 390
 
 
+# Counts, in a picture, the pixels of each colour asked for, and the share of the paper.
+LOOK = """
+<body><img src="data:image/png;base64,%s"><script>onload = () => {
+const img = document.querySelector("img"), canvas = document.createElement("canvas");
+[canvas.width, canvas.height] = [img.naturalWidth, img.naturalHeight];
+const pen = canvas.getContext("2d");
+pen.drawImage(img, 0, 0);
+const pixels = new Uint32Array(pen.getImageData(0, 0, canvas.width, canvas.height).data.buffer), found = new Map();
+for (const pixel of pixels) found.set(pixel, (found.get(pixel) || 0) + 1);
+const number = text => parseInt("ff" + text.slice(5, 7) + text.slice(3, 5) + text.slice(1, 3), 16); // as the bytes lie in memory
+document.body.replaceChildren(JSON.stringify({size: [canvas.width, canvas.height], found: %s.map(text => found.get(number(text)) || 0)}));
+}</script></body>"""
+
+
+def seen(picture, colours):
+    """Return width and height of a picture, and the share of its pixels that have each colour."""
+    place = picture.with_name("look.html")
+    place.write_text(LOOK % (base64.b64encode(picture.read_bytes()).decode(), json.dumps(colours)))
+    look = json.loads(unescape(re.search(r"<body>(.*?)</body>", browse(place, "--dump-dom"), re.DOTALL)[1]))
+    return look["size"], [count / math.prod(look["size"]) for count in look["found"]]
+
+
 @needs_browser
-def test_it_prints_and_can_be_seen(page, tmp_path):
+@pytest.mark.parametrize("width", [1280, 500])
+def test_a_screenshot_shows_the_curve_dot_and_bar_of_every_row(page, tmp_path, width):
     path = page(THREE)
-    browse(path, f"--print-to-pdf={tmp_path / 'out.pdf'}")
-    browse(path, f"--screenshot={tmp_path / 'out.png'}", "--window-size=1280,2000")
-    assert (tmp_path / "out.pdf").read_bytes().startswith(b"%PDF") and (tmp_path / "out.pdf").stat().st_size > 10_000
-    assert (tmp_path / "out.png").stat().st_size > 30_000
+    browse(path, f"--screenshot={tmp_path / 'out.png'}", f"--window-size={width},3000")
+    size, (paper, *each) = seen(tmp_path / "out.png", ["#ffffff", *html.COLOURS[:3]])
+    assert size == [width, 3000] and 0.6 < paper < 0.98
+    # The shortest bar of memory alone is a seventh of the page wide and 10 pixels high.
+    assert all(share > 10 / 3000 / 7 + 500 / math.prod(size) for share in each), each
 
 
-def test_fifty_runs_of_20_000_steps_take_less_than_five_seconds(make_run):
-    """Measured: 1.2 s of CPU time on two cores of a server."""
+@needs_browser
+def test_on_paper_every_chart_is_on_one_page_with_its_heading(page, tmp_path):
+    browse(page(THREE), f"--print-to-pdf={tmp_path / 'out.pdf'}")
+    pdf = (tmp_path / "out.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF") and 3 <= int(re.search(rb"/Count (\d+)", pdf)[1]) <= 4
+
+
+def test_fifty_runs_of_20_000_steps_take_less_than_five_seconds(make_run, record_property):
     folder = make_run({f"m{i:02d}": {"steps": 150 if i else 20_000, "heldout": False} for i in range(50)})
     whole = folder / "m00" / "steps.jsonl"
     for i in range(1, 50):
@@ -169,5 +217,6 @@ def test_fifty_runs_of_20_000_steps_take_less_than_five_seconds(make_run):
     before = time.process_time()
     collected = collect.collect([folder])
     text = html.page(rows.of(collected), collected)
-    assert time.process_time() - before < 5
+    record_property("seconds", taken := time.process_time() - before)
+    assert taken < 5
     assert sum(len(e.series.steps) for e in collected.entries) == 1_000_000 and len(text) < 2_000_000

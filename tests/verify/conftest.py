@@ -1,13 +1,11 @@
 """A kernel folder that the tests may break, and one thread, since torch's own cost more than they save on small tensors."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
 TOYS = Path(__file__).parent
 
 

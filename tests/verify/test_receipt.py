@@ -161,9 +161,10 @@ def test_a_folder_that_cannot_be_written_sends_it_home(spec, folder, tmp_path, m
     assert receipt.find(spec, "host") and not (folder / "receipts").exists()
 
 
-def test_a_file_that_is_no_receipt_is_named(spec, folder):
+@pytest.mark.parametrize("content", [b'{"Integrator": 3}', b'{"Integr\xff": {}}', b'{"Integrator": ' + b"[" * 100_000])
+def test_a_file_that_is_no_receipt_is_named(spec, folder, content):
     (folder / "receipts").mkdir()
-    (folder / "receipts" / "host.json").write_text('{"Integrator": 3}')
+    (folder / "receipts" / "host.json").write_bytes(content)
     with pytest.raises(UserError, match=r"host.json is no file of receipts.*Delete it"):
         receipt.find(spec, "host")
 
