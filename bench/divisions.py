@@ -8,23 +8,43 @@ share that the kernel's declared tensors make. The first row is the division tha
 """
 
 import argparse
+import contextlib
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
+from elmanctl.build import build
+from elmanctl.errors import UserError
 from elmanctl.kernelbench import ceilings
 from elmanctl.kernelbench.clock import captured, interleaved, rotations
 from elmanctl.kernelbench.inputs import Call, capture, least_bytes
 from elmanctl.kernelbench.shapes import parse_shape
-from elmanctl.launch import divided
+from elmanctl.launch import build_constants, divided, target_of
 from elmanctl.plugins.registry import registry
 
 
 def parsed(text: str) -> dict[str, int]:
     """Read `WARPS=8,CHUNKS=6`."""
     return {name: int(value) for name, _, value in (part.partition("=") for part in text.split(","))}
+
+
+def build_all(call: Call, divisions: list[dict[str, int]]) -> None:
+    """Compile what is missing, side by side; what does not compile says so where it is used."""
+    like = next(iter(call.inputs.values()))
+    wanted = []
+    for division in divisions:
+        with divided(division):
+            wanted.append(build_constants(call.kernel, call.constants, call.sizes, "bfloat16", like))
+
+    def one(constants: dict[str, int]) -> None:
+        with contextlib.suppress(UserError):
+            build(call.kernel, constants, "bfloat16", target_of(like))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, wanted))
 
 
 def timed(calls: list[Call], upstream: dict, divisions: list[dict[str, int]]) -> list[tuple[float, float] | str]:
@@ -35,7 +55,7 @@ def timed(calls: list[Call], upstream: dict, divisions: list[dict[str, int]]) ->
             with divided(division):
                 forward = captured(lambda n: calls[n].forward(), count)
                 graphs[number] = forward, captured(lambda n: calls[n].both(upstream), count)
-        except RuntimeError as error:  # a division that does not compile, or that the launch refuses
+        except (RuntimeError, UserError) as error:  # a division that does not compile, or that the launch refuses
             found[number] = f"{error}".splitlines()[0][:150]
     for part in (0, 1):
         times = interleaved([pair[part] for pair in graphs.values()], count)
@@ -59,6 +79,7 @@ def main(arguments: list[str]) -> int:
     count = rotations(least_bytes(first, both=False), device)
     calls = [first, *(capture(spec, shape.dim, shape.B, shape.T, device, n) for n in range(1, count))]
     divisions = [{}, *map(parsed, chosen.tried)]
+    build_all(first, divisions)
     copy = ceilings.measure(device)["copy_gb_s"]
     sizes = [least_bytes(first, both=False), least_bytes(first, both=True)]
     print(f"{spec.name}, {shape.text()}, bf16; copy {copy:.0f} GB/s")
