@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from elmanctl.families.dense_layer import DenseLayer
+from elmanctl.norms import implementation, working_dtype
 
 
 class TiedLayer(DenseLayer):
@@ -16,4 +17,13 @@ class TiedLayer(DenseLayer):
         self.b = nn.Parameter(torch.zeros(inner))
 
     def inputs(self, u: Tensor) -> dict[str, Tensor]:
-        return {"u": u, "W": self.W(), "b": self.b}
+        return {"u": u, "W": self.weight(working_dtype(u)), "b": self.b}
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """Return the weight that the recurrence uses; by Triton's kernels where there are such, in `dtype`."""
+        norm, W = self.W.norm, self.W.weight
+        if norm is None or W.dtype != torch.float32 or implementation(W.device) != "triton":
+            return self.W()
+        from elmanctl.spectral_kernels import normalised
+
+        return normalised(norm, W, dtype)
