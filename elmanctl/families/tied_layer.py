@@ -5,12 +5,28 @@ from torch import Tensor, nn
 
 from elmanctl.families.dense_layer import DenseLayer
 from elmanctl.norms import implementation, working_dtype
+from elmanctl.ops import project
+
+
+class Projection(nn.Module):
+    """x W^T by ops.project: under autocast the weight's gradient is made in fp32 and no cast of the weight is kept."""
+
+    def __init__(self, weight: nn.Parameter):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return project(x, self.weight)[0]
 
 
 class TiedLayer(DenseLayer):
     """A subclass sets `binding` and `rho`."""
 
     activate = False  # the kernel does, save after a convolution (families/tied.py, constants)
+
+    def __init__(self, dim: int, config):
+        super().__init__(dim, config)
+        self.W_in, self.W_out = Projection(self.W_in.weight), Projection(self.W_out.weight)
 
     def make_cell(self, inner: int, config) -> None:
         self.W = self.recurrent_weight(inner)
