@@ -12,14 +12,14 @@ from torch.autograd.function import once_differentiable
 
 from elmanctl.spectral import EPS, ITERATIONS, SpectralNorm
 
-TALL, DEEP = 64, 256  # rows of a tile of `columns_of`, and that a program of it adds up
-SHORT, LONG = 8, 256  # rows of a program of `rows_of`, columns of its tile
+TALL, DEEP = 64, 256  # rows of a tile of `spectral_columns`, and that a program of it adds up
+SHORT, LONG = 8, 256  # rows of a program of `spectral_rows`, columns of its tile
 COLUMNS = 64
 FLAT, PROGRAMS = 4096, 256
 
 
 @triton.jit
-def columns_of(W, u, out, kept, rows, columns, eps, UNIT: tl.constexpr, WIDE: tl.constexpr, TALL: tl.constexpr,
+def spectral_columns(W, u, out, kept, rows, columns, eps, UNIT: tl.constexpr, WIDE: tl.constexpr, TALL: tl.constexpr,
                DEEP: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """out[program 1] = W^T u over DEEP rows, u divided by its length unless UNIT; kept = that u."""
     length = 1.0
@@ -42,7 +42,7 @@ def columns_of(W, u, out, kept, rows, columns, eps, UNIT: tl.constexpr, WIDE: tl
 
 
 @triton.jit
-def rows_of(
+def spectral_rows(
     W, v, out, kept, length, rows, columns, parts, eps, PARTS: tl.constexpr, SHORT: tl.constexpr, LONG: tl.constexpr
 ):
     """out = W v for SHORT rows a program, v the sum of `parts` rows divided by its length; kept = that sum, length = its length."""
@@ -69,7 +69,7 @@ def rows_of(
 
 
 @triton.jit
-def scaled(W, u, Wv, sigma, out, rows, count, rho, eps, WIDE: tl.constexpr, FLAT: tl.constexpr):
+def spectral_scale(W, u, Wv, sigma, out, rows, count, rho, eps, WIDE: tl.constexpr, FLAT: tl.constexpr):
     """sigma = u (W v), out = rho / (|sigma| + eps) W."""
     at = tl.arange(0, WIDE)
     mask = at < rows
@@ -82,7 +82,7 @@ def scaled(W, u, Wv, sigma, out, rows, count, rho, eps, WIDE: tl.constexpr, FLAT
 
 
 @triton.jit
-def dot_parts(G, W, out, count, FLAT: tl.constexpr):
+def spectral_dot(G, W, out, count, FLAT: tl.constexpr):
     """out[program] = sum of G W over its share."""
     total = tl.zeros([FLAT], tl.float32)
     for start in range(tl.program_id(0) * FLAT, count, tl.num_programs(0) * FLAT):
@@ -93,7 +93,7 @@ def dot_parts(G, W, out, count, FLAT: tl.constexpr):
 
 
 @triton.jit
-def gradient(G, u, v, length, sigma, dots, dW, rows, columns, rho, eps, PROGRAMS: tl.constexpr, ROWS: tl.constexpr,
+def spectral_gradient(G, u, v, length, sigma, dots, dW, rows, columns, rho, eps, PROGRAMS: tl.constexpr, ROWS: tl.constexpr,
              COLUMNS: tl.constexpr):  # fmt: skip
     """dW = s (G - <G, W> / (|sigma| + eps) sign(sigma) u v^T / length), s = rho / (|sigma| + eps)."""
     found = tl.load(sigma)
@@ -124,18 +124,18 @@ class SpectralFunction(torch.autograd.Function):
         length, sigma = torch.empty(2, dtype=torch.float32, device=W.device)
         given, unit = buffer, True
         for _ in range(iterations + 1):
-            columns_of[(triton.cdiv(columns, COLUMNS), parts)](
+            spectral_columns[(triton.cdiv(columns, COLUMNS), parts)](
                 W, given, v_parts, u, rows, columns, EPS, UNIT=unit, WIDE=wide, TALL=TALL, DEEP=DEEP, COLUMNS=COLUMNS
             )
             given, unit = Wv, False
-            rows_of[(triton.cdiv(rows, SHORT),)](
+            spectral_rows[(triton.cdiv(rows, SHORT),)](
                 W, v_parts, Wv, v, length, rows, columns, parts, EPS,
                 PARTS=triton.next_power_of_2(parts), SHORT=SHORT, LONG=LONG,
             )  # fmt: skip
         if iterations:
             buffer.copy_(u)
         result = torch.empty(W.shape, dtype=dtype, device=W.device)
-        scaled[(triton.cdiv(W.numel(), FLAT),)](
+        spectral_scale[(triton.cdiv(W.numel(), FLAT),)](
             W, u, Wv, sigma, result, rows, W.numel(), rho, EPS, WIDE=wide, FLAT=FLAT
         )
         ctx.save_for_backward(W, u, v, length, sigma)
@@ -148,8 +148,8 @@ class SpectralFunction(torch.autograd.Function):
         W, u, v, length, sigma = ctx.saved_tensors
         rows, columns = W.shape
         G, dots, dW = G.contiguous(), torch.empty(PROGRAMS, dtype=torch.float32, device=W.device), torch.empty_like(W)
-        dot_parts[(PROGRAMS,)](G, W, dots, W.numel(), FLAT=FLAT)
-        gradient[(triton.cdiv(rows, TALL), triton.cdiv(columns, COLUMNS))](
+        spectral_dot[(PROGRAMS,)](G, W, dots, W.numel(), FLAT=FLAT)
+        spectral_gradient[(triton.cdiv(rows, TALL), triton.cdiv(columns, COLUMNS))](
             G, u, v, length, sigma, dots, dW, rows, columns, ctx.rho, EPS, PROGRAMS=PROGRAMS, ROWS=TALL, COLUMNS=COLUMNS
         )
         return dW, None, None, None, None
