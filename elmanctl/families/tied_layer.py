@@ -36,9 +36,10 @@ class TiedLayer(DenseLayer):
         return {"u": u, "W": self.weight(working_dtype(u)), "b": self.b}
 
     def weight(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight that the recurrence uses; by Triton's kernels where there are such, in `dtype`."""
+        """Return the weight that the recurrence uses; by Triton's kernels where there are such and no compiler looks, in `dtype`."""
         norm, W = self.W.norm, self.W.weight
-        if norm is None or W.dtype != torch.float32 or implementation(W.device) != "triton":
+        plain = norm is None or W.dtype != torch.float32 or torch.compiler.is_compiling()
+        if plain or implementation(W.device) != "triton":
             return self.W()
         from elmanctl.spectral_kernels import normalised
 
