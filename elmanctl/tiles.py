@@ -33,7 +33,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float64": 8}
 REGISTERS = 65536  # of a multiprocessor
 OTHER_REGISTERS = 44  # of a thread, besides the matrix, the operand and the sums
 SUM_REGISTERS = 10  # for each further sum of a channel
-TURN_REGISTERS = 8  # where a group has several turns: without them 12 warps spill a few words in every turn
+SPARE, SPILL = 8, 60  # registers without which a thread of several turns spills, and the cycles of that in a turn
 CARRIED = 16  # bytes that a thread carries of two channels, in shared memory where it has several turns
 # Cycles: a step's fixed chain (barrier, store, trip through the cache, load) with 12 warps, what two warps fewer add to it, and a turn of
 # several, which hides a part of the chain.
@@ -197,8 +197,7 @@ def divisions(
             moved = max(
                 max(p.chunks * words + 4 * p.units, p.units // p.tiles * p.chunks * words + 4 * p.tiles) for p in parts
             )
-            other = registers + SUM_REGISTERS * (max(k for _, _, k in shapes) - 1) + TURN_REGISTERS * (turns > 1)
-            free = limit - other - moved
+            free = limit - registers - SUM_REGISTERS * (max(k for _, _, k in shapes) - 1) - moved
             if 2 * max(p.tiles for p in parts) > warps or (free < 0 and tensor_cores):
                 continue
             names = {"WARPS": warps, "TURNS": turns, "RING": RING, "DELAY": DELAY}
@@ -217,6 +216,7 @@ def divisions(
                 values = {"CHUNKS": p.chunks, "TILES": p.tiles, "SHARED": p.units - held}
                 values["WHOLE"] = whole(B, terms, warps, p.chunks, turns)
                 names |= {product.prefix + name: value for name, value in values.items()}
+            cycles += turns * SPILL * (turns > 1 and free < SPARE)
             sums = 2 * warps * max(p.units for p in parts) * TILE * ROWS * 4
             carried = turns * 64 * tiles * CARRIED if turns > 1 and carry else 0
             if kept + sums + carried <= device.shared_bytes:
