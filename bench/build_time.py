@@ -2,6 +2,7 @@
 
     python bench/build_time.py [VARIANT ...] [--dtype bfloat16] [--repeat 3] [--json]
 
+* Without names: of each family of kernels the variant with the longest source.
 * Edit: a copy of the variant's folder gets a new comment; one variant, one dtype, one target is compiled, linked and loaded in a
   fresh process. The host runtime is compiled beforehand, as it is once on a machine. Limit: 3 s.
 * Hit: another fresh process loads the same library, all sources hashed again. Limit: 50 ms.
@@ -22,6 +23,8 @@ from pathlib import Path
 from elmanctl import toolchain
 from elmanctl.console import print_json
 from elmanctl.errors import UserError
+from elmanctl.plugins.registry import registry
+from elmanctl.verify import receipt
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_SECONDS = {"edit": 3.0, "hit": 0.05}
@@ -92,14 +95,25 @@ def targets() -> list[str]:
     return found
 
 
+def longest_of_each_family() -> list[str]:
+    """Return folders below variants/: of those whose kernels reach the same family headers the one with the most text of its own."""
+    longest: dict[str, tuple[int, str]] = {}
+    for variant in registry().variants().values():
+        if variant.has_kernel and variant.folder.parent == ROOT / "variants":
+            size = len(toolchain.kernel_source(variant.folder).read_text()), variant.folder.name
+            family = receipt.family(variant)
+            longest[family] = max(size, longest.get(family, size))
+    return sorted(name for _, name in longest.values())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("variants", nargs="*", help="folders below variants/; default: every one with a kernel")
+    parser.add_argument("variants", nargs="*", help="folders below variants/; default: one of each family")
     parser.add_argument("--dtype", default="bfloat16", help="compute dtype")
     parser.add_argument("--repeat", type=int, default=3, help="edits timed")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     chosen = parser.parse_args()
-    names = chosen.variants or sorted(p.parent.name for p in ROOT.glob("variants/*/*.cu.cc"))
+    names = chosen.variants or longest_of_each_family()
     rows = [row for name in names for target in targets() for row in measure(name, chosen.dtype, target, chosen.repeat)]
     if chosen.json:
         print_json(rows)

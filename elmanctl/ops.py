@@ -17,6 +17,7 @@ from torch import Tensor
 from elmanctl.kernel import Kernel
 from elmanctl.launch import compute_dtype, dtype_name, run_backward, run_forward
 from elmanctl.norms import working_dtype
+from elmanctl.stepwise import product
 from elmanctl.tensors import ArgumentError, TensorSpec, dtype_of
 
 BACKENDS = ("reference", "host", "cuda")
@@ -229,7 +230,8 @@ class _Project(torch.autograd.Function):
             total = (
                 d @ weight if total is None else total.addmm_(d, weight)
             )  # the largest last: it hides the addition best
-        d_weights = [(d.mT @ rows).to(w.dtype) for d, w in zip(gradients, weights, strict=True)]
+        # In fp32 as the product sums it: neither a rounding to bf16 nor a pass over memory to widen it again.
+        d_weights = [product(d.mT, rows).to(w.dtype) for d, w in zip(gradients, weights, strict=True)]
         total = total.view(x.shape)
         return None, torch.ops.aten.silu_backward(total, x) if ctx.silu else total, *d_weights
 

@@ -13,6 +13,7 @@ from functools import partial
 
 from elmanctl.tensors import ArgumentError, cdiv
 
+Sizes = Mapping[str, int]  # by the names of dimensions
 COMMON = {
     "WARPS": "warps of a block; they share the terms of a sum",
     "TURNS": "tiles of 8 batch rows that a group of blocks takes in turn",
@@ -32,6 +33,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float64": 8}
 REGISTERS = 65536  # of a multiprocessor
 OTHER_REGISTERS = 44  # of a thread, besides the matrix, the operand and the sums
 SUM_REGISTERS = 10  # for each further sum of a channel
+SPARE, SPILL = 8, 60  # registers without which a thread of several turns spills, and the cycles of that in a turn
 CARRIED = 16  # bytes that a thread carries of two channels, in shared memory where it has several turns
 # Cycles: a step's fixed chain (barrier, store, trip through the cache, load) with 12 warps, what two warps fewer add to it, and a turn of
 # several, which hides a part of the chain.
@@ -126,7 +128,7 @@ class Division:
 
 
 def divide(
-    sizes: Mapping[str, int], dtype: str, device: Device | None, products: tuple[Product, ...], registers: int
+    sizes: Sizes, dtype: str, device: Device | None, products: tuple[Product, ...], registers: int, carry: bool
 ) -> dict[str, int]:
     """Return the values of a tiling's constants for a batch and a width.
 
@@ -136,16 +138,17 @@ def divide(
         device: None for the host backend, whose division is small: every feature of the kernel shows at tiny sizes.
         products: of a step, in their order; the last one's channels are D.
         registers: of a thread with one sum a channel, besides the matrices, the operand and the sums.
+        carry: whether a thread keeps something of its channels from step to step.
     Raises:
         DoesNotFit: where no division holds the matrices, with the largest width that would.
     """
     D = sizes["D"]
     if device is None:
         return _host(sizes, products)
-    found = min(divisions(sizes, dtype, device, products, registers), key=lambda d: d.cycles, default=None)
+    found = min(divisions(sizes, dtype, device, products, registers, carry), key=lambda d: d.cycles, default=None)
     if found is None:
         wider = ({**sizes, "D": w} for w in range(D // TILE * TILE, 0, -TILE))
-        widest = next((w["D"] for w in wider if any(divisions(w, dtype, device, products, registers))), 0)
+        widest = next((w["D"] for w in wider if any(divisions(w, dtype, device, products, registers, carry))), 0)
         elements = sum(channels * terms * sums for channels, terms, sums in (p.shape(sizes) for p in products))
         raise DoesNotFit(
             f"D={D} in {dtype}: {elements * BYTES[dtype] / 2**20:.0f} MiB of recurrent matrix do not fit the registers and shared memory of "
@@ -173,7 +176,7 @@ def _host(sizes: Mapping[str, int], products: tuple[Product, ...]) -> dict[str, 
 
 
 def divisions(
-    sizes: Mapping[str, int], dtype: str, device: Device, products: tuple[Product, ...], registers: int
+    sizes: Sizes, dtype: str, device: Device, products: tuple[Product, ...], registers: int, carry: bool
 ) -> Iterator[Division]:
     """Yield every division that fits; the arguments are those of `divide`."""
     B, D, tensor_cores = sizes["B"], sizes["D"], dtype == "bfloat16"
@@ -188,7 +191,8 @@ def divisions(
                 continue
             turns = cdiv(cdiv(B, ROWS), device.multiprocessors // blocks)
             shapes = [p.shape(sizes) for p in products]
-            parts = [_part(c, t, k, warps, cdiv(cdiv(c, TILE), blocks)) for c, t, k in shapes]
+            own = [cdiv(cdiv(c, TILE), blocks) for c, _, _ in shapes]
+            parts = [_Part(cdiv(t, CHUNK * warps), n, n * k) for (_, t, k), n in zip(shapes, own, strict=True)]
             # The forward pass has sums times the rows, the backward pass as many times the terms.
             moved = max(
                 max(p.chunks * words + 4 * p.units, p.units // p.tiles * p.chunks * words + 4 * p.tiles) for p in parts
@@ -212,8 +216,9 @@ def divisions(
                 values = {"CHUNKS": p.chunks, "TILES": p.tiles, "SHARED": p.units - held}
                 values["WHOLE"] = whole(B, terms, warps, p.chunks, turns)
                 names |= {product.prefix + name: value for name, value in values.items()}
+            cycles += turns * SPILL * (turns > 1 and free < SPARE)
             sums = 2 * warps * max(p.units for p in parts) * TILE * ROWS * 4
-            carried = (turns * 64 * tiles * CARRIED) if turns > 1 and registers > OTHER_REGISTERS else 0
+            carried = turns * 64 * tiles * CARRIED if turns > 1 and carry else 0
             if kept + sums + carried <= device.shared_bytes:
                 yield Division(names, cycles)
 
@@ -227,23 +232,19 @@ class _Part:
     units: int
 
 
-def _part(channels: int, terms: int, sums: int, warps: int, tiles: int) -> _Part:
-    return _Part(cdiv(terms, CHUNK * warps), tiles, tiles * sums)
-
-
 def whole(B: int, terms: int, warps: int, chunks: int, turns: int) -> int:
     """Return 1 where the warps' chunks make up the terms and the turns of the groups make up B, else 0."""
     return int(warps * chunks * CHUNK == terms and B % (ROWS * turns) == 0)
 
 
-def tiling(*products: Product, typical: Mapping[str, int], registers: int) -> Tiling:
+def tiling(*products: Product, typical: Mapping[str, int], registers: int, carry: bool = True) -> Tiling:
     """Return a tiling for these products of a step; the arguments are those of `divide`, and `typical` sizes."""
     own = {
         p.prefix + name: f"of the product {p.prefix[:-1]}: {text}" if p.prefix else text
         for p in products
         for name, text in OF_A_PRODUCT.items()
     }
-    return Tiling(COMMON | own, partial(divide, products=products, registers=registers), typical)
+    return Tiling(COMMON | own, partial(divide, products=products, registers=registers, carry=carry), typical)
 
 
-DENSE = tiling(Product(), typical={"B": 32, "D": 1536}, registers=OTHER_REGISTERS)  # h[t] from W h[t-1]
+DENSE = tiling(Product(), typical={"B": 32, "D": 1536}, registers=OTHER_REGISTERS, carry=False)  # h[t] from W h[t-1]

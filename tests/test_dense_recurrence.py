@@ -1,4 +1,4 @@
-"""The dense recurrences on the host backend against their references in fp64 with autograd."""
+"""The dense and the tied recurrences on the host backend against their references in fp64 with autograd."""
 
 import importlib
 
@@ -7,7 +7,7 @@ import torch
 
 from elmanctl import launch, ops
 
-PACKAGES = ["elmanctl_variants.e1", "elmanctl_variants.e42"]
+PACKAGES = ["elmanctl_variants.e1", "elmanctl_variants.e42"]  # E42's input shares the matrix of the state
 # Relative to the largest element. fp64 and fp32: a few hundred ulp of the accumulator over sums of at most B T D = 1000 terms.
 # bf16: half an ulp (2^-9) each at load-free stores and at the two declared rounding points, carried over 7 steps.
 BOUND = {torch.float64: 1e-13, torch.float32: 3e-5, torch.bfloat16: 2e-2}
@@ -26,11 +26,12 @@ def case(package, T, B=3, D=48, dtype=torch.float64, kind="typical", seed=0):
     return kernel, reference, {name: t.to(kinds[name]).double() for name, t in inputs.items()}, kinds
 
 
-def run(kernel, inputs, backend, seed=1, cublas=0):
+def run(kernel, inputs, backend, seed=1, cublas=0, silu=1):
     """Return outputs and the gradient of every input, for random gradients of every output."""
+    constants = {name: value for name, value in (("CUBLAS", cublas), ("SILU", silu)) if name in kernel.constants}
     inputs = {name: t.detach().clone().requires_grad_() for name, t in inputs.items()}
     with ops.using(backend):
-        outputs = ops.recurrence(kernel, inputs, {"CUBLAS": cublas})
+        outputs = ops.recurrence(kernel, inputs, constants)
     generator = torch.Generator().manual_seed(seed)
     upstream = [torch.randn(o.shape, generator=generator).to(torch.bfloat16).to(o.dtype) for o in outputs.values()]
     gradients = torch.autograd.grad(list(outputs.values()), list(inputs.values()), upstream)
@@ -64,14 +65,26 @@ def test_any_batch_and_any_width_of_whole_tiles(package, sizes):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_bf16_build_rounds_only_where_it_declares(package):
-    """Rounding the reference at loads, stores and `h_operand` gives the kernel's bf16 outputs to one rounding of fp32 sums."""
+    """Rounding the reference at loads, stores and the product's operand gives the kernel's bf16 outputs to one rounding of fp32 sums."""
     kernel, reference, inputs, kinds = case(package, 7, dtype=torch.bfloat16)
-    rounded = reference.forward(**inputs, at=lambda name, x: x.bfloat16().double() if name == "h_operand" else x)
+    operand = next(name for name, kind in kernel.rounds.items() if kind == "forward")
+    rounded = reference.forward(**inputs, at=lambda name, x: x.bfloat16().double() if name == operand else x)
     found = run(kernel, {name: t.to(kinds[name]) for name, t in inputs.items()}, "host")
     assert (found["h_last"].double() - rounded[1]).abs().max() < 1e-6 * rounded[1].abs().max()
     assert (found["y"].double() - rounded[0].bfloat16().double()).abs().max() < 2**-8 * rounded[0].abs().max()
     carried = reference.forward(**inputs, at=lambda name, x: x.bfloat16().double())
     assert (found["h_last"].double() - carried[1]).abs().max() > 1e-4 * carried[1].abs().max(), "the carry is fp32"
+
+
+@pytest.mark.parametrize("cublas", [0, 1], ids=["kernel", "cublas"])
+def test_a_tied_recurrence_takes_an_input_as_it_is_where_the_shell_took_its_silu(cublas):
+    kernel, _, inputs, _ = case("elmanctl_variants.e42", 3)
+    x = torch.nn.functional.silu(inputs["u"])
+    as_it_is = run(kernel, inputs | {"u": x}, "host", cublas=cublas, silu=0)
+    truth, taken = run(kernel, inputs | {"u": x}, "reference", silu=0), run(kernel, inputs, "host", cublas=cublas)
+    assert all((as_it_is[n] - truth[n]).abs().max() < 1e-13 * truth[n].abs().max() for n in truth)
+    assert (as_it_is["y"] - taken["y"]).abs().max() < 1e-13 * truth["y"].abs().max()
+    assert (as_it_is["d_u"] - taken["d_u"]).abs().max() > 0.1 * truth["d_u"].abs().max()
 
 
 @pytest.mark.parametrize("package", PACKAGES)

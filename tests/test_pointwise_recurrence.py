@@ -79,8 +79,8 @@ def test_any_batch_length_and_width_of_whole_copies(B, T, D):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["E34", "E68"])
-def test_two_channels_a_thread_and_a_short_ring(name, dtype):
-    with launch.divided({"CHANNELS": 2, "FLIGHT": 1}):
+def test_two_channels_a_thread_a_warp_for_itself_and_a_short_ring(name, dtype):
+    with launch.divided({"CHANNELS": 2, "WARPS": 1, "FLIGHT": 1}):
         check(name, 3, 43, 40, dtype)
 
 

@@ -24,9 +24,10 @@ RULES = Rules(
 )
 
 # What a thread of the kernel does, for every variant: docs/performance.md says where the numbers come from.
-DIVISION = {"CHANNELS": 1, "FLIGHT": 4}
+DIVISION = {"CHANNELS": 1, "WARPS": 4, "FLIGHT": 4}
 CONSTANTS = {
     "CHANNELS": "neighbouring channels of a thread, 1 or 2",
+    "WARPS": "warps of a block, which walk over time together",
     "FLIGHT": "KiB of inputs that a warp keeps on the way",
 }
 

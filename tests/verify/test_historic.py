@@ -151,7 +151,7 @@ def test_e4_weight_gradient_operands_swapped_in_the_dense_family(name, monkeypat
 
 
 def test_a_weight_gradient_summed_in_bf16_over_steps_in_the_dense_family(monkeypatch):
-    plan = plan_of("E42")
+    plan = plan_of("E36")
     right = plan.reference.weight_gradients
 
     def low(t):

@@ -20,7 +20,7 @@ EVERY = "for (int r = 0; r < R; ++r) for (int c = 0; c < C; ++c)"
 PATCHES = {
     "E60: the recurrent weight not transposed in the state's gradient": (
         ENGINE, "load_rows<transposed>(pair", "load_rows<false>(pair",
-        {"E1": ("d_wx", "y h_last"), "E42": ("d_h0", "y h_last")}, T9),
+        {"E1": ("d_wx", "y h_last"), "E36": ("d_h0", "y h_last")}, T9),
     "E75: a size falls through the launch, dense": (
         ENGINE, "  const size_t slots = (size_t)min_of", "  if (width % 32) return 0;\n  const size_t slots = (size_t)min_of",
         {"E1": ("y", "")}, T9),
@@ -29,7 +29,7 @@ PATCHES = {
         {"E88": ("y", "")}, T9),
     "E79: no gradient where the state is zero, dense": (
         DENSE, "store2(p.d_h0 + at.corner, d.x, d.y)", "store2(p.d_h0 + at.corner, load2(p.h0 + at.corner).x == 0 ? A(0) : d.x, d.y)",
-        {"E42": ("d_h0", "y h_last d_wx d_W")}, "T9 zero-state"),
+        {"E36": ("d_h0", "y h_last d_wx d_W")}, "T9 zero-state"),
     "E79: no gradient where the state is zero, matrix": (
         BACKWARD, "if (bh < all) mine.store_state(a.d_s0",
         f"if (bh < all) {EVERY} if (a.s0[{STATE} + (mine.row0 + r) * N + mine.col0 + c] == 0) g[r][c] = 0;\n"
@@ -47,7 +47,7 @@ PATCHES = {
         {"E79n8": ("d_projected", "y s_last m_last d_s0 d_m0 d_s_bias d_m_bias")}, T9),
     "E88: gradient of the output one step late, dense": (
         DENSE, "load_packed(p.d_y + offset(at))", "load_packed(p.d_y + offset(at) + (at.step > 0 ? D : 0))",
-        {"E1": ("d_z", "y h_last"), "E42": ("d_wx", "y h_last")}, T9),
+        {"E1": ("d_z", "y h_last"), "E36": ("d_wx", "y h_last")}, T9),
     "E88: gradient of the output one step late, matrix": (
         BACKWARD, "d_y[p] = read_slice<EM>(team.template part<EM>(place, a.d_y));",
         "Place later = place; later.move_to(chunk * K + slot_of(p) + 1); d_y[p] = read_slice<EM>(team.template part<EM>(later, a.d_y));",
@@ -59,19 +59,19 @@ PATCHES = {
     "E88: slot overwritten by the read-out, dense": (
         DENSE, "store2(p.h + offset(at), h.x, h.y);",
         "store2(p.h + offset(at), Step::readout(h.x, unpacked(w.gate).x), Step::readout(h.y, unpacked(w.gate).y));",
-        {"E1": ("d_z", "y h_last"), "E42": ("d_W", "y h_last")}, T9),
+        {"E1": ("d_z", "y h_last"), "E36": ("d_W", "y h_last")}, T9),
     "E88: slot overwritten by the read-out, matrix": (
         FORWARD, "Step::output(a, place, team, y);", f"write(team.template {SLOTS}, y); Step::output(a, place, team, y);",
         {"E75": ("d_qkvb", "y s_last"), "E88": ("d_qkv", "y s_last")}, T9),
     "E88: final state returned as the first, dense": (
         DENSE, "store2(p.h_last + at.corner, h.x, h.y);", "store2(p.h_last + at.corner, load2(p.h0 + at.corner).x, load2(p.h0 + at.corner).y);",
-        {"E42": ("h_last", "y d_wx d_h0")}, T9),
+        {"E36": ("h_last", "y d_wx d_h0")}, T9),
     "E88: final state returned as the first, matrix": (
         FORWARD, "if (bh < all) mine.store_state(a.s_last", f"if (bh < all) mine.load_state(s, a.s0 + {STATE});\n    if (bh < all) mine.store_state(a.s_last",
         {"E75": ("s_last", "y d_qkvb d_s0")}, T9),
     "E89: backward of another recurrence, dense": (
         DENSE, "{Step::state_slope(h.x), Step::state_slope(h.y)}", "{1 - Step::state_slope(h.x) / 2, 1 - Step::state_slope(h.y) / 2}",
-        {"E1": ("d_wx", "y h_last d_z"), "E42": ("d_wx", "y h_last")}, T9),
+        {"E1": ("d_wx", "y h_last d_z"), "E36": ("d_wx", "y h_last")}, T9),
     "E89: backward replays another recurrence, matrix": (
         BACKWARD, "Step::forward(mine, s, in, kept);",
         "A former[R][C]; for (int r = 0; r < R; ++r) copy(former[r], s[r]);\n      Step::forward(mine, s, in, kept);\n"
@@ -88,7 +88,7 @@ PATCHES = {
     "state carried in bf16, dense": (
         ENGINE, "publish_all(target_of(step + ring.ahead, turn));",
         f"for (auto& v : value) v = {{{LOW.format('v.x')}, {LOW.format('v.y')}}};\n      publish_all(target_of(step + ring.ahead, turn));",
-        {"E42": ("h_last", "")}, T9),
+        {"E36": ("h_last", "")}, T9),
     "decay in bf16": (
         TILE, "in.scalar[j] = record[Record<Step>::scalar(j)];", f"in.scalar[j] = {LOW.format('record[Record<Step>::scalar(j)]')};",
         {"E88": ("s_last", "")}, T9),
@@ -111,7 +111,7 @@ PATCHES = {
     "a tanh state without its slope": (
         STEPS, "A state_slope(A h) { return tanh_slope(h); }", "A state_slope(A) { return 1; }", {"E1": ("d_wx", "y d_z")}, T9),
     "a term of the read-out's derivative dropped": (
-        STEPS, "silu_of(h) + h * silu_slope(h)", "silu_of(h)", {"E42": ("d_wx", "y h_last")}, T9),
+        STEPS, "silu_of(h) + h * silu_slope(h)", "silu_of(h)", {"E36": ("d_wx", "y h_last")}, T9),
     "gradient of the gate from a gated read-out": (
         STEPS, "h * silu_slope(gate)}", "h * silu_of(gate) * silu_slope(gate)}", {"E1": ("d_z", "y d_wx")}, T9),
     "the gradient carried back without its decay": (

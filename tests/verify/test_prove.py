@@ -89,7 +89,7 @@ def test_a_draw_that_hides_a_mistake_behind_a_zero_first_state_is_found_out(spec
     assert "first state ignored" in {v.fault for v in found if v.extent == "full" and v.ratio == 0}
 
 
-@pytest.mark.parametrize(("name", "files"), [("E42", {"dense_reference.py"}), ("E88", {"reference.py"})])
+@pytest.mark.parametrize(("name", "files"), [("E36", {"dense_reference.py"}), ("E88", {"reference.py"})])
 def test_terms_are_found_in_the_familys_reference_too(name, files):
     """A variant's reference.py may be no more than names of parts: each operation of theirs is a site of its own."""
     plan = Plan(Request(registry().resolve(name), "cpu"))

@@ -1,8 +1,8 @@
-"""Tensors of the E37 kernel: h[t] = tanh(wx[t] + W h[t-1]), read out through itself."""
+"""Tensors of the E37 kernel: h[t] = tanh(W (silu(u[t]) + h[t-1]) + b), read out through itself."""
 
-from elmanctl.families.dense import constants
-from elmanctl.families.dense import kernel as dense_kernel
+from elmanctl.families.tied import constants
+from elmanctl.families.tied import kernel as tied_kernel
 
 __all__ = ["constants", "kernel"]
 
-kernel = dense_kernel(__package__)
+kernel = tied_kernel(__package__)

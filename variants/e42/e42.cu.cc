@@ -1,5 +1,5 @@
-// h[t] = wx[t] + W h[t-1], y[t] = h[t] silu(h[t]): equations 2 and 3 of README.md; wx = W x + b is a torch product.
-#include <elman/families/dense_recurrence.cuh>
+// h[t] = W (x[t] + h[t-1]) + b, y[t] = h[t] silu(h[t]), x = silu(u): equations 2 and 3 of README.md.
+#include <elman/families/tied_recurrence.cuh>
 
 #include "elman_args.h"
 
@@ -7,5 +7,5 @@ namespace e42 {
 struct Step : elman::dense::Linear, elman::dense::SelfGate {};
 }  // namespace e42
 
-ELMAN_FORWARD(a) { return elman::dense::forward<e42::Step, args::Constant>("e42_forward", a); }
-ELMAN_BACKWARD(a) { return elman::dense::backward<e42::Step, args::Constant>("e42_backward", a); }
+ELMAN_FORWARD(a) { return elman::tied::forward<e42::Step, args::Constant>("e42_forward", a); }
+ELMAN_BACKWARD(a) { return elman::tied::backward<e42::Step, args::Constant>("e42_backward", a); }

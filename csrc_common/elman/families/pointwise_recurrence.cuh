@@ -13,15 +13,16 @@
 // Parts of Steps and common readouts are in pointwise_recurrence/steps.cuh.
 // * Channels do not meet, so that the derivative of a step by the state is one number a channel: the backward pass forms it
 //   ahead of the gradient, as the forward pass forms gates ahead of the state. What has to wait for the step before is little.
-// * One launch a pass. A block is one warp, a thread has CHANNELS neighbouring channels of [B, D], their states in registers,
-//   and walks over time. Both passes move each byte once and are bound by memory, so what counts is how many bytes are on the
-//   way: inputs come by asynchronous copies, stages of 8 steps ahead, FLIGHT KiB a warp (pointwise_recurrence/reader.cuh;
-//   docs/performance.md has the sum).
+// * One launch a pass. A thread has CHANNELS neighbouring channels of [B, D], their states in registers, and walks over time.
+//   Both passes move each byte once and are bound by memory, so what counts is how many bytes are on the way: inputs come by
+//   asynchronous copies, stages of 8 steps ahead, FLIGHT KiB a warp (pointwise_recurrence/reader.cuh; docs/performance.md has
+//   the sum); and how many of them are neighbours: the WARPS of a block begin a stage together, so that what they read and
+//   write of a step is one piece of memory.
 // * States are kept as h [B, T + 1, D] with h0 first, in Acc<S>; everything else that backward needs is computed again from the
 //   inputs.
 // * The gradient of a vector, biases included, is summed over time in a register, one partial sum for each batch row; torch
 //   adds these. No atomics. Biases are the kernel's, since torch would read all of d_in again for their gradients.
-// * C is `args::Constant`: CHANNELS and FLIGHT. Any B and T of at least 1, any D that is a multiple of 8.
+// * C is `args::Constant`: CHANNELS, WARPS and FLIGHT. Any B and T of at least 1, any D that is a multiple of 8.
 #include <elman/families/pointwise_recurrence/reader.cuh>
 #include <elman/families/pointwise_recurrence/steps.cuh>
 
@@ -60,21 +61,26 @@ template <class S, int I, int V> struct Backward {
   int64_t B, T, D;
 };
 
-// Shared memory: a ring for each kind of tensor that is read.
+// Shared memory: of each warp a ring for each kind of tensor that is read.
 template <class C, class S, int I> struct ForwardShared {
-  static constexpr int depth = slots<C>(stage<C> * I * sizeof(S));
+  static constexpr int depth = slots<C>(stage<C> * I * sizeof(S)), ring = depth * I * stage<C>;
   Carve carve;
-  unsigned in = carve.template take<S>(depth * I * stage<C>);
+  unsigned in = carve.template take<S>(C::WARPS * ring);
 };
 template <class C, class S, int I> struct BackwardShared {
   static constexpr int depth = slots<C>(stage<C> * ((I + 1) * sizeof(S) + sizeof(Acc<S>)));
+  static constexpr int ring = depth * (I + 1) * stage<C>, states = depth * stage<C>;
   Carve carve;
-  unsigned in = carve.template take<S>(depth * (I + 1) * stage<C>), h = carve.template take<Acc<S>>(depth * stage<C>);
+  unsigned in = carve.template take<S>(C::WARPS * ring), h = carve.template take<Acc<S>>(C::WARPS * states);
 };
+// A warp's part of an array that has one of `count` elements for each.
+template <class C, class E> ELMAN_FN E* of_warp(unsigned offset, int count) {
+  return shared<E>(offset, C::WARPS * count) + (int)warp() * count;
+}
 
 // Walk over `total` steps in stages: fetch(slot, left) begins the copies of a stage, of which `left` steps exist;
-// walk<whole>(slot, left) takes it, `whole` where all its steps and all the block's channels exist.
-template <int depth, class Fetch, class Walk> ELMAN_FN void run(int total, bool full, const Fetch& fetch, const Walk& walk) {
+// walk<whole>(slot, left) takes it, `whole` where all its steps and all the warp's channels exist.
+template <class C, int depth, class Fetch, class Walk> ELMAN_FN void run(int total, bool full, const Fetch& fetch, const Walk& walk) {
   const auto begin = [&](int first, int slot) {
     if (first < total) fetch(slot, total - first);
     copy_commit();  // an empty one at the end, so that a wait counts stages
@@ -83,7 +89,9 @@ template <int depth, class Fetch, class Walk> ELMAN_FN void run(int total, bool 
   int slot = 0, free = depth - 1;
   for (int first = 0; first < total; first += steps) {
     copy_wait<depth - 2>();
-    sync_warp();  // all lanes' copies of this stage have come, and all lanes have read the one before, whose slot is filled now
+    // All lanes' copies of this stage have come, and all lanes have read the one before, whose slot is filled now.
+    if constexpr (C::WARPS > 1) sync_block();
+    else sync_warp();
     begin(first + (depth - 1) * steps, free);
     const int left = total - first;
     if (full && left >= steps) walk.template operator()<true>(slot, steps);
@@ -97,11 +105,11 @@ template <int depth, class Fetch, class Walk> ELMAN_FN void run(int total, bool 
 template <class C, class A, int I, int V> struct Channels {
   static constexpr int N = C::CHANNELS;
   Place at;
-  bool full;  // whether the whole block has channels
+  bool full;  // whether the whole warp has channels
   A bias[N][I] = {}, vec[N][V] = {};
 
   ELMAN_FN Channels(const A* biases, const A* const (&vectors)[V], int B, int D)
-      : at((int)block_x() * row<C> + (int)lane() * N, B, D), full(((int)block_x() + 1) * row<C> <= B * D) {
+      : at(first_channel<C>() + (int)lane() * N, B, D), full(first_channel<C>() + row<C> <= B * D) {
     if (!at.valid) return;
 #pragma unroll
     for (int n = 0; n < N; ++n) {
@@ -129,13 +137,13 @@ ELMAN_FN void get_inputs(Acc<S> (&x)[N][I], const Acc<S> (&bias)[N][I], const S*
   }
 }
 
-template <class Step, class C, class S, int I, int V> ELMAN_KERNEL(lanes) forward_pass(const Forward<S, I, V> p) {
+template <class Step, class C, class S, int I, int V> ELMAN_KERNEL(lanes * C::WARPS) forward_pass(const Forward<S, I, V> p) {
   using A = Acc<S>;
   using Shared = ForwardShared<C, S, I>;
   constexpr int N = C::CHANNELS;
   const int B = (int)p.B, T = (int)p.T, D = (int)p.D;
   const Channels<C, A, I, V> mine(p.bias, p.vec, B, D);
-  S* const ring = shared<S>(Shared().in, Shared::depth * I * stage<C>);
+  S* const ring = of_warp<C, S>(Shared().in, Shared::ring);
   Reader<S, C, I> in(p.in.at, B, D, T, 0, p.in.pitch, 1);
 
   A h[N] = {};
@@ -169,20 +177,20 @@ template <class Step, class C, class S, int I, int V> ELMAN_KERNEL(lanes) forwar
     y += (int64_t)steps * D;
     kept += (int64_t)steps * D;
   };
-  run<Shared::depth>(T, mine.full, fetch, walk);
+  run<C, Shared::depth>(T, mine.full, fetch, walk);
   if (mine.at.valid) put(p.h_last + mine.at.flat, h);
 }
 
 // With c the gradient of h[t] from later times:  d_h = c + d_y d readout / d h,   c = d_h d update / d h  for h[t-1],
 // d_in = d_h d update / d in + d_y d readout / d in,   and so for vec, summed over t.
-template <class Step, class C, class S, int I, int V> ELMAN_KERNEL(lanes) backward_pass(const Backward<S, I, V> p) {
+template <class Step, class C, class S, int I, int V> ELMAN_KERNEL(lanes * C::WARPS) backward_pass(const Backward<S, I, V> p) {
   using A = Acc<S>;
   using Shared = BackwardShared<C, S, I>;
   constexpr int N = C::CHANNELS, width = (I + 1) * stage<C>;
   const int B = (int)p.B, T = (int)p.T, D = (int)p.D;
   const Channels<C, A, I, V> mine(p.bias, p.vec, B, D);
-  S* const ring = shared<S>(Shared().in, Shared::depth * width);
-  A* const states = shared<A>(Shared().h, Shared::depth * stage<C>);
+  S* const ring = of_warp<C, S>(Shared().in, Shared::ring);
+  A* const states = of_warp<C, A>(Shared().h, Shared::states);
   Reader<S, C, I> in(p.in.at, B, D, T, T - 1, p.in.pitch, -1);
   Reader<S, C, 1> d_y({p.d_y}, B, D, T, T - 1, D, -1);
   Reader<A, C, 1> former({p.h}, B, D, T + 1, T - 1, D, -1);  // h before each step
@@ -232,7 +240,7 @@ template <class Step, class C, class S, int I, int V> ELMAN_KERNEL(lanes) backwa
     }
     cell -= (int64_t)steps * p.d_in.pitch;
   };
-  run<Shared::depth>(T, mine.full, fetch, walk);
+  run<C, Shared::depth>(T, mine.full, fetch, walk);
   if (!mine.at.valid) return;
   put(p.d_h0 + mine.at.flat, c);
 #pragma unroll
@@ -249,7 +257,7 @@ template <class C, class Tensors> Status check(const char* name, const Tensors& 
   if (p.T < 1 || p.B < 1) return refuse("%s: B=%lld and T=%lld must be at least 1", name, (long long)p.B, (long long)p.T);
   if (p.D < 1 || p.D % 8)
     return refuse("%s: D=%lld is not a multiple of 8, the channels of a 16-byte copy. Choose a width that is.", name, (long long)p.D);
-  if (p.B * p.D > INT32_MAX - row<C> || p.T > INT32_MAX - 64 * steps || p.D > INT32_MAX / 64)
+  if (p.B * p.D > INT32_MAX - C::WARPS * row<C> || p.T > INT32_MAX - 64 * steps || p.D > INT32_MAX / 64)
     return refuse("%s: B=%lld, T=%lld or D=%lld is beyond 2^31 channels or steps", name, (long long)p.B, (long long)p.T, (long long)p.D);
   return 0;
 }
@@ -257,7 +265,7 @@ template <class C, class Tensors> Status check(const char* name, const Tensors& 
 template <class C, class Shared, class Tensors>
 Status launch_pass(void (*kernel)(Tensors), const char* name, const Tensors& p, Stream stream) {
   ELMAN_TRY(check<C>(name, p));
-  return launch(kernel, name, ceil_div<int64_t>(p.B * p.D, row<C>), lanes, Shared().carve.bytes, stream, p);
+  return launch(kernel, name, ceil_div<int64_t>(p.B * p.D, C::WARPS * row<C>), lanes * C::WARPS, Shared().carve.bytes, stream, p);
 }
 
 // `a` is the variant's args::Forward, with h0, y, h_last, h and, where Step::biased, bias by these names; `in` its inputs,

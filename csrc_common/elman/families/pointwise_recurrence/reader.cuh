@@ -3,11 +3,12 @@
 #include <elman/elman.cuh>
 
 namespace elman::pointwise {
-inline constexpr int lanes = 32;  // threads of a block: one warp, which waits for nobody else
+inline constexpr int lanes = 32;  // of a warp, which copies for itself
 inline constexpr int steps = 8;  // of a stage: what is copied at once
 
-// Channels of the block, counted over [B, D].
+// Channels of a warp, counted over [B, D], and the first of them.
 template <class C> inline constexpr int row = lanes * C::CHANNELS;
+template <class C> ELMAN_FN int first_channel() { return ((int)block_x() * C::WARPS + (int)warp()) * row<C>; }
 // Elements of a stage of one tensor.
 template <class C> inline constexpr int stage = steps * row<C>;
 
@@ -32,7 +33,7 @@ template <class E, class C, int N> struct Reader {
 
   ELMAN_FN Reader(const E* const (&tensors)[N], int B, int D, int64_t rows, int64_t first, int pitch, int direction) {
     const int chunk = (int)lane() % chunks, mine = (int)lane() / chunks;
-    const Place at((int)block_x() * row<C> + chunk * width, B, D);
+    const Place at(first_channel<C>() + chunk * width, B, D);
     every = direction * pitch;
     const int64_t offset = (at.b * rows + first) * pitch + at.d + (int64_t)mine * every;
 #pragma unroll

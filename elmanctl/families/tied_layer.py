@@ -1,0 +1,46 @@
+"""The layer of a variant on the tied family: one matrix for input and state, in a single-branch shell whose silu the kernel takes."""
+
+import torch
+from torch import Tensor, nn
+
+from elmanctl.families.dense_layer import DenseLayer
+from elmanctl.norms import implementation, working_dtype
+from elmanctl.ops import project
+
+
+class Projection(nn.Module):
+    """x W^T by ops.project: under autocast the weight's gradient is made in fp32 and no cast of the weight is kept."""
+
+    def __init__(self, weight: nn.Parameter):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return project(x, self.weight)[0]
+
+
+class TiedLayer(DenseLayer):
+    """A subclass sets `binding` and `rho`."""
+
+    activate = False  # the kernel does, save after a convolution (families/tied.py, constants)
+
+    def __init__(self, dim: int, config):
+        super().__init__(dim, config)
+        self.W_in, self.W_out = Projection(self.W_in.weight), Projection(self.W_out.weight)
+
+    def make_cell(self, inner: int, config) -> None:
+        self.W = self.recurrent_weight(inner)
+        self.b = nn.Parameter(torch.zeros(inner))
+
+    def inputs(self, u: Tensor) -> dict[str, Tensor]:
+        return {"u": u, "W": self.weight(working_dtype(u)), "b": self.b}
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """Return the weight that the recurrence uses; by Triton's kernels where there are such and no compiler looks, in `dtype`."""
+        norm, W = self.W.norm, self.W.weight
+        plain = norm is None or W.dtype != torch.float32 or torch.compiler.is_compiling()
+        if plain or implementation(W.device) != "triton":
+            return self.W()
+        from elmanctl.spectral_kernels import normalised
+
+        return normalised(norm, W, dtype)
