@@ -124,6 +124,8 @@ def test_the_grid_around_the_delta_rule(options):
 def test_what_the_grid_does_not_have_is_refused(options, says):
     with pytest.raises(UserError, match=says):
         registry().resolve(f"E74:{options}").check(128)
+
+
 @pytest.mark.parametrize("name", ["E75h3n8:linear_state=true,decay=log_space", "E79n8", "E79ibn24", "E79n40"])
 def test_gates_of_rows_and_columns(name):
     """Of E79 one warp, several, and states that a chunk keeps in global memory."""
