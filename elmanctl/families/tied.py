@@ -5,6 +5,7 @@ kernel's half is csrc_common/elman/families/tied_recurrence.cuh, the reference's
 """
 
 from elmanctl.families import dense
+from elmanctl.families.cell import ProductOptions
 from elmanctl.kernel import Kernel
 from elmanctl.tiles import OTHER_REGISTERS, Product, tiling
 
@@ -35,6 +36,6 @@ def kernel(package: str) -> Kernel:
     )
 
 
-def constants(config: dense.CellOptions) -> dict[str, int]:
+def constants(config: ProductOptions) -> dict[str, int]:
     """Return the compile-time constants that depend on options: after a convolution the shell takes the silu."""
     return dense.constants(config) | {"SILU": int(not config.conv)}
