@@ -99,6 +99,7 @@ def no_device(target: str) -> str:
 def show(spec, held) -> None:
     """Print one receipt."""
     from elmanctl.verify.cases import declared
+    from elmanctl.verify.record import MUTANTS
 
     r = held.receipt
     level = "quick" if r.quick else "thorough" if r.thorough else "default"
@@ -114,6 +115,7 @@ def show(spec, held) -> None:
         "worst": f"{r.worst:.3g} of the limit ({r.worst_tensor})",
         "sanitized": ", ".join(r.sanitized) or "no",
         "proof": f"kernel mutants {proof.killed} of {proof.mutants} killed ({proof.score:.1%}), {proof.equivalent} equivalent, "
+        f"{f'a sample smaller than the usual {MUTANTS}, ' if proof.mutants < MUTANTS else ''}"
         f"truth mutants {proof.truth_killed} of {proof.truth_mutants}, seed {proof.seed}"
         if proof
         else "none; elmanctl verify --prove makes one",

@@ -125,13 +125,14 @@ def state(spec: Spec, target: str) -> str:
 def write(spec: Spec, receipt: Receipt) -> Path | None:
     """Seal a receipt, write it atomically and return its file. A quick one does not replace a full one that holds (None).
 
-    What --prove showed of the same sources, for or against them, still holds.
+    What --prove and --sanitize showed of the same sources, for or against them, still holds.
     """
     old = _passed(spec, receipt.target)
     if receipt.quick and not receipt.failed and old and not old.quick:
         return None
     if old and receipt.proof is None and not receipt.failed:  # the same sources: what was shown of them still holds
-        receipt = msgspec.structs.replace(receipt, proof=old.proof, failed=old.failed)
+        known = tuple(dict.fromkeys((*old.sanitized, *receipt.sanitized)))
+        receipt = msgspec.structs.replace(receipt, proof=old.proof, failed=old.failed, sanitized=known)
     return _change(spec, receipt.target, receipt)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import msgspec
 
 SCHEMA = 2
+MUTANTS = 100  # that --prove judges unless fewer are asked for
 
 
 class ShapeScore(msgspec.Struct, frozen=True, kw_only=True):

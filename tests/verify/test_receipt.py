@@ -186,7 +186,9 @@ def test_hashing_is_fast_and_needs_no_torch(spec):
 
 def test_a_proof_that_failed_makes_it_red_until_one_succeeds_and_no_plain_run_takes_that_back(spec, folder):
     numbers = {"truth_mutants": 9, "mutants": 9, "killed": 8, "score": 0.9}
+    receipt.write(spec, made(spec, sanitized=("race float32",)))
     receipt.write(spec, made(spec))
+    assert receipt.find(spec, "host").sanitized == ("race float32",), "of the same sources, and still true"
     receipt.attach(spec, "host", Proof(**numbers, truth_killed=8, truth_survivors=("late (full)",)), False)
     held = receipt.held(spec)["host"]
     assert held.state == "red" and "would not notice" in held.why and held.receipt.proof.truth_survivors

@@ -22,11 +22,11 @@ from elmanctl.verify.prove.findings import COUNTED, Findings, divisions
 from elmanctl.verify.prove.kernel_mutants import Fate, Original
 from elmanctl.verify.prove.trial import Bench
 from elmanctl.verify.prove.truth_mutants import Verdict, verdicts
+from elmanctl.verify.record import MUTANTS
 from elmanctl.verify.run import Compiled
 from elmanctl.verify.session import workers
 from elmanctl.verify.truth import Truth, draw, establish
 
-MUTANTS = 100
 DIVISIONS = 20  # edits of divisions of the work that are tried
 LONGEST = 40  # steps: what only shows over longer times is the business of the calibrating tests
 
