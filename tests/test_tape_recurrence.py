@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elmanctl import ops
+from elmanctl import launch, ops
 from elmanctl.families import tape
 from elmanctl.plugins.registry import registry
 from elmanctl.tensors import cdiv
@@ -13,11 +13,11 @@ H200 = DEVICES["sm_90a"]
 
 
 @pytest.mark.parametrize(
-    ("name", "N", "B", "T", "D"),
-    [("E29c", 11, 2, 18, 16), ("E29a", 3, 33, 2, 48)],
-    ids=["two slots a lane, two saved tapes", "turns, an empty tile"],
+    ("name", "N", "B", "T", "D", "division"),
+    [("E29c", 11, 2, 18, 16, {}), ("E29a", 3, 33, 2, 80, {"TILES": 3, "WARPS": 8, "TURNS": 3})],
+    ids=["two slots a lane, two saved tapes", "an empty turn, a block with two of three tiles"],
 )
-def test_the_kernel_equals_its_reference_in_fp64(name, N, B, T, D):
+def test_the_kernel_equals_its_reference_in_fp64(name, N, B, T, D, division):
     variant = registry().resolve(f"{name}n{N}").variant
     kernel, reference = variant.kernel(), variant.module("reference")
     generator = torch.Generator().manual_seed(0)
@@ -26,10 +26,10 @@ def test_the_kernel_equals_its_reference_in_fp64(name, N, B, T, D):
     found = {}
     for backend in ("reference", "host"):
         inputs = {key: t.clone().requires_grad_() for key, t in drawn.items()}
-        with ops.using(backend):
+        with ops.using(backend), launch.divided(division):
             outputs = ops.recurrence(kernel, inputs, {"CUBLAS": 0, "N": N, "K": tape.STEPS})
-        total = sum((o * o).sum() for o in outputs.values())
-        found[backend] = [*outputs.values(), *torch.autograd.grad(total, list(inputs.values()))]
+            total = sum((o * o).sum() for o in outputs.values())
+            found[backend] = [*outputs.values(), *torch.autograd.grad(total, list(inputs.values()))]
     for truth, ours in zip(found["reference"], found["host"], strict=True):
         assert (truth - ours).abs().max() < 1e-12 * truth.abs().max()
 

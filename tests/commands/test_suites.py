@@ -46,7 +46,7 @@ def test_one_suite_is_shown_sized(project):
     ran = project.run("suites", "smoke")
     assert ran.code == 0 and "E88h4n16" in ran.out and "Spread:" in ran.out and "within 3 % of 235K" in ran.out
     own = project.run("suites", "self_gate_against_tanh").out
-    assert own.count("align 32") == 2, "the marks of rows with a step of their own"
+    assert own.count("align 16") == 2, "the marks of rows with a step of their own"
 
 
 def test_a_file_that_does_not_load_is_named_and_the_others_are_listed(project):
