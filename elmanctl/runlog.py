@@ -56,6 +56,14 @@ class Lines:
         except OSError as error:
             raise self._failed(error) from error
 
+    def mend(self) -> None:
+        """End a line that a killed process left half written, so that the next one is not lost with it."""
+        with self.path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            if end and file.read() != b"\n":
+                self._file.write(b"\n")
+
     def sync(self) -> None:
         """Let what was appended survive the end of the machine too."""
         os.fsync(self._file.fileno())

@@ -133,7 +133,10 @@ def conclude(folder: Path, status: str, left: str = "") -> str:
     if status != "ok" or (verdict.verdict == "clean" and not verdict.notes):
         return status
     result = read_json(folder / RESULT, Result)
-    result = msgspec.structs.replace(result, warnings=(*result.warnings, *(f"{note}." for note in verdict.notes)))
+    warnings = dict.fromkeys(
+        (*result.warnings, *(f"{note}." for note in verdict.notes))
+    )  # once, however often it is settled
+    result = msgspec.structs.replace(result, warnings=tuple(warnings))
     if verdict.verdict == "contaminated":
         message = f"Contaminated: {'; '.join(verdict.evidence)}."
         result = msgspec.structs.replace(result, status="contaminated", message=message)

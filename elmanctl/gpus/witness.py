@@ -85,6 +85,8 @@ class Witness:
         self._wall = time.time()
         self._sights = {device: Sight() for device in devices}
         self._lines = None if CPU in devices or not devices else Lines(folder / SAMPLES)
+        if self._lines is not None:  # its supervisor may be another one's successor
+            self._lines.mend()
 
     def look(self) -> str:
         """Sample if it is time, and return who else came to a GPU just after the start, an empty text otherwise."""

@@ -11,6 +11,7 @@ from elmanctl.runlog import STEPS
 from elmanctl.sizes import short_bytes, short_count
 
 REFRESH_SECONDS = 0.5
+WHOLE = ("ok", "contaminated")  # trials that went to their end, by which the others are reckoned
 MOST_ROWS = 40  # of jobs that wait or have ended, so that a long queue leaves the running ones in sight
 
 
@@ -107,7 +108,7 @@ class Watch:
                 left = follower.remaining(job.spec.trial.budget)
                 if job.state == RUNNING and left is not None:
                     running.append(left)
-                if follower.steps:
+                if follower.steps and (job.state == RUNNING or job.status in WHOLE):
                     known.append(follower.steps[-1].seconds + (left or 0.0) * (job.state == RUNNING))
         open_jobs = sum(job.state not in (*ACTIVE, ENDED) for job in jobs)
         if not running and not open_jobs:

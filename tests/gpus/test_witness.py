@@ -48,6 +48,14 @@ def test_damaged_samples_are_left_out(tmp_path):
     assert witness.read(tmp_path) == [GOOD]
 
 
+def test_a_sample_cut_off_by_a_kill_costs_no_other(box, tmp_path):
+    whole = msgspec.json.encode(GOOD) + b"\n"
+    for before, kept in ((b"", 0), (whole, 1), (whole + whole[:30], 1)):
+        (tmp_path / witness.SAMPLES).write_bytes(before)
+        witness.Witness(tmp_path, ("GPU-0",), lambda: set()).look()
+        assert len(witness.read(tmp_path)) == kept + 1
+
+
 def test_a_contaminated_trial_that_did_not_end_well_keeps_its_status(tmp_path):
     (tmp_path / witness.SAMPLES).write_bytes(msgspec.json.encode(samples(1, foreign=("x",))[0]) + b"\n")
     assert verdict.conclude(tmp_path, "diverged") == "diverged"
@@ -122,3 +130,5 @@ def test_what_was_not_seen_is_in_the_result_of_a_run_that_is_ok(tmp_path):
     write_json(tmp_path / "result.json", Result(status="ok", steps=1, tokens=1, seconds=1.0))
     assert verdict.conclude(tmp_path, "ok") == "ok"
     assert "lists no processes" in read_json(tmp_path / "result.json", Result).warnings[0]
+    assert verdict.conclude(tmp_path, "ok") == "ok"  # settled once more, after its supervisor was killed
+    assert len(read_json(tmp_path / "result.json", Result).warnings) == 1

@@ -7,6 +7,7 @@ SIGKILL, and goes on undisturbed. Processes are forks of this one, so that none 
 Prints a JSON line for each place: `place` (number and kind of the write), and `wrong`, what is then not as it should be.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+from elmanctl.gpus import free, witness
 from elmanctl.queue import log, scheduler, supervisor
 
 EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "subprocess.Popen")
@@ -103,14 +105,19 @@ def plant() -> None:
         watch(self)
 
     supervisor.Supervisor.watch = watched
-    scheduler.POLL_SECONDS = supervisor.POLL_SECONDS = 0.01
+    scheduler.POLL_SECONDS = supervisor.POLL_SECONDS = scheduler.SAMPLE_SECONDS = 0.01
+    free.SAMPLE_SECONDS, witness.SAMPLE_SECONDS = 0.0, 0.05
     supervisor.ASK_SECONDS, scheduler.ADOPT_SECONDS = 0.05, 0.1
 
 
 class Fork:
-    """A process as subprocess.Popen shows it, that runs a function. `dies`: at which of its writes, and `note` where to say so; 0: it lives."""
+    """A process as subprocess.Popen shows it, that runs a function.
 
-    def __init__(self, function, dies: int | str = 0, note: Path | None = None):
+    Args:
+        dies: at which of its writes, and `note` where to say so; 0: it lives. keep: open files that it inherits.
+    """
+
+    def __init__(self, function, dies: int | str = 0, note: Path | None = None, keep: tuple[int, ...] = ()):
         self.returncode = None
         self.pid = os.fork()
         if self.pid:
@@ -119,6 +126,9 @@ class Fork:
         code = 70
         try:
             os.setsid()
+            for file in set(range(3, 100)) - set(keep):
+                with contextlib.suppress(OSError):
+                    os.close(file)
             if dies:
                 death.arm(dies, note)
             code = function() or 0
@@ -148,9 +158,9 @@ def supervised(*dying: int | str, note: Path | None = None):
 
     def spawn(run, job, held=()):
         (run / job.spec.folder).mkdir(parents=True, exist_ok=True)
-        call = [str(run), job.label, str(job.attempt)]
+        call = [str(run), job.label, str(job.attempt), *map(str, held)]
         dies = left.pop(0) if left else 0
-        return Fork(lambda: supervisor.main(call), dies, note)
+        return Fork(lambda: supervisor.main(call), dies, note, tuple(held))
 
     return spawn
 

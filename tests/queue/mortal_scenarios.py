@@ -1,5 +1,6 @@
 """What is killed at each of its writes (mortal.py), how it goes on, and what must hold in the end."""
 
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,8 @@ import msgspec
 
 from elmanctl.errors import UserError
 from elmanctl.files import read_json, write_json
+from elmanctl.gpus import locks
+from elmanctl.gpus.choice import Pool
 from elmanctl.queue import control, enqueue, log, scheduler, states
 from elmanctl.queue.log import Queue
 from elmanctl.records import Budget, Result, Training, Trial
@@ -30,14 +33,14 @@ def trial(label: str) -> Trial:
     return Trial(label=label, model="M", dim=8, depth=1, params=1, budget=Budget(steps=7), training=training)
 
 
-def queued(run: Path, **scripts: str) -> Queue:
+def queued(run: Path, pool: Pool | None = None, **scripts: str) -> Queue:
     """Put scripts in the place of trials into a run's queue."""
     (run / "ok.json").write_bytes(msgspec.json.encode(OK))
     queue = Queue(run)
     for label, script in scripts.items():
-        spec = states.Spec(
-            trial=trial(label), folder=label, command=("sh", "-c", script, "sh"), backoff_seconds=0.01, wall_seconds=30
-        )
+        call = ("sh", "-c", script, "sh")
+        facts = {"pool": pool, "command": call, "backoff_seconds": 0.01, "wall_seconds": 30}
+        spec = states.Spec(trial=trial(label), folder=label, **facts)
         queue.write("enqueue", label, spec=spec)
     return queue
 
@@ -106,6 +109,34 @@ class Runs:
             found.append(f"{job.state} {job.status}, its result {told}")
         ends = Counter(event["step"] for event in control.history(queue, "a"))["end"]
         return found + ([f"{ends} ends"] if ends != 1 else [])
+
+
+class Watched(Runs):
+    """A trial on a GPU beside which its supervisor sees something from its start to its end.
+
+    Args:
+        seen: what the stand-in for NVML tells meanwhile; sample: a word of the samples that saw it; says: what the result then says, once.
+    """
+
+    def __init__(self, seen: dict, sample: str, expected: str, says: str):
+        there, gone = (
+            f"cp $1/../{name}.json $1/../new.json; mv $1/../new.json $1/../nvml.json; " for name in ("seen", "idle")
+        )
+        script = f"{there}until grep -q {sample} $1/witness.jsonl; do sleep 0.01; done; {gone}{GOOD}"
+        super().__init__(script, "supervisor", expected)
+        self.seen, self.says = seen, says
+
+    def prepare(self, run: Path) -> None:
+        for name, facts in (("nvml", {}), ("idle", {}), ("seen", self.seen)):
+            (run / f"{name}.json").write_bytes(msgspec.json.encode([facts]))
+        os.environ |= {"ELMANCTL_NVML": str(run / "nvml.json"), "ELMANCTL_LOCKS": str(run / "locks")}
+        queued(run, Pool(("GPU-0",)), a=self.script)
+
+    def wrong(self, run: Path) -> list[str]:
+        result = read_json(run / "a/result.json", Result)
+        times = [text for text in (*result.warnings, result.message) if self.says in text]
+        found = super().wrong(run) + ([] if len(times) == 1 else [f"said {len(times)} times: {result}"])
+        return found + ([f"locked by {who}"] if (who := locks.holder("GPU-0")) else [])
 
 
 class Stops(Runs):
@@ -231,6 +262,10 @@ SCENARIOS = {
     "supervisor of a broken trial": Runs(BROKEN, "supervisor", "failed", (1, 2)),
     "supervisor of a killed trial": Runs(KILLED, "supervisor"),
     "supervisor of a trial without memory": Runs(FULL, "supervisor"),
+    "supervisor beside a stranger": Watched(
+        {"memory_used": 2**31, "processes": [[1, 2**31]]}, "foreign", "contaminated", "processes of others on the GPU"
+    ),
+    "supervisor that sees no processes": Watched({"memory_used": 2**31}, "blind", "ok", "NVML lists no processes here"),
     "adopting supervisor": Runs(GOOD, "adopts"),
     "cancel": Stops(SOFT, ""),
     "enqueue": Enqueues(),

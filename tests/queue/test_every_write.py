@@ -18,6 +18,8 @@ LEAST = {
     "supervisor of a broken trial": (22, "os.rename"),
     "supervisor of a killed trial": (20, "the gate is open"),
     "supervisor of a trial without memory": (20, "event, written"),
+    "supervisor beside a stranger": (25, "line, half written"),
+    "supervisor that sees no processes": (25, "os.rename"),
     "adopting supervisor": (14, "the gate is open"),
     "cancel": (12, "event, half written"),
     "enqueue": (14, "os.rename"),

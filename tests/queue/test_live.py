@@ -111,6 +111,21 @@ def test_what_an_active_job_waits_for_is_shown_too(line, capsys):
     assert capsys.readouterr().err == "a: waits in Slurm as job 7: Resources\n"
 
 
+def test_a_trial_that_was_cut_short_says_nothing_of_how_long_the_others_take(line):
+    line.add("a")
+    line.add("b")
+    line.queue.write("start", "a", device="CPU")
+    line.queue.write("run", "a")
+    line.queue.write("end", "a", status="interrupted")
+    (line.run / "a").mkdir()
+    (line.run / "a" / "steps.jsonl").write_bytes(b"".join(lines(5)))
+    now = line.scheduler()
+    now.queue.refresh()
+    assert Watch().remaining(now) is None
+    now.queue.jobs["a"].status = "ok"
+    assert Watch().remaining(now) == pytest.approx(2.5)
+
+
 def test_elsewhere_each_change_is_one_line(line, capsys):
     line.add("a")
     line.add("b", "exit 3")
