@@ -24,7 +24,7 @@ from elmanctl import toolchain
 from elmanctl.console import print_json
 from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
-from elmanctl.verify import receipt
+from elmanctl.verify import hashes
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_SECONDS = {"edit": 3.0, "hit": 0.05}
@@ -101,7 +101,7 @@ def longest_of_each_family() -> list[str]:
     for variant in registry().variants().values():
         if variant.has_kernel and variant.folder.parent == ROOT / "variants":
             size = len(toolchain.kernel_source(variant.folder).read_text()), variant.folder.name
-            family = receipt.family(variant)
+            family = hashes.family(variant)
             longest[family] = max(size, longest.get(family, size))
     return sorted(name for _, name in longest.values())
 

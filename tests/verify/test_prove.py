@@ -16,7 +16,7 @@ from elmanctl.cli import run
 from elmanctl.commands.verify import prove_one
 from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
-from elmanctl.verify import cases, receipt, truth
+from elmanctl.verify import cases, hashes, receipt, truth
 from elmanctl.verify.plan import Plan, Request
 from elmanctl.verify.prove import child, extents, kernel_mutants, operators, proof, show, terms
 from elmanctl.verify.prove.child import isolated
@@ -198,8 +198,8 @@ def test_a_proof_of_what_passed_on_a_device_goes_into_both_receipts(spec, monkey
     monkeypatch.setattr(show, "show", lambda *_: None)
     monkeypatch.setattr(show, "as_json", lambda _: {})
     for target in ("host", "sm_90a"):
-        plain = {"target": target, "source_hash": receipt.source_hash(spec.variant), "dtypes": ("float32",), "cases": 1}
-        parts = receipt.parts(spec.variant, target)
+        plain = {"target": target, "source_hash": hashes.source_hash(spec.variant), "dtypes": ("float32",), "cases": 1}
+        parts = hashes.parts(spec.variant, target)
         worst = {"worst": 0.5, "worst_tensor": "y", "seconds": 1.0, "created": "2026-11-22T10:00:00+00:00"}
         receipt.write(spec, Receipt(variant=spec.variant.name, model=spec.name, parts=parts, **plain, **worst))
     assert prove_one(SimpleNamespace(spec=spec, seed=5, target="sm_90a"), 2, json=False)[1]

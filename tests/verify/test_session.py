@@ -6,11 +6,11 @@ import pytest
 
 from elmanctl.plugins.registry import registry
 from elmanctl.variant import Spec
-from elmanctl.verify import receipt, session
+from elmanctl.verify import hashes, session
 from elmanctl.verify.plan import Plan, Request
 
 SHIPPED = {n: v for n, v in registry().variants().items() if not v.requires}
-FIRST = {receipt.family(v): n for n, v in reversed(SHIPPED.items()) if v.has_kernel}  # one of each family
+FIRST = {hashes.family(v): n for n, v in reversed(SHIPPED.items()) if v.has_kernel}  # one of each family
 
 
 @pytest.mark.parametrize("name", [n for n, v in SHIPPED.items() if n in FIRST.values() or not v.has_kernel])
