@@ -107,8 +107,9 @@ ELMAN_KERNEL(threads) backward(args::Backward p) {
 }
 
 template <class Args> Status check(const char* name, const Args& a) {
-  if (a.B < 1 || a.T < 1 || a.D % 2 || a.D > 2 * threads * C::PAIRS)
-    return refuse("%s: B=%lld, T=%lld, D=%lld in a build for an even D up to %d", name, (long long)a.B, (long long)a.T, (long long)a.D, 2 * threads * C::PAIRS);
+  if (a.B < 1 || a.T < 1 || a.D % 2 || ceil_div<int64_t>(a.D, 2 * threads) != C::PAIRS)
+    return refuse("%s: B=%lld, T=%lld, D=%lld in a build for an even D of %d times %d channels or less", name, (long long)a.B, (long long)a.T,
+                  (long long)a.D, C::PAIRS, 2 * threads);
   return 0;
 }
 }  // namespace e59
