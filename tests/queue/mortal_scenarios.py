@@ -22,7 +22,6 @@ ALONE = "exec 9>$1/alone; flock -n 9 || touch $1/twice; echo >> $1/begun; sleep 
 GOOD = ALONE + "cp $1/../ok.json $1/result.json"
 BROKEN = ALONE + "exit 3"
 KILLED = "test -e $1/killed || { touch $1/killed; kill -9 $$; }; " + GOOD
-FULL = "test -e $1/full || { touch $1/full; sed s/ok/oom/ $1/../ok.json > $1/result.json; exit 1; }; " + GOOD
 SOFT = (
     "trap 'sed s/ok/interrupted/ $1/../ok.json > $1/result.json; exit 1' INT; touch $1/up; while :; do sleep 0.01; done"
 )
@@ -129,6 +128,7 @@ class Watched(Runs):
     def prepare(self, run: Path) -> None:
         for name, facts in (("nvml", {}), ("idle", {}), ("seen", self.seen)):
             (run / f"{name}.json").write_bytes(msgspec.json.encode([facts]))
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # an empty mask would keep the GPU from everybody
         os.environ |= {"ELMANCTL_NVML": str(run / "nvml.json"), "ELMANCTL_LOCKS": str(run / "locks")}
         queued(run, Pool(("GPU-0",)), a=self.script)
 
@@ -261,11 +261,9 @@ SCENARIOS = {
     "supervisor": Runs(GOOD, "supervisor"),
     "supervisor of a broken trial": Runs(BROKEN, "supervisor", "failed", (1, 2)),
     "supervisor of a killed trial": Runs(KILLED, "supervisor"),
-    "supervisor of a trial without memory": Runs(FULL, "supervisor"),
     "supervisor beside a stranger": Watched(
         {"memory_used": 2**31, "processes": [[1, 2**31]]}, "foreign", "contaminated", "processes of others on the GPU"
     ),
-    "supervisor that sees no processes": Watched({"memory_used": 2**31}, "blind", "ok", "NVML lists no processes here"),
     "adopting supervisor": Runs(GOOD, "adopts"),
     "cancel": Stops(SOFT, ""),
     "enqueue": Enqueues(),
