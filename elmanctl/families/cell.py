@@ -16,13 +16,18 @@ class CellOptions:
     conv: bool = option(False, "a causal convolution over four steps, channel by channel, before the cell")
 
 
-@dataclass(frozen=True)
-class ProductOptions(CellOptions):
-    """Those of a cell that multiplies its state by a matrix in every step."""
-
-    recurrence: str = option(
+def recurrence():
+    """Return the option of every Config whose recurrence multiplies its state by a matrix in each step."""
+    return option(
         "kernel",
         "kernel, or cuBLAS products in each step: for widths that the kernel does not hold",
         ("kernel", "cublas"),
         same=True,
     )
+
+
+@dataclass(frozen=True)
+class ProductOptions(CellOptions):
+    """Those of a cell that multiplies its state by a matrix in every step."""
+
+    recurrence: str = recurrence()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from elmanctl import tiles
+from elmanctl.families import cell
 from elmanctl.kernel import Kernel
 from elmanctl.rules import Multiple, Range, Rules
 from elmanctl.tiles import BYTES, ROWS, TILE, Device, DoesNotFit, Product, Tiling
@@ -36,12 +37,7 @@ class Options:
     tape: str = option(
         "learned", "first value of the tape: learned, so that slots differ, or zero, as published", ("learned", "zero")
     )
-    recurrence: str = option(
-        "kernel",
-        "kernel, or cuBLAS products a step: for widths that the kernel does not hold",
-        ("kernel", "cublas"),
-        same=True,
-    )
+    recurrence: str = cell.recurrence()
 
 
 def shared_bytes(constants: Mapping[str, int], sizes: Mapping[str, int], dtype: str) -> int:
