@@ -57,10 +57,10 @@ def choose(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[
         DoesNotFit: where there is none.
     """
     if device is None:
-        return tiles.divide(sizes, dtype, None, PRODUCTS, REGISTERS)
+        return tiles.divide(sizes, dtype, None, PRODUCTS, REGISTERS, carry=True)
     found = [
         d
-        for d in tiles.divisions(sizes, dtype, device, PRODUCTS, REGISTERS)
+        for d in tiles.divisions(sizes, dtype, device, PRODUCTS, REGISTERS, carry=True)
         if d.constants["WARPS"] <= WARPS and shared_bytes(d.constants, sizes, dtype) <= device.shared_bytes
     ]
     if not found:
