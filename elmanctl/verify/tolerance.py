@@ -141,7 +141,8 @@ def _floor_parts(squares, time, axis, window):
     quartic = _fold(mean * mean, time, axis, window)
     share = np.divide(average**2, quartic, out=np.ones_like(quartic), where=quartic > 0)
     # A sum of n independent squares scatters by 2/n of its square. Estimated over all groups, and over those of each index alone.
-    scatter = count * np.divide(sums.var(0, ddof=1), average**2, out=np.zeros_like(average), where=average > 0)
+    # Of the sums over their average: squares of what an underflow left would be nothing, or divide by nothing.
+    scatter = count * np.divide(sums, average, out=np.ones_like(sums), where=average > 0).var(0, ddof=1)
     independent = count * 2 / np.maximum(np.maximum(scatter.mean(), scatter.mean(0)), 1e-9)
     return sums.max(0), average, np.maximum(np.minimum(share, independent), 1.0), count
 
