@@ -14,7 +14,7 @@ from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
 from elmanctl.rules import Multiple, OneOf, Range, Rules
 from elmanctl.toolchain import csrc_folder
-from elmanctl.verify.receipt import family
+from elmanctl.verify.hashes import family
 
 ROW = Multiple(8, "one 16-byte row of bf16")
 METHOD = Multiple(128, "one alignment for all", method=True)

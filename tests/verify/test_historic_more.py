@@ -23,7 +23,7 @@ PATCHES = {
         STEP, "at.H * (2 * N + (tied ? 0 : M)), v * at.H * N);", "at.H * 3 * N, v * at.H * N);",
         {"E88n16:expansion=1.5": ("y", "")}, T9),
     "E74: a cache that is never written, dense": (
-        DENSE, "store2(p.h + offset(at), h.x, h.y);", "", {"E42": ("d_wx", READ)}, T9),
+        DENSE, "store2(p.h + offset(at), h.x, h.y);", "", {"E36": ("d_wx", READ)}, T9),
     "E74: a cache that is never written, matrix": (
         FORWARD, "mine.store_state(slot, s);", "", {"E75": ("d_qkvb", READ)}, T9),
     "E74: a cache that is never written, gated": (
@@ -33,7 +33,7 @@ PATCHES = {
         POINTWISE, "put(kept + k * D, h);", "if (k > 0) put(kept + k * D, h);", {"E34": ("d_proj", READ)}, T9),
     "E74: the gradient of the next step dropped, dense": (
         DENSE, "out[0] = {(w.d_h.x + sum[0].x) * w.slope.x, (w.d_h.y + sum[0].y) * w.slope.y};",
-        "out[0] = {w.d_h.x * w.slope.x, w.d_h.y * w.slope.y};", {"E42": ("d_wx", READ)}, T9),
+        "out[0] = {w.d_h.x * w.slope.x, w.d_h.y * w.slope.y};", {"E36": ("d_wx", READ)}, T9),
     "E74: the gradient of the next step dropped, gated": (
         GATED, "Cell::back(slope[0], w.d_h.x + sum[0].x,", "Cell::back(slope[0], w.d_h.x,", {"cudalstm": ("d_wx", READ)}, T9),
     "E74: the gradient of the next step dropped, pointwise": (
@@ -85,7 +85,7 @@ PATCHES = {
         POINTWISE, "if (mine.at.valid) put(p.h_last + mine.at.flat, h);",
         "if (mine.at.valid) get(h, p.h0 + mine.at.flat), put(p.h_last + mine.at.flat, h);", {"E34": ("h_last", "y d_proj d_h0")}, T9),
     "E89: states saved at one interval and read at another": (
-        FORWARD, "if (t % K == 0) {", "if (t % (2 * K) == 0) {", {"E88": ("d_qkv", READ)}, "T19 typical"),
+        FORWARD, "if (every || t % K == 0) {", "if (every || t % (2 * K) == 0) {", {"E88": ("d_qkv", READ)}, "T19 typical"),
     "E89: backward of another recurrence, gated": (
         CELLS, "slope[2] = alpha.x;", "slope[2] = alpha.y;", {"E63": ("d_h0", READ)}, T9),
     "E89: backward of another recurrence, pointwise": (
