@@ -1,14 +1,8 @@
 """Spectral normalisation: the bound, the gradient with u and v constant, the state of u."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-from elmanctl.norms import fused
 from elmanctl.spectral import EPS, FactoredNorm, SpectralNorm
 
 
@@ -104,22 +98,3 @@ def test_factors_are_scaled_as_their_product_would_be():
     before = factored.u.clone()
     factored.train()(U, V)
     assert not torch.equal(factored.u, before), "a training step improves u"
-
-
-CASES = Path(__file__).with_name("spectral_kernel_cases.py")
-
-
-@pytest.mark.skipif(not fused(), reason="triton is not installed")
-def test_the_kernels_are_right_under_triton_s_interpreter():
-    """On a CPU, statement by statement; a process of its own, since Triton looks once whether it interprets."""
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    ran = subprocess.run([sys.executable, CASES, "cpu"], env=environment, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr[-2000:]
-
-
-@pytest.mark.gpu
-def test_the_kernels_are_right_on_a_gpu():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device is visible to torch")
-    ran = subprocess.run([sys.executable, CASES, "cuda"], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr[-2000:]

@@ -1,0 +1,36 @@
+"""The tool's Triton kernels, each by its cases, which are a program of their own: Triton looks once in a process whether it interprets."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from elmanctl.norms import fused
+
+CASES = sorted(Path(__file__).parent.glob("*_kernel_cases.py"))
+
+
+def passes(cases: Path, device: str, **environment: str) -> None:
+    ran = subprocess.run([sys.executable, cases, device], env=os.environ | environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+
+
+def test_norms_and_spectral_normalisation_have_cases():
+    assert [path.stem for path in CASES] == ["norm_kernel_cases", "spectral_kernel_cases"]
+
+
+@pytest.mark.skipif(not fused(), reason="triton is not installed")
+@pytest.mark.parametrize("cases", CASES, ids=lambda path: path.stem)
+def test_right_statement_by_statement_under_triton_s_interpreter(cases):
+    passes(cases, "cpu", TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cases", CASES, ids=lambda path: path.stem)
+def test_right_on_a_gpu(cases):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device is visible to torch")
+    passes(cases, "cuda")
