@@ -27,7 +27,7 @@ OF_A_PRODUCT = {
     "WHOLE": "1 where no warp, tile of the batch or turn is partly empty, which saves the tests",
 }
 TILE, ROWS, CHUNK = 16, 8, 32  # rows of the matrix, batch rows and terms of the kernel's smallest product
-RING, DELAY = 32, 400
+RINGS, RING_BYTES, DELAY = (64, 32), 8 << 20, 400  # the longer ring where it takes no more of the L2 cache
 WARPS = (12, 8, 16, 4)  # in order of preference
 BYTES = {"float32": 4, "bfloat16": 2, "float64": 8}
 REGISTERS = 65536  # of a multiprocessor
@@ -35,8 +35,7 @@ OTHER_REGISTERS = 44  # of a thread, besides the matrix, the operand and the sum
 SUM_REGISTERS = 10  # for each further sum of a channel
 SPARE, SPILL = 8, 60  # registers without which a thread of several turns spills, and the cycles of that in a turn
 CARRIED = 16  # bytes that a thread carries of two channels, in shared memory where it has several turns
-# Cycles: a step's fixed chain (barrier, store, trip through the cache, load) with 12 warps, what two warps fewer add to it, and a turn of
-# several, which hides a part of the chain.
+# Cycles: a step's chain (barrier, store, trip through the cache, load) with 12 warps, two warps fewer, a turn of several that hides a part.
 CHAIN, EXPOSED, TURN = 1240, 55, 900
 MMA, PLAIN, SUM = 5, 200, 8  # of an mma, of the same without tensor cores, and of adding a warp's tile
 SHARED_BYTES, EXCHANGE_BYTES = 128 / 0.65, 64  # a cycle
@@ -160,7 +159,7 @@ def divide(
 
 def _host(sizes: Mapping[str, int], products: tuple[Product, ...]) -> dict[str, int]:
     B, turns = sizes["B"], cdiv(cdiv(sizes["B"], ROWS), 2)
-    names = {"WARPS": 4, "TURNS": turns, "RING": RING, "DELAY": 0}
+    names = {"WARPS": 4, "TURNS": turns, "RING": RINGS[-1], "DELAY": 0}
     shapes = [p.shape(sizes) for p in products]
     for tiles in (2, 1):
         own = [cdiv(cdiv(channels, TILE), cdiv(cdiv(sizes["D"], TILE), tiles)) for channels, _, _ in shapes]
@@ -180,6 +179,7 @@ def divisions(
 ) -> Iterator[Division]:
     """Yield every division that fits; the arguments are those of `divide`."""
     B, D, tensor_cores = sizes["B"], sizes["D"], dtype == "bfloat16"
+    ring = next((r for r in RINGS if r * cdiv(B, ROWS) * ROWS * D * BYTES[dtype] <= RING_BYTES), RINGS[-1])
     words = 8 * BYTES[dtype] // 4  # 32-bit words of the 8 elements that a lane holds of a row
     for warps in WARPS:
         if warps > max(4, cdiv(D, CHUNK)):
@@ -200,7 +200,7 @@ def divisions(
             free = limit - registers - SUM_REGISTERS * (max(k for _, _, k in shapes) - 1) - moved
             if 2 * max(p.tiles for p in parts) > warps or (free < 0 and tensor_cores):
                 continue
-            names = {"WARPS": warps, "TURNS": turns, "RING": RING, "DELAY": DELAY}
+            names = {"WARPS": warps, "TURNS": turns, "RING": ring, "DELAY": DELAY}
             kept, cycles = 0, 0.0
             for p, product, (_, terms, _) in zip(parts, products, shapes, strict=True):
                 # Only tensor cores are worth the registers: the product in plain arithmetic needs them itself.

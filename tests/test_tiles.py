@@ -47,6 +47,14 @@ def test_the_measured_sizes_get_the_division_that_was_fastest(B, D, tiles_of_a_b
     assert (chosen["TILES"], chosen["TURNS"], chosen["WHOLE"]) == (tiles_of_a_block, turns, 1)
 
 
+@pytest.mark.parametrize(
+    ("B", "D", "dtype", "ring"),
+    [(32, 1536, "bfloat16", 64), (32, 2048, "bfloat16", 64), (33, 2048, "bfloat16", 32), (32, 1536, "float32", 32)],
+)
+def test_the_exchange_stays_within_its_share_of_the_cache(B, D, dtype, ring):
+    assert dense({"B": B, "D": D}, dtype, H200)["RING"] == ring
+
+
 def test_a_width_that_does_not_fit_says_which_would():
     with pytest.raises(
         DoesNotFit, match=r"D=8192 in bfloat16: 128 MiB .* of 132 multiprocessors.* The widest that fits is D=4096\."

@@ -57,8 +57,8 @@ PATCHES = {
         f"A gated[EM]; copy(gated, y); Step::output(a, place, team, gated); if constexpr (Step::needs_readout) write(team.template {READOUT}, gated);",
         {"E75": ("d_qkvb", "y s_last"), "E88:use_gate=true": ("d_gate", "y s_last d_qkv")}, T9),
     "E88: slot overwritten by the read-out, dense": (
-        DENSE, "store2(p.h + offset(at), h.x, h.y);",
-        "store2(p.h + offset(at), Step::readout(h.x, unpacked(w.gate).x), Step::readout(h.y, unpacked(w.gate).y));",
+        DENSE, "store2_streamed(p.h + offset(at), h.x, h.y);",
+        "store2_streamed(p.h + offset(at), Step::readout(h.x, unpacked(w.gate).x), Step::readout(h.y, unpacked(w.gate).y));",
         {"E1": ("d_z", "y h_last"), "E36": ("d_W", "y h_last")}, T9),
     "E88: slot overwritten by the read-out, matrix": (
         FORWARD, "Step::output(a, place, team, y);", f"write(team.template {SLOTS}, y); Step::output(a, place, team, y);",
@@ -102,7 +102,7 @@ PATCHES = {
         STEP, "sums.dt_bias += d_logit;", f"sums.dt_bias = {LOW.format('sums.dt_bias + d_logit')};",
         {"E88": ("d_dt_bias", "y s_last d_qkv d_s0 d_A_log")}, "T19 typical"),
     "batch and time mixed up, dense": (
-        DENSE, "store2(p.y + offset(at),", "store2(p.y + at.step * p.B * D + at.corner,",
+        DENSE, "store2_streamed(p.y + offset(at),", "store2_streamed(p.y + at.step * p.B * D + at.corner,",
         {"E1": ("y", "h_last d_wx")}, T9),
     "batch and time mixed up, matrix": (
         FORWARD, "write_slice(team.template part<EM>(place, a.y), y);",

@@ -23,11 +23,11 @@ PATCHES = {
         STEP, "at.H * (2 * N + (tied ? 0 : M)), v * at.H * N);", "at.H * 3 * N, v * at.H * N);",
         {"E88n16:expansion=1.5": ("y", "")}, T9),
     "E74: a cache that is never written, dense": (
-        DENSE, "store2(p.h + offset(at), h.x, h.y);", "", {"E36": ("d_wx", READ)}, T9),
+        DENSE, "store2_streamed(p.h + offset(at), h.x, h.y);", "", {"E36": ("d_wx", READ)}, T9),
     "E74: a cache that is never written, matrix": (
         FORWARD, "mine.store_state(slot, s);", "", {"E75": ("d_qkvb", READ)}, T9),
     "E74: a cache that is never written, gated": (
-        GATED, "store2(to + k * D, w.kept[k].x, w.kept[k].y);", "if (k < Cell::kept - 1) store2(to + k * D, w.kept[k].x, w.kept[k].y);",
+        GATED, "store2_streamed(to + k * D, w.kept[k].x, w.kept[k].y);", "if (k < Cell::kept - 1) store2_streamed(to + k * D, w.kept[k].x, w.kept[k].y);",
         {"cudalstm": ("d_wx", READ)}, T9),
     "E74: a cache that is never written, pointwise": (
         POINTWISE, "put(kept + k * D, h);", "if (k > 0) put(kept + k * D, h);", {"E34": ("d_proj", READ)}, T9),
@@ -39,7 +39,7 @@ PATCHES = {
     "E74: the gradient of the next step dropped, pointwise": (
         POINTWISE, "d = c[n] + d_out * read.h;", "d = d_out * read.h;", {"E34": ("d_proj", READ)}, T9),
     "E74v2: a gradient clamped inside the kernel, dense": (
-        DENSE, "store2(p.d_wx + offset(at), d.x, d.y);", f"store2(p.d_wx + offset(at), {CLAMP.format('d.x')}, {CLAMP.format('d.y')});",
+        DENSE, "store2_streamed(p.d_wx + offset(at), d.x, d.y);", f"store2_streamed(p.d_wx + offset(at), {CLAMP.format('d.x')}, {CLAMP.format('d.y')});",
         {"E1": ("d_wx", f"{READ} d_z d_h0")}, T9),
     "E74v2: a gradient clamped inside the kernel, pointwise": (
         POINTWISE, "c[n] = d * step.h;", f"c[n] = {CLAMP.format('d * step.h')};", {"E34": ("d_h0", READ)}, T9),
@@ -109,7 +109,7 @@ PATCHES = {
         POINTWISE, "if (Step::biased) d_bias[n][i] += d_in[i][n];", f"if (Step::biased) d_bias[n][i] = {LOW.format('d_bias[n][i] + d_in[i][n]')};",
         {"E34": ("d_bias", f"{READ} d_proj d_h0 d_delta")}, T9),
     "batch and time mixed up, gated": (
-        GATED, "store2(p.y + at.cell + (int64_t)at.step * D,", "store2(p.y + at.step * p.B * D + at.corner,",
+        GATED, "store2_streamed(p.y + at.cell + (int64_t)at.step * D,", "store2_streamed(p.y + at.step * p.B * D + at.corner,",
         {"cudalstm": ("y", "h_last s_last d_wx")}, T9),
 }  # fmt: skip
 

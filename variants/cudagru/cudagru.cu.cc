@@ -52,9 +52,9 @@ struct GatesPass : Step {
   }
   ELMAN_FN void finish(const Place& at, const Work& w, const Pair<A> (&out)[1]) const {
     A* const to = p.kept + among(at, 4, at.step, D);
-    store2(to + D, w.z.x, w.z.y);
-    store2(to + 2 * D, w.r.x, w.r.y);
-    store2(p.reset + at.cell + (int64_t)at.step * D, out[0].x, out[0].y);
+    store2_streamed(to + D, w.z.x, w.z.y);
+    store2_streamed(to + 2 * D, w.r.x, w.r.y);
+    store2_streamed(p.reset + at.cell + (int64_t)at.step * D, out[0].x, out[0].y);
   }
 };
 
@@ -79,9 +79,9 @@ struct CandidatePass : Step {
   }
   ELMAN_FN void finish(const Place& at, const Work& w, const Pair<A> (&out)[1]) const {
     A* const to = p.kept + among(at, 4, at.step, D);
-    store2(to, out[0].x, out[0].y);
-    store2(to + 3 * D, w.n.x, w.n.y);
-    store2(p.y + at.cell + (int64_t)at.step * D, out[0].x, out[0].y);
+    store2_streamed(to, out[0].x, out[0].y);
+    store2_streamed(to + 3 * D, w.n.x, w.n.y);
+    store2_streamed(p.y + at.cell + (int64_t)at.step * D, out[0].x, out[0].y);
     if (at.step == T - 1) store2(p.h_last + at.corner, out[0].x, out[0].y);
   }
 };
@@ -134,8 +134,8 @@ struct StateBack : Back {
   }
   ELMAN_FN void finish(const Place& at, const Work& w, const Pair<A> (&out)[1]) const {
     if (at.step == T) return store2(p.d_h0 + at.corner, out[0].x, out[0].y);
-    store_word(p.former + offset(at), w.former);
-    store2(p.d_wx + among(at, 3, time(at), D) + 2 * D, out[0].x, out[0].y);
+    store_streamed(p.former + offset(at), w.former);
+    store2_streamed(p.d_wx + among(at, 3, time(at), D) + 2 * D, out[0].x, out[0].y);
   }
 };
 
@@ -171,8 +171,8 @@ struct ResetBack : Back {
   ELMAN_FN void finish(const Place& at, const Work&, const Pair<A> (&out)[2]) const {
     if (at.step == T) return;
     S* const to = p.d_wx + among(at, 3, time(at), D);
-    store2(to, out[0].x, out[0].y);
-    store2(to + D, out[1].x, out[1].y);
+    store2_streamed(to, out[0].x, out[0].y);
+    store2_streamed(to + D, out[1].x, out[1].y);
   }
 };
 

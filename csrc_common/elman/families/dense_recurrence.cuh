@@ -69,9 +69,9 @@ template <class Step, class S> struct ForwardPass {
   }
   ELMAN_FN void finish(const Place& at, const Work& w, const Pair<A> (&out)[1]) const {
     const Pair<A> h = out[0];
-    store2(p.h + offset(at), h.x, h.y);
+    store2_streamed(p.h + offset(at), h.x, h.y);
     const Pair<A> gate = unpacked(w.gate);
-    store2(p.y + offset(at), Step::readout(h.x, gate.x), Step::readout(h.y, gate.y));
+    store2_streamed(p.y + offset(at), Step::readout(h.x, gate.x), Step::readout(h.y, gate.y));
     if (at.step == T - 1) store2(p.h_last + at.corner, h.x, h.y);
   }
 };
@@ -118,10 +118,10 @@ template <class Step, class S> struct BackwardPass {
   ELMAN_FN void finish(const Place& at, const Work& w, const Pair<A> (&out)[1]) const {
     const Pair<A> d = out[0];
     // h of this time is the former state of the next.
-    if (at.step > 0) store_word(p.former + offset(at) + D, w.h);
+    if (at.step > 0) store_streamed(p.former + offset(at) + D, w.h);
     if (at.step == T) return store2(p.d_h0 + at.corner, d.x, d.y);
-    store2(p.d_wx + offset(at), d.x, d.y);
-    if constexpr (Step::gated) store_word(p.d_gate + offset(at), w.d_gate);
+    store2_streamed(p.d_wx + offset(at), d.x, d.y);
+    if constexpr (Step::gated) store_streamed(p.d_gate + offset(at), w.d_gate);
   }
 };
 

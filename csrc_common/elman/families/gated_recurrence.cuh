@@ -106,8 +106,8 @@ template <class Cell, class S> struct CellForwardPass {
     const Pair<A> h = out[0], gate = unpacked(w.gate);
     A* const to = p.kept + among(at, Cell::kept, at.step, D);
 #pragma unroll
-    for (int k = 0; k < Cell::kept; ++k) store2(to + k * D, w.kept[k].x, w.kept[k].y);
-    store2(p.y + at.cell + (int64_t)at.step * D, Cell::readout(h.x, gate.x), Cell::readout(h.y, gate.y));
+    for (int k = 0; k < Cell::kept; ++k) store2_streamed(to + k * D, w.kept[k].x, w.kept[k].y);
+    store2_streamed(p.y + at.cell + (int64_t)at.step * D, Cell::readout(h.x, gate.x), Cell::readout(h.y, gate.y));
     if (at.step < T - 1) return;
     store2(p.h_last + at.corner, h.x, h.y);
     if constexpr (Cell::local) store2(p.s_last + at.corner, w.kept[0].x, w.kept[0].y);
@@ -194,7 +194,7 @@ template <class Cell, class S> struct CellBackwardPass {
   ELMAN_FN void finish(const Place& at, const Work& w, const Pair<A> (&out)[Cell::sums]) const {
     const auto d_pre = [&](int i) { return i < Cell::sums ? out[i] : w.d_pre[i - Cell::sums]; };
     // h of this time is the former state of the next.
-    if (at.step > 0) store_word(p.former + offset(at) + D, w.h);
+    if (at.step > 0) store_streamed(p.former + offset(at) + D, w.h);
     if (at.step == T) {
       store2(p.d_h0 + at.corner, d_pre(Cell::h_at).x, d_pre(Cell::h_at).y);
       if constexpr (Cell::local) store2(p.d_s0 + at.corner, d_pre(Cell::state_at).x, d_pre(Cell::state_at).y);
@@ -202,8 +202,8 @@ template <class Cell, class S> struct CellBackwardPass {
     }
     S* const to = p.d_wx + among(at, Cell::inputs, time(at), D);
 #pragma unroll
-    for (int i = 0; i < Cell::inputs; ++i) store2(to + i * D, d_pre(i).x, d_pre(i).y);
-    if constexpr (Cell::gated) store_word(p.d_gate + offset(at), w.d_gate);
+    for (int i = 0; i < Cell::inputs; ++i) store2_streamed(to + i * D, d_pre(i).x, d_pre(i).y);
+    if constexpr (Cell::gated) store_streamed(p.d_gate + offset(at), w.d_gate);
   }
 };
 
@@ -223,7 +223,7 @@ template <class S, bool backward> struct FactorPass {
   ELMAN_FN void value(Work&, const Pair<A> (&sum)[1], Carry&, Pair<A> (&out)[1]) const { out[0] = sum[0]; }
   ELMAN_FN void finish(const Place& at, const Work&, const Pair<A> (&out)[1]) const {
     const int64_t t = backward ? T - at.step : at.step;
-    if (t < T) store2(to + at.cell + t * R, out[0].x, out[0].y);
+    if (t < T) store2_streamed(to + at.cell + t * R, out[0].x, out[0].y);
   }
 };
 

@@ -141,7 +141,7 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
         }
     }
     if (i + 1 < T) prefetch(xz + 2 * D), prefetch(xz + 3 * D);
-    if (i > 0) store2(p.w + at - D, w.x, w.y);
+    if (i > 0) store2_streamed(p.w + at - D, w.x, w.y);
     if (i % C::K == 0 && !last)
 #pragma unroll
       for (int n = 0; n < N; ++n) {
@@ -150,8 +150,8 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
       }
     if (!last) {
       const Pair<A> h = c.h, v = unpacked(z);
-      store2(p.h + at, h.x, h.y);
-      store2(p.y + at, h.x * silu_of(Step::score(v.x, r.x, h.x, gate.x).q), h.y * silu_of(Step::score(v.y, r.y, h.y, gate.y).q));
+      store2_streamed(p.h + at, h.x, h.y);
+      store2_streamed(p.y + at, h.x * silu_of(Step::score(v.x, r.x, h.x, gate.x).q), h.y * silu_of(Step::score(v.y, r.y, h.y, gate.y).q));
       if (i == T - 1) store2(p.h_last + b * D + e.channel(), h.x, h.y);
     } else {
 #pragma unroll
@@ -170,7 +170,7 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
         e.share(i, turn);
       }
       for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) step(i, turn);
-      if (i % fence_steps == 0) fence_words();
+      if (i % fence_steps<C> == 0) fence_words();
     }
   }
 };

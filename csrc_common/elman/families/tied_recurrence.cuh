@@ -72,7 +72,7 @@ template <class Step, class C, class S> struct ForwardPass {
   }
   ELMAN_FN void fetch(const Place& at, Input& in) const {
     in.u = dense::load_packed(p.u + at.cell + (int64_t)min_of(at.step + 1, T - 1) * D);  // the last step's is for nobody
-    in.b = dense::load_packed(p.b + at.channel);
+    in.b = load_word<Packed<A>>(p.b + at.channel);
   }
   ELMAN_FN Work prepare(const Place&, const Input& in, const Carry&) const { return {entered<C, S>(in.u), dense::unpacked(in.b), {}}; }
   ELMAN_FN void value(Work& w, const Pair<A> (&sum)[1], Carry&, Pair<A> (&out)[1]) const {
@@ -80,8 +80,8 @@ template <class Step, class C, class S> struct ForwardPass {
     out[0] = {w.x.x + w.h.x, w.x.y + w.h.y};
   }
   ELMAN_FN void finish(const Place& at, const Work& w, const Pair<A> (&)[1]) const {
-    store2(p.h + offset(at), w.h.x, w.h.y);
-    store2(p.y + offset(at), Step::readout(w.h.x, A(0)), Step::readout(w.h.y, A(0)));
+    store2_streamed(p.h + offset(at), w.h.x, w.h.y);
+    store2_streamed(p.y + offset(at), Step::readout(w.h.x, A(0)), Step::readout(w.h.y, A(0)));
     if (at.step == T - 1) store2(p.h_last + at.corner, w.h.x, w.h.y);
   }
 };
@@ -134,11 +134,11 @@ template <class Step, class C, class S> struct BackwardPass {
     const Pair<A> d = out[0];
     if (at.step > 0) {
       const Pair<A> x = entered<C, S>(w.u), slope = entered_slope<C, S>(w.u);
-      store2(p.operand + offset(at) + D, x.x + w.h.x, x.y + w.h.y);
-      store2(p.d_u + offset(at) + D, w.sum.x * slope.x, w.sum.y * slope.y);
+      store2_streamed(p.operand + offset(at) + D, x.x + w.h.x, x.y + w.h.y);
+      store2_streamed(p.d_u + offset(at) + D, w.sum.x * slope.x, w.sum.y * slope.y);
     }
     if (at.step == T) return store2(p.d_h0 + at.corner, d.x, d.y);
-    store2(p.d_pre + offset(at), d.x, d.y);
+    store2_streamed(p.d_pre + offset(at), d.x, d.y);
   }
 };
 

@@ -6,15 +6,14 @@
 //   shared memory. Its WARPS warps share the terms of the sum, CHUNKS times 32 of each operand, and add their parts in a fixed order: two
 //   runs are equal bit by bit.
 // * A step's order follows from what the other blocks wait for: after the barrier only the sums, the step's result and its publication;
-//   stores and erasures while the others' results are on the way, loads for the next step after they have come.
-//   Too early a look at the exchange costs a second one, so something is done before it: derivatives in the backward pass, the stores in the
-//   forward pass, where turns have not given the others their time.
+//   stores and erasures while the others' results are on the way, then the look at the exchange, and under way derivatives; loads for the
+//   next step after it has succeeded. Too early a look costs a second one. Several turns give each other their time: there the look comes first.
 // * The blocks of a group exchange the operands of the products through a ring of slots in global memory, one slot a step, laid out as the
 //   fragments of the product. A word there is its own ready flag (exchange.cuh), so that there is no barrier between blocks.
 // * Use of a slot again: a phase erases what it published into slot s - 1 after the block's barrier of step s. With one phase every block
 //   of the group has then published slot s and so has read all of slot s - 1. With two, every block has published its part of what phase 0
 //   multiplies in step s, or what phase 1 waits for was made from all of that: either way after it had read all of slot s - 1. An erasure is
-//   ordered before the word's next value, and each reader's look at it, by one fence every `fence_steps` steps in every thread: eraser,
+//   ordered before the word's next value, and each reader's look at it, by one fence every `fence_steps<C>` steps in every thread: eraser,
 //   fence, publication of the same word, reader, fence, look. RING is at least twice that and four more.
 // * Any number of channels that is a multiple of 16 and fits the warps' chunks, any B and T of at least 1. States are carried in Acc<S>.
 // * C is `args::Constant`: WARPS, TURNS, RING and DELAY here, and what the families make Products of, chosen by elmanctl/tiles.py.
@@ -24,9 +23,9 @@ namespace elman::dense {
 inline constexpr int tile = 16;  // channels of a tile: rows of W
 inline constexpr int rows = 8;  // batch rows of a tile: columns of the product
 inline constexpr int chunk = 32;  // terms that a warp multiplies at once
-inline constexpr int fence_steps = 8;
 
 template <class C> inline constexpr int threads = C::WARPS * 32;
+template <class C> inline constexpr int fence_steps = C::RING / 2 - 2;
 
 // How a block keeps its part of M, SUMS rows for each channel and terms of OPERANDS values for each channel that it reads. A unit is what
 // a warp keeps of a tile's rows for one operand; full where no warp, tile of the batch or turn is partly empty, which saves the tests.
@@ -52,7 +51,7 @@ template <class C, class P> constexpr unsigned part_of = C::WARPS * P::row_tiles
 // Shared memory of a block. A carry is what a thread keeps of its channels from step to step; of one turn it is in registers.
 template <class S, class C, class Carry, class P, class Q = NoProduct> struct Layout {
   static_assert(C::WARPS >= 2 * P::tiles && C::WARPS >= 2 * Q::tiles, "one thread for each two channels and batch row of a block's tiles");
-  static_assert(C::RING >= 2 * fence_steps + 4 && (C::RING & (C::RING - 1)) == 0);
+  static_assert(C::RING >= 8 && (C::RING & (C::RING - 1)) == 0);
   static constexpr unsigned kept_first = C::WARPS * P::own_chunks * P::shared * 2 * 32;
   static constexpr unsigned kept_second = C::WARPS * Q::own_chunks * Q::shared * 2 * 32;
   static constexpr unsigned half = part_of<C, P> > part_of<C, Q> ? part_of<C, P> : part_of<C, Q>;  // two parts are in flight
@@ -214,7 +213,7 @@ template <class S, class C, class P, bool transposed, class Pass> struct Phase {
 #pragma unroll
         for (int i = 0; i < Pass::outputs; ++i) erase(target_of(step - 1, turn) + i * rows * channels);
     }
-    if (ring.ahead && turn == 0 && step % fence_steps == 0) fence_words();
+    if (ring.ahead && turn == 0 && step % fence_steps<C> == 0) fence_words();
   }
 
   // One turn of one step. finish_other(done) finishes what came before the first turn; `half` is where the parts go.
@@ -228,22 +227,23 @@ template <class S, class C, class P, bool transposed, class Pass> struct Phase {
       finish_former();
       return sync_block();
     }
-    constexpr bool stores_first = C::TURNS == 1 && !transposed;
+    constexpr bool alone = C::TURNS == 1;
     const Place at = place_of(step, turn);
-    if (at.mine) work = pass.prepare(at, next, carry);
-    if (stores_first) finish_former();
+    if (alone) finish_former();
+    else if (at.mine) work = pass.prepare(at, next, carry);
     A sum[P::row_tiles][4] = {};
     const int g = lane() / 4;
     const int mine = row - b + turn * rows + g < B ? chunks : 0;  // this lane's chunks
     const S* const from = source + slot(step) + turn * (unsigned)(rows * terms);
     Eight<S> v[P::chunks];
-    if (C::TURNS == 1) pause(since, C::DELAY);  // with more, other turns have filled the time
+    if (alone) pause(since, C::DELAY);
 #pragma unroll
     for (int c = 0; c < P::chunks; ++c) {
       if (!P::full) v[c] = {};
       if (P::full || c < mine) v[c] = load_exchanged(from + c * chunk * rows);
     }
-    if (!stores_first) finish_former();
+    if (!alone) finish_former();
+    else if (at.mine) work = pass.prepare(at, next, carry);
     for (unsigned tries = 0;;) {
       bool late = false;
 #pragma unroll

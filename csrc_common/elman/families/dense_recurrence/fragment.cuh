@@ -5,6 +5,7 @@
 // * It sums into d[0], d[1]: row 2 g, columns 2 q and 2 q + 1; d[2], d[3]: row 2 g + 1.
 // * bf16 uses the tensor cores. float and double pass the right operand around the warp: slow, and the same terms in the same lanes.
 #include <elman/elman.cuh>
+#include <elman/stream.cuh>
 
 namespace elman::dense {
 template <class S> struct Eight {
@@ -79,7 +80,7 @@ template <> struct PackedOf<float> { using type = Word2f; };
 template <> struct PackedOf<double> { using type = Word2d; };
 template <class S> using Packed = typename PackedOf<S>::type;
 
-template <class S> ELMAN_FN Packed<S> load_packed(const S* p) { return load_word<Packed<S>>(p); }
+template <class S> ELMAN_FN Packed<S> load_packed(const S* p) { return load_streamed(p); }  // read once in a pass
 ELMAN_FN Pair<float> unpacked(uint32_t w) { return unpack(w); }
 ELMAN_FN Pair<float> unpacked(Word2f w) { return {w.x, w.y}; }
 ELMAN_FN Pair<double> unpacked(Word2d w) { return {w.x, w.y}; }

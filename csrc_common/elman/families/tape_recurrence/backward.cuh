@@ -140,8 +140,8 @@ template <class Step, class C, class S, class Args> struct BackwardPass {
     if (!mine) return;
     const int64_t b = e.row(turn);
     S* const to = p.d_sums + at_time(b, T + 1, i, 2 * D, e.channel());
-    store2(to, c.d_pre.x, c.d_pre.y), store2(to + D, d_w.x, d_w.y);
-    store2(p.former + at_time(b, T + 1, i, D, e.channel()), h.x, h.y);
+    store2_streamed(to, c.d_pre.x, c.d_pre.y), store2_streamed(to + D, d_w.x, d_w.y);
+    store2_streamed(p.former + at_time(b, T + 1, i, D, e.channel()), h.x, h.y);
     if (i == 0)
 #pragma unroll
       for (int n = 0; n < N; ++n) {
@@ -193,7 +193,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass {
     add(beta, a, w, c.d_r, turn);
     if (!mine) return;
     S* const to = p.d_xz + at_time(b, T, t, 2 * D, e.channel());
-    store2(to, c.d_pre.x, c.d_pre.y), store2(to + D, x.d_z, y.d_z);
+    store2_streamed(to, c.d_pre.x, c.d_pre.y), store2_streamed(to + D, x.d_z, y.d_z);
     if (t == 0) return;
     const int64_t before = at_time(b, T, t - 1, D, e.channel());
     prefetch(p.d_y + before), prefetch(p.h + before), prefetch(p.xz + at_time(b, T, t - 1, 2 * D, e.channel()) + D);
@@ -213,7 +213,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass {
         if (i > 0) e.share(T - i + 1, turn);
         else sync_block();  // the next turn stores where this one has read
       }
-      if ((T - i) % fence_steps == 0) fence_words();
+      if ((T - i) % fence_steps<C> == 0) fence_words();
     }
     if constexpr (Step::vectors > 0)
       for (int turn = 0; turn < C::TURNS; ++turn)

@@ -32,7 +32,7 @@ template <int OUT> struct Operand {
 
 template <class S, class C, class P, class Carry, int VALUES, int TAPES> struct TapeLayout {
   using A = Acc<S>;
-  static_assert(C::WARPS >= 2 * P::tiles && C::RING >= 2 * fence_steps + 4 && (C::RING & (C::RING - 1)) == 0);
+  static_assert(C::WARPS >= 2 * P::tiles && C::RING >= 8 && (C::RING & (C::RING - 1)) == 0);
   static constexpr unsigned owners = 64 * P::tiles;
   static constexpr unsigned kept_size = C::WARPS * P::own_chunks * P::shared * 2 * 32, parts_size = part_of<C, P>;
   static constexpr unsigned sums_size = P::tiles * VALUES * rows, totals_size = 2 * VALUES * rows;
