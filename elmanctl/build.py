@@ -24,6 +24,7 @@ from elmanctl.tensors import DTYPES
 from elmanctl.toolchain import (
     DEVICE_FLAGS,
     HOST_FLAGS,
+    RUNTIME_FLAGS,
     cache_folder,
     command,
     compiler,
@@ -67,7 +68,9 @@ def key(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str) -
     """Return the content hash that names the artefact."""
     folder = folder_of(kernel)
     files = sources(folder) + (runtime_sources(target) if is_host(target) else [])
-    flags = HOST_FLAGS + FLAVOURS[target].kernel + FLAVOURS[target].runtime if is_host(target) else DEVICE_FLAGS
+    flags = DEVICE_FLAGS
+    if is_host(target):
+        flags = HOST_FLAGS + RUNTIME_FLAGS + FLAVOURS[target].kernel + FLAVOURS[target].runtime
     return digest(
         files, kernel.header(), dtype, target, *flags, compiler(target)[1], json.dumps(dict(constants), sort_keys=True)
     )
@@ -160,7 +163,7 @@ def runtime_objects(target: str) -> list[str]:
     if not is_host(target):
         return []
     path, version = compiler(target)
-    flags = (*HOST_FLAGS, *FLAVOURS[target].runtime)
+    flags = (*RUNTIME_FLAGS, *FLAVOURS[target].runtime)
     name = "runtime-" + digest(runtime_sources(target), *flags, version)
     done = cache_folder() / "kernels" / name
     if not done.exists():
