@@ -40,6 +40,13 @@ ERROR_LINE = re.compile(
 )
 
 
+def build_flags(target: str) -> tuple[str, ...]:
+    """Return every flag that a build for a target is made with, of its runtime too."""
+    if not is_host(target):
+        return DEVICE_FLAGS
+    return HOST_FLAGS + RUNTIME_FLAGS + FLAVOURS[target].kernel + FLAVOURS[target].runtime
+
+
 def cache_folder() -> Path:
     """Return where artefacts live: ELMANCTL_CACHE, else ~/.cache/elmanctl."""
     return Path(os.environ.get("ELMANCTL_CACHE") or Path.home() / ".cache" / "elmanctl")
