@@ -20,11 +20,8 @@ demo: .venv/installed
 	$(BIN)/elmanctl dims E75h4n32 --params 100M
 	$(BIN)/elmanctl bench $(SUITE) --run demo --again
 
-# Six processes at least, also on fewer cores: each keeps the stacks of every emulated thread of every kernel that it has loaded, two mappings
-# a thread, and Linux allows a process 65,530.
-test: PROCESSES := $(shell n=$$(nproc); echo $$(( n > 6 ? n : 6 )))
 test: .venv/installed
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -22,8 +22,8 @@ from elmanctl.flavours import FLAVOURS, family, is_host
 from elmanctl.kernel import Kernel
 from elmanctl.tensors import DTYPES
 from elmanctl.toolchain import (
-    DEVICE_FLAGS,
-    HOST_FLAGS,
+    RUNTIME_FLAGS,
+    build_flags,
     cache_folder,
     command,
     compiler,
@@ -67,10 +67,8 @@ def key(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str) -
     """Return the content hash that names the artefact."""
     folder = folder_of(kernel)
     files = sources(folder) + (runtime_sources(target) if is_host(target) else [])
-    flags = HOST_FLAGS + FLAVOURS[target].kernel + FLAVOURS[target].runtime if is_host(target) else DEVICE_FLAGS
-    return digest(
-        files, kernel.header(), dtype, target, *flags, compiler(target)[1], json.dumps(dict(constants), sort_keys=True)
-    )
+    chosen = json.dumps(dict(constants), sort_keys=True)
+    return digest(files, kernel.header(), dtype, target, *build_flags(target), compiler(target)[1], chosen)
 
 
 def build(kernel: Kernel, constants: Mapping[str, int], dtype: str, target: str) -> Path:
@@ -160,7 +158,7 @@ def runtime_objects(target: str) -> list[str]:
     if not is_host(target):
         return []
     path, version = compiler(target)
-    flags = (*HOST_FLAGS, *FLAVOURS[target].runtime)
+    flags = (*RUNTIME_FLAGS, *FLAVOURS[target].runtime)
     name = "runtime-" + digest(runtime_sources(target), *flags, version)
     done = cache_folder() / "kernels" / name
     if not done.exists():

@@ -4,6 +4,7 @@
 * A mistake that a GPU might survive by luck must be an error here.
 """
 
+import ctypes
 import os
 import re
 import subprocess
@@ -197,7 +198,14 @@ def test_only_our_names_are_exported(plain):
         ["nm", "-D", "--defined-only", str(plain.library.path)], capture_output=True, text=True, check=True
     )
     names = {line.split()[-1] for line in listed.stdout.splitlines()}
-    assert names == {"elman_forward", "elman_backward", "elman_host_order"}
+    assert names == {"elman_forward", "elman_backward", "elman_host_order", "elman_host_stacks"}
+
+
+def test_libraries_share_the_stacks_of_their_threads(plain, race):
+    """Each has a guard page: with stacks of its own, every kernel loaded would take two mappings a thread, and Linux allows 65,530."""
+    places = {ctypes.addressof(ctypes.c_char.in_dll(part.library.handle, "elman_host_stacks")) for part in (plain, race)}
+    assert len(places) == 1 and plain.run("none")[1] == race.run("none")[1] == ""
+    assert Path("/proc/self/maps").read_text().count("---p") >= 64  # a guard page for each thread
 
 
 def test_a_device_build_needs_the_cuda_language(tmp_path):

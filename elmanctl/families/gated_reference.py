@@ -127,9 +127,10 @@ def weight_gradients(t: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def draw(kind: str, shapes: Mapping[str, tuple], randn: Callable) -> dict[str, Tensor]:
     """Draw inputs in fp64.
 
-    `typical`: matrices whose product's largest singular value is near 1. `saturated`: pre-activations and gates of size 8, both signs.
-    `extreme`: pre-activations at zero or of size 30, so that gates are 0, a half or 1; a matrix that nearly forgets (0.02) or keeps (0.98) a
-    channel.
+    `typical`: W of largest singular value near 1; U and V whose product has a spectral radius near 1: with the 0.25 of factors drawn like
+    W, the last chunk has forgotten the first state, and nothing there tells whether it was read. `saturated`: pre-activations and gates of
+    size 8, both signs. `extreme`: pre-activations at zero or of size 30, so that gates are 0, a half or 1; a matrix W that nearly forgets
+    (0.02) or keeps (0.98) a channel.
 
     Args:
         shapes: of every input by name: wx, W or U and V, h0 and s0, and any number of gates.
@@ -137,7 +138,7 @@ def draw(kind: str, shapes: Mapping[str, tuple], randn: Callable) -> dict[str, T
     """
     drawn = {name: randn(*shape) for name, shape in shapes.items()}
     for name in {"W", "U", "V"} & set(drawn):
-        drawn[name] = drawn[name] * (0.5 / drawn[name].shape[1] ** 0.5)
+        drawn[name] = drawn[name] * ((0.5 if name == "W" else 1) / drawn[name].shape[1] ** 0.5)
     drawn["h0"] = torch.tanh(drawn["h0"])
     wide = [name for name in drawn if name not in ("W", "U", "V", "h0", "s0")]
     if kind == "saturated":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import elmanctl
 from elmanctl.flavours import is_host
-from elmanctl.toolchain import DEVICE_FLAGS, HOST_FLAGS, csrc_folder, runtime_sources, sources
+from elmanctl.toolchain import build_flags, csrc_folder, runtime_sources, sources
 from elmanctl.variant import Variant
 from elmanctl.verify import policy
 
@@ -37,8 +37,7 @@ def parts(variant: Variant, target: str, common: dict[str, str] | None = None) -
     """Return the hash of each thing that a receipt for a target vouches for; `common` are those of any target, if known."""
     texts = {"policy": policy.digest()}
     if variant.has_kernel:
-        flags = HOST_FLAGS if is_host(target) else DEVICE_FLAGS
-        texts["flags"] = digest((), " ".join(flags))
+        texts["flags"] = digest((), " ".join(build_flags(target)))
         if is_host(target):
             texts["runtime"] = digest(sorted(runtime_sources(target), key=_order))
     return dict(sorted(((common or common_parts(variant)) | texts).items()))

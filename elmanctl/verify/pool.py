@@ -143,6 +143,9 @@ def prepare(every: bool = False) -> None:
     if every:
         import torch.testing._internal.optests  # noqa: F401
 
+        with contextlib.suppress(ImportError):  # a place inside torch, which opcheck comes to and another release may lack
+            import torch._inductor.pattern_matcher  # noqa: F401
+
 
 def forked(plan) -> Worker:
     """Return a worker forked from this process."""

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from elmanctl.verify import origin
-from elmanctl.verify.policy import AMPLE, FACTOR, SMALLEST, TAIL, WINDOW
+from elmanctl.verify.limits import Limits, divide
+from elmanctl.verify.policy import FACTOR, WINDOW
 
 SPARKS = " ▁▂▃▄▅▆▇█"
 
@@ -55,7 +56,15 @@ class Row:
 
 
 def judge(
-    name: str, axes: tuple[str, ...], got, truth, rounded, accumulation: float, tiny: float = 0.0, chunk: int = WINDOW
+    name: str,
+    axes: tuple[str, ...],
+    got,
+    truth,
+    rounded,
+    accumulation: float,
+    tiny: float = 0.0,
+    chunk: int = WINDOW,
+    limits: Limits | None = None,
 ) -> Row:
     """Apply the rule to one tensor.
 
@@ -65,9 +74,9 @@ def judge(
         got: what the kernel wrote, as fp64 array.
         truth: the truth, fp64, same shape.
         rounded: errors of M stochastic roundings, fp64 [M, *shape].
-        accumulation: ACCUMULATION * unit roundoff * sqrt(terms); times a group's max|truth| it is the accumulation term.
-        tiny: the accumulator's smallest normal number.
+        accumulation, tiny: see Limits.
         chunk: the kernel's chunk length, for words on where an error starts.
+        limits: those of the truth, where they are known already.
     """
     time = axes.index("T") if "T" in axes else None
     if truth.size == 0:
@@ -75,29 +84,14 @@ def judge(
     if not np.isfinite(got).all():
         bad = ~np.isfinite(got)
         return Row(name, float("inf"), float("inf"), "not finite", first(bad, axes, time), *_start(bad, time, chunk))
-    error = got - truth
+    error, limits = got - truth, limits or Limits(axes, truth, rounded, accumulation, tiny)
     square, squares = error * error, rounded * rounded
     size, worst, where, flagged = np.abs(truth), 0.0, "", None
-    for axis in (None, *(a for a in range(truth.ndim) if a != time and truth.shape[a] > 1)):
-        window = _window(truth, time, axis)
-        parts = _floor_parts(squares, time, axis, window)
-        extra = accumulation * _fold(size, time, axis, window, np.maximum) + tiny
-        ratios = _ratios(_fold(square, time, axis, window), *parts, extra)
-        if axis is not None:
-            ratios = np.where(parts[-1] < SMALLEST, 0.0, ratios)
+    for axis, window, largest, ratios in limits.ratios(error):
         if ratios.max() > worst:
             at = np.unravel_index(ratios.argmax(), ratios.shape)
             worst, flagged = float(ratios.max()), (axis, at, window)
-            where = _group(axes, time, axis, at, truth, window)
-    peak = _fold(np.abs(error), time, None, WINDOW, np.maximum)
-    most = _fold(np.abs(rounded).max(0), time, None, WINDOW, np.maximum)
-    usual = _fold(np.sqrt(squares.mean(0)), time, None, WINDOW, np.maximum)
-    extra = accumulation * _fold(size, time, None, WINDOW, np.maximum) + tiny
-    ratios = _divide(peak, FACTOR * (np.maximum(most, 2.5 * usual) + extra))
-    if ratios.max() > worst and truth.size > 1:
-        at = np.unravel_index(ratios.argmax(), ratios.shape)
-        worst, flagged = float(ratios.max()), (None, at, WINDOW)
-        where = _group(axes, time, None, at, truth, WINDOW) + " (largest)"
+            where = _group(axes, time, axis, at, truth, window) + (" (largest)" if largest else "")
     scale = np.sqrt((truth * truth).sum())
     relative = float(np.sqrt(square.sum()) / scale) if scale else float(np.sqrt(square.sum()))
     spark, start, course = _against_time(square, squares, time, size, accumulation, tiny)
@@ -112,50 +106,6 @@ def judge(
     if worst <= 1:
         return Row(name, worst, relative, where, spark=spark)
     return Row(name, worst, relative, where, index, start, spark, origin.describe(course, chunk))
-
-
-def _window(truth, time, axis) -> int:
-    """Return how many steps the groups of an axis span."""
-    if time is None or axis is None:
-        return WINDOW
-    each = truth.size // (truth.shape[time] * truth.shape[axis])
-    return max(WINDOW, -(-AMPLE // each))
-
-
-def _ratios(square, largest, mean, carriers, count, extra):
-    """Return error over limit for groups given by sums of squares."""
-    floor = np.maximum(np.sqrt(largest), np.sqrt(mean) * (1 + TAIL / np.sqrt(2 * carriers)))
-    return _divide(np.sqrt(square), FACTOR * (floor + extra * np.sqrt(count)))
-
-
-def _divide(error, limit):
-    # An error of exactly 0 passes under a limit of 0, where the truth and every rounding of it are exactly 0.
-    return np.divide(error, limit, out=np.where(error > 0, np.inf, 0.0), where=limit > 0)
-
-
-def _floor_parts(squares, time, axis, window):
-    """Return, per group: largest and mean over the M of the sum of squares, elements that carry it, and elements."""
-    sums = np.stack([_fold(s, time, axis, window) for s in squares])
-    average, mean = sums.mean(0), squares.mean(0)
-    count = _fold(np.ones_like(mean), time, axis, window)
-    quartic = _fold(mean * mean, time, axis, window)
-    share = np.divide(average**2, quartic, out=np.ones_like(quartic), where=quartic > 0)
-    # A sum of n independent squares scatters by 2/n of its square. Estimated over all groups, and over those of each index alone.
-    # Of the sums over their average: squares of what an underflow left would be nothing, or divide by nothing.
-    scatter = count * np.divide(sums, average, out=np.ones_like(sums), where=average > 0).var(0, ddof=1)
-    independent = count * 2 / np.maximum(np.maximum(scatter.mean(), scatter.mean(0)), 1e-9)
-    return sums.max(0), average, np.maximum(np.minimum(share, independent), 1.0), count
-
-
-def _fold(values, time, axis, window, how=np.add):
-    """Reduce to [windows, indices of axis]; windows is 1 without time, indices 1 without axis."""
-    keep = [a for a in (time, axis) if a is not None]
-    values = how.reduce(values, axis=tuple(a for a in range(values.ndim) if a not in keep))
-    if time is not None and axis is not None and axis < time:
-        values = values.T
-    if time is None:
-        return values.reshape(1, -1)
-    return how.reduceat(values.reshape(values.shape[0], -1), np.arange(0, values.shape[0], window), axis=0)
 
 
 def _group(axes, time, axis, at, truth, window) -> str:
@@ -205,7 +155,7 @@ def _against_time(square, squares, time, size, accumulation, tiny):
     count = square.size // square.shape[time]
     extra = accumulation * size.max(axis=rest) + tiny
     limit = FACTOR * (np.sqrt(squares.sum(axis=tuple(a + 1 for a in rest)).max(0)) + extra * np.sqrt(count))
-    ratios = _divide(np.sqrt(square.sum(axis=rest)), limit)
+    ratios = divide(np.sqrt(square.sum(axis=rest)), limit)
     over = np.flatnonzero(ratios > 1)
     marks = np.clip(np.nan_to_num(ratios, posinf=1.0) * (len(SPARKS) - 1), 0, len(SPARKS) - 1).astype(int)
     return "".join(SPARKS[m] for m in marks), int(over[0]) if len(over) else None, ratios

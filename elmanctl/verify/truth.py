@@ -4,8 +4,9 @@ Everything runs on the CPU, whatever device the kernel runs on.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from elmanctl.kernel import Kernel
 from elmanctl.tensors import ACCUMULATOR, TensorSpec, evaluate
 from elmanctl.verify import cases, drawn
+from elmanctl.verify.limits import Limits
 from elmanctl.verify.policy import ACCUMULATION, ROUNDINGS
 from elmanctl.verify.rounding import TINY, UNIT, Rounding, absolute
 from elmanctl.verify.tolerance import Row, judge
@@ -111,31 +113,79 @@ class Truth:
 
     def judge(self, got: Mapping[str, Tensor]) -> list[Row]:
         """Apply the rule to what a kernel returned: outputs, and `d_<input>` of every input."""
-        problem = self.problem
-        kernel = problem.kernel
-        specs = {s.name: s for s in (*kernel.output_specs, *_gradient_specs(kernel))}
         rows = []
-        for name, truth in self.values.items():
-            if name not in got:
-                rows.append(Row(name, INF, INF, "missing"))
+        for name in self.values:
+            if wrong := self._unlike(name, got):
+                rows.append(Row(name, INF, INF, wrong))
                 continue
-            terms = kernel.terms.get(name) or kernel.terms.get(name.removeprefix("d_")) or kernel.terms.get("*", "T")
-            accumulator = ACCUMULATOR[problem.dtype]
-            unit = UNIT[accumulator] * float(evaluate(terms, problem.sizes)) ** 0.5
-            wanted = specs[name].dtype(problem.dtype)
-            if str(got[name].dtype) != f"torch.{wanted}":
-                rows.append(Row(name, INF, INF, f"dtype {got[name].dtype} instead of {wanted}"))
-                continue
-            array = got[name].detach().cpu().double().numpy()
-            if array.shape != truth.shape:
-                rows.append(Row(name, INF, INF, f"shape {list(array.shape)} instead of {list(truth.shape)}"))
-                continue
-            axes, shape = split_products(specs[name].dims, truth.shape, problem.sizes)
-            errors = self.errors[name].reshape(-1, *shape)
-            tiny, chunk = TINY[accumulator], cases.chunk(problem.constants)
-            arrays = (array.reshape(shape), truth.reshape(shape), errors)
-            rows.append(judge(name, axes, *arrays, ACCUMULATION * unit, tiny, chunk))
+            part = self._part(name)
+            array = got[name].detach().cpu().double().numpy().reshape(part.limits.truth.shape)
+            arrays = (array, part.limits.truth, part.errors)
+            rows.append(judge(name, part.axes, *arrays, part.accumulation, part.tiny, self._chunk, part.limits))
         return rows
+
+    def ratios(self, got: Mapping[str, Tensor], names: Iterable[str] | None = None) -> dict[str, float]:
+        """Return error over limit, as `judge` finds it, of the named tensors; by default of each that a kernel should return."""
+        found = {}
+        for name in self.values if names is None else names:
+            found[name] = INF
+            if not self._unlike(name, got):
+                limits = self._part(name).limits
+                found[name] = limits.worst(got[name].detach().cpu().double().numpy().reshape(limits.truth.shape))
+        return found
+
+    def prepare(self) -> "Truth":
+        """Work out the limits, before processes are forked that would each do so; return self."""
+        for name in self.values:
+            self._part(name)
+        return self
+
+    @property
+    def _chunk(self) -> int:
+        return cases.chunk(dict(self.problem.constants))
+
+    def _unlike(self, name: str, got: Mapping[str, Tensor]) -> str:
+        """Return why a result cannot be compared; nothing where it can."""
+        if name not in got:
+            return "missing"
+        wanted = self._specs[name].dtype(self.problem.dtype)
+        if str(got[name].dtype) != f"torch.{wanted}":
+            return f"dtype {got[name].dtype} instead of {wanted}"
+        if got[name].shape != self.values[name].shape:
+            return f"shape {list(got[name].shape)} instead of {list(self.values[name].shape)}"
+        return ""
+
+    @cached_property
+    def _specs(self) -> dict[str, TensorSpec]:
+        kernel = self.problem.kernel
+        return {s.name: s for s in (*kernel.output_specs, *_gradient_specs(kernel))}
+
+    @cached_property
+    def _parts(self) -> dict[str, "Part"]:
+        return {}
+
+    def _part(self, name: str) -> "Part":
+        if name not in self._parts:
+            problem, truth = self.problem, self.values[name]
+            declared, accumulator = problem.kernel.terms, ACCUMULATOR[problem.dtype]
+            terms = declared.get(name) or declared.get(name.removeprefix("d_")) or declared.get("*", "T")
+            accumulation = ACCUMULATION * UNIT[accumulator] * float(evaluate(terms, problem.sizes)) ** 0.5
+            axes, shape = split_products(self._specs[name].dims, truth.shape, problem.sizes)
+            errors, tiny = self.errors[name].reshape(-1, *shape), TINY[accumulator]
+            limits = Limits(axes, truth.reshape(shape), errors, accumulation, tiny)
+            self._parts[name] = Part(axes, errors, accumulation, tiny, limits)
+        return self._parts[name]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor of a truth with its axes taken apart, and its limits; see Limits."""
+
+    axes: tuple[str, ...]
+    errors: np.ndarray
+    accumulation: float
+    tiny: float
+    limits: Limits
 
 
 def split_products(dims, shape, sizes: Mapping[str, int]) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -102,6 +102,9 @@ def test_masks_find_a_head_in_products_and_sums_of_dimensions():
     sizes = {"B": 2, "T": 3, "H": 3, "N": 2, "M": 1}
     mask = extents.of_head(("B", "T", "2*H*N+H*M"), "H", sizes)
     assert mask.int().tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 0]
+    mask = extents.of_head(("B", "(4+2*P)*H*N+(1-TIED)*H*M", "T"), "H", {"P": 0, "TIED": 1, "H": 2, "N": 1, "M": 3})
+    assert mask.flatten().int().tolist() == [0, 1] * 4 and mask.shape == (8, 1)
+    assert extents.of_head(("B", "(H+1)*N"), "H", sizes) is None, "no part of such an axis is one head's"
     assert extents.of_head(("B", "T"), "H", sizes) is None
     assert extents.of_last_chunk(("B", "T", "N"), 11, 4).flatten().int().tolist() == [0] * 8 + [1] * 3
     assert extents.of_last_chunk(("B", "T"), 4, 4) is None

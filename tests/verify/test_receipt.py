@@ -95,7 +95,7 @@ def test_changing_a_shared_header_makes_exactly_those_receipts_stale_that_reach_
 
 def test_flags_and_the_rule_itself_are_vouched_for(spec, monkeypatch):
     receipt.write(spec, made(spec))
-    for name, where, value in (("FACTOR", policy, 3.0), ("HOST_FLAGS", hashes, ("-O0",))):
+    for name, where, value in (("FACTOR", policy, 3.0), ("HOST_FLAGS", toolchain, ("-O0",))):
         with monkeypatch.context() as changed:
             changed.setattr(where, name, value)
             assert receipt.state(spec, "host") == "stale", name

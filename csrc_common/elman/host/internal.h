@@ -64,13 +64,7 @@ struct Block {
 
 enum Order { forward_order, reverse_order, random_order };
 
-struct Arena {  // fiber stacks, kept between launches
-  char* base = nullptr;
-  size_t count = 0;
-};
-
 struct Runtime {
-  std::mutex mutex;
   int order = forward_order;
   uint64_t seed = 1, random = 1;
   Fiber* current = nullptr;
@@ -93,7 +87,6 @@ struct Runtime {
   void* argument = nullptr;
   std::string error;
   const void* error_sites[2] = {};
-  Arena arena;
   const void* main_stack_bottom = nullptr;  // learnt from AddressSanitizer
   size_t main_stack_bytes = 0;
   void* main_fake_stack = nullptr;

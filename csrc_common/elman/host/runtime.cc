@@ -1,9 +1,9 @@
 // The host backend's runtime: every CUDA thread is a fiber, scheduled on the OS thread that launched.
 // * A plain launch runs one block after another; a cooperative one runs all blocks together.
 // * A fiber runs until it waits. Barriers and collectives keep lists of who waits; when nobody is ready and somebody is
-//   unfinished, that is a deadlock, known at once.
+//   unfinished, that is a deadlock, known at once. Who was released goes on first, while his stack is in the cache.
 // * Shared memory starts as 0xFF bytes (NaN in every format); the gaps after its arrays are checked at the end.
-// * One mutex a library: indices are read constantly, so the state is plain and launches take turns.
+// * One mutex: indices are read constantly, so the state is plain and launches take turns.
 // * runtime_sync.cc: barriers, collectives and copies; runtime_report.cc: the texts of failures.
 // Compile all three with the kernel's sanitizers, except thread: instrumented, the race check would check itself.
 #include <elman/host/internal.h>
@@ -54,6 +54,21 @@ elman_switch_stack:
   ret
   .size elman_switch_stack, .-elman_switch_stack
 )");
+
+// The stacks of all fibers, kept between launches: two mappings each, of the 65,530 that Linux allows a process by default.
+// One for all libraries of a process, however many kernels it loads: the dynamic linker merges this symbol (STB_GNU_UNIQUE).
+struct Stacks {
+  std::mutex mutex;  // of the launches too
+  char* base = nullptr;
+  size_t count = 0;
+};
+#ifdef __SANITIZE_ADDRESS__  // it reports what two libraries define
+static Stacks elman_host_stacks;
+#else
+extern "C" {
+[[gnu::visibility("default")]] inline Stacks elman_host_stacks;
+}
+#endif
 
 namespace elman::host {
 const Here* here = nullptr;
@@ -125,29 +140,32 @@ void switch_to(void** save, Fiber* f, [[maybe_unused]] void** fake_stack, [[mayb
   __builtin_unreachable();
 }
 
-bool grow_arena(size_t count) {
-  if (rt.arena.count >= count) return true;
-  if (rt.arena.base) munmap(rt.arena.base, rt.arena.count * stack_bytes);
-  rt.arena = {};
+bool grow_stacks(size_t count) {
+  Stacks& all = elman_host_stacks;
+  if (all.count >= count) return true;
+  if (all.base) munmap(all.base, all.count * stack_bytes);
+  all.base = nullptr;
+  all.count = 0;
   void* base = mmap(nullptr, count * stack_bytes, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) return false;
-  rt.arena = {static_cast<char*>(base), count};
   // Each guard page splits a mapping; the usual limit of 65530 mappings allows about 32,000 fibers.
   for (size_t i = 0; i < count; ++i)
-    if (mprotect(rt.arena.base + i * stack_bytes, page, PROT_NONE)) {
+    if (mprotect(static_cast<char*>(base) + i * stack_bytes, page, PROT_NONE)) {
       munmap(base, count * stack_bytes);
-      rt.arena = {};
       return false;
     }
+  all.base = static_cast<char*>(base);
+  all.count = count;
   return true;
 }
 
 void start(Fiber& f, size_t i) {
-  f.stack = rt.arena.base + i * stack_bytes;
+  f.stack = elman_host_stacks.base + i * stack_bytes;
   // A fiber that was abandoned leaves poison behind.
   ELMAN_ASAN(__asan_unpoison_memory_region(f.stack + page, stack_bytes - page);)
-  void** top = reinterpret_cast<void**>(f.stack + stack_bytes);
+  // Stacks that began at the same place of a page would meet in a few sets of the cache.
+  void** top = reinterpret_cast<void**>(f.stack + stack_bytes - i * 640 % page);
   *--top = nullptr;  // the stack pointer is 8 modulo 16 at a function's entry
   *--top = reinterpret_cast<void*>(&fiber_main);
   for (int r = 0; r < 6; ++r) *--top = nullptr;
@@ -165,7 +183,7 @@ void run_together(const std::vector<unsigned>& indices, size_t shared_bytes) {
   rt.live_blocks.clear();
   rt.live_blocks.resize(indices.size());
   rt.fibers.resize(indices.size() * threads);
-  if (!grow_arena(rt.fibers.size())) {
+  if (!grow_stacks(rt.fibers.size())) {
     rt.error =
         "the host backend cannot hold " + std::to_string(rt.fibers.size()) + " threads at once; use fewer blocks";
     return;
@@ -221,8 +239,9 @@ void run_together(const std::vector<unsigned>& indices, size_t shared_bytes) {
 void make_ready(List& list) {
   if (rt.order == forward_order) {
     if (list.head) {
-      (rt.ready.tail ? rt.ready.tail->next : rt.ready.head) = list.head;
-      rt.ready.tail = list.tail;
+      list.tail->next = rt.ready.head;
+      if (!rt.ready.head) rt.ready.tail = list.tail;
+      rt.ready.head = list.head;
     }
   } else {
     static std::vector<Fiber*> items;
@@ -271,7 +290,7 @@ void fail(std::string text, const void* first, const void* second) {
 
 int run(const char* name, bool cooperative, int64_t grid, int64_t block, size_t shared_bytes, void (*body)(void*),
         void* argument, char* error, size_t error_size) {
-  const std::lock_guard<std::mutex> lock(rt.mutex);
+  const std::lock_guard<std::mutex> lock(elman_host_stacks.mutex);
   rt.error.clear();
   rt.error_sites[0] = rt.error_sites[1] = nullptr;
   rt.main_stack_bottom = nullptr;
@@ -324,7 +343,7 @@ void* shared_array(unsigned offset, size_t bytes, size_t alignment, const char* 
 // Choose the order in which threads and blocks run: 0 forward, 1 reverse, 2 random from `seed`. Results must not depend
 // on it.
 extern "C" __attribute__((visibility("default"))) void elman_host_order(int order, uint64_t seed) {
-  const std::lock_guard<std::mutex> lock(elman::host::rt.mutex);
+  const std::lock_guard<std::mutex> lock(elman_host_stacks.mutex);
   elman::host::rt.order = order;
   elman::host::rt.seed = seed;
 }

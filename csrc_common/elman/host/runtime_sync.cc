@@ -9,6 +9,9 @@
 
 namespace elman::host {
 namespace {
+// Two names that are the same are nearly always one literal, and every arrival asks.
+bool same(const char* a, const char* b) { return a == b || !strcmp(a, b); }
+
 void arrive_in_warp(const char* operation, const char* file, int line) {
   Fiber* f = rt.current;
   Warp& w = *f->warp;
@@ -16,7 +19,7 @@ void arrive_in_warp(const char* operation, const char* file, int line) {
     w.operation = operation;
     w.file = file;
     w.line = line;
-  } else if (strcmp(w.operation, operation) || w.line != line || strcmp(w.file, file)) {
+  } else if (w.line != line || !same(w.operation, operation) || !same(w.file, file)) {
     fail("divergent warp collective: " + where(f) + " is in " + operation + " at " + place(file, line) +
          " while its warp is in " + w.operation + " at " + place(w.file, w.line));
   }
@@ -38,7 +41,11 @@ void release_block(Block& b) {
 const Slot* exchange(const void* value, size_t bytes, const char* operation, const char* file, int line) {
   Warp& w = *rt.current->warp;
   Slot* slots = w.slots[w.phase & 1];
-  memcpy(slots[rt.current->lane].bytes, value, bytes);
+  unsigned char* slot = slots[rt.current->lane].bytes;
+  if (bytes == 4)  // nearly always; a call of memcpy costs more than the copy
+    memcpy(slot, value, 4);
+  else
+    memcpy(slot, value, bytes);
   arrive_in_warp(operation, file, line);
   return slots;
 }
@@ -55,7 +62,7 @@ void sync_block(const char* file, int line) {
   if (b.arrived == 0) {
     b.file = file;
     b.line = line;
-  } else if (b.line != line || strcmp(b.file, file)) {
+  } else if (b.line != line || !same(b.file, file)) {
     fail("divergent sync_block: " + where(rt.current) + " at " + place(file, line) + ", others at " +
          place(b.file, b.line));
   }

@@ -22,21 +22,32 @@ def head_dim(kernel: Kernel) -> str | None:
 def of_head(dims: tuple[str, ...], name: str, sizes: Mapping[str, int], index: int = HEAD) -> Tensor | None:
     """Return the mask, broadcastable to a tensor of these dimensions, of one head; None where it has no such dimension.
 
-    An axis may hold the head inside: `4*H*N`, or side by side as in `2*H*N+H*M`.
+    An axis may hold the head inside: `4*H*N`, side by side as in `2*H*N+H*M`, and beside brackets as in `(4+2*P)*H*N`.
     """
     for axis, text in enumerate(dims):
-        if name not in text.replace("+", "*").split("*"):
+        terms = [_parts(term, "*") for term in _parts(text, "+")]
+        if not any(name in factors for factors in terms):
             continue
         parts = []
-        for term in text.split("+"):
-            factors = term.split("*")
-            lengths = [int(evaluate(f, sizes)) for f in factors]
-            part = torch.zeros(lengths, dtype=torch.bool)
+        for factors in terms:
+            part = torch.zeros([int(evaluate(f, sizes)) for f in factors], dtype=torch.bool)
             if name in factors:
                 part.select(factors.index(name), min(index, sizes[name] - 1)).fill_(True)
             parts.append(part.flatten())
         return torch.cat(parts).reshape([-1] + [1] * (len(dims) - axis - 1))
     return None
+
+
+def _parts(text: str, symbol: str) -> list[str]:
+    """Split an expression at a symbol outside of brackets."""
+    parts, depth = [""], 0
+    for c in text.replace(" ", ""):
+        depth += (c == "(") - (c == ")")
+        if c == symbol and not depth:
+            parts.append("")
+        else:
+            parts[-1] += c
+    return parts
 
 
 def of_last_chunk(dims: tuple[str, ...], T: int, chunk: int) -> Tensor | None:

@@ -28,6 +28,7 @@ from elmanctl.verify.session import workers
 from elmanctl.verify.truth import Truth, draw, establish
 
 DIVISIONS = 20  # edits of divisions of the work that are tried
+AHEAD = 4  # edits in work for each worker: one that is slow to judge keeps no other waiting
 LONGEST = 40  # steps: what only shows over longer times is the business of the calibrating tests
 
 Progress = Callable[[str, int, int], None]
@@ -50,10 +51,15 @@ def _truth(case: Case) -> Truth:
     return establish(draw(plan.kernel, plan.reference, plan.constants, case, plan.request.seed))
 
 
-def _verdicts(case: Case) -> list[Verdict]:
-    plan = _work.plan
+def _verdicts(case: Case) -> tuple[list[Verdict], Truth]:
+    plan, truth = _work.plan, _truth(case)
     library = Compiled(plan.kernel, plan.constants)
-    return verdicts(library, plan.kernel, plan.reference, plan.constants, case, plan.request.seed)
+    parts = (plan.kernel, plan.reference, plan.constants)
+    return verdicts(library, *parts, case, plan.request.seed, truth), dataclasses.replace(truth)
+
+
+def _original(number: int) -> Original:
+    return kernel_mutants.original([_work.benches[number]])
 
 
 def _fate(edit: Edit) -> Fate:
@@ -86,14 +92,20 @@ def prove(plan: Plan, mutants: int = MUTANTS, progress: Progress | None = None, 
         dtypes = [d for d in QUICK_DTYPES if d in plan.dtypes]
         listed = {d: _cases(plan, d) for d in dtypes}
         with workers(jobs) as team:
-            pending = {c.id: team.submit(_verdicts, c) for c in itertools.chain(*listed[dtypes[0]])}
-            truths = {c.id: team.submit(_truth, c) for d in dtypes for c in itertools.chain(*listed[d])}
-            for done, (id, future) in enumerate(pending.items(), 1):
-                found.truth[id] = future.result()
-                progress("truth mutants on case", done, len(pending))
-            known = {id: future.result() for id, future in truths.items()}
+            first, others = (
+                [c for d in part for c in itertools.chain(*listed[d])] for part in (dtypes[:1], dtypes[1:])
+            )
+            pending = {c.id: team.submit(_verdicts, c) for c in sorted(first, key=_rows, reverse=True)}
+            truths = {c.id: team.submit(_truth, c) for c in others}
+            known: dict[str, Truth] = {}
+            for done, c in enumerate(first, 1):
+                found.truth[c.id], known[c.id] = pending[c.id].result()
+                progress("truth mutants on case", done, len(first))
+            known |= {id: future.result() for id, future in truths.items()}
         _work = _Work(plan, tuple(_bench(plan, d, *listed[d], known) for d in dtypes))
-        _work = _Work(plan, _work.benches, kernel_mutants.original(list(_work.benches)))
+        with workers(jobs) as team:
+            parts = list(team.map(_original, range(len(dtypes))))
+        _work = _Work(plan, _work.benches, kernel_mutants.joined(parts))
         drawn = candidates(toolchain.folder_of(plan.kernel))
         found.divisions = divisions(drawn)
         planted, divided = ([e for e in drawn if bool(e.division) == part] for part in (False, True))
@@ -101,7 +113,7 @@ def prove(plan: Plan, mutants: int = MUTANTS, progress: Progress | None = None, 
         with workers(jobs) as team:
             sample = itertools.islice(kernel_mutants.ordered(divided, found.seed), DIVISIONS)
             tried, counted = [team.submit(_fate, e) for e in sample], 0
-            for fate in _in_order(team, kernel_mutants.ordered(planted, found.seed), 2 * jobs):
+            for fate in _in_order(team, kernel_mutants.ordered(planted, found.seed), AHEAD * jobs):
                 found.fates.append(fate)
                 counted += fate.outcome in COUNTED
                 progress("kernel mutant", counted, mutants)
@@ -127,11 +139,18 @@ def _cases(plan: Plan, dtype: str) -> tuple[list[Case], list[Case]]:
     return quick, [c for c in every if c not in quick and dict(c.sizes).get("T", 1) <= LONGEST]
 
 
+def _rows(case: Case) -> int:
+    """Return how much work a case is, about."""
+    sizes = dict(case.sizes)
+    return sizes.get("T", 1) * sizes.get("B", 1)
+
+
 def _bench(plan: Plan, dtype: str, quick: list[Case], rest: list[Case], known: dict[str, Truth]) -> Bench:
-    truths = {c.id: known[c.id] for c in (*quick, *rest)}
-    thorough = {
+    truths = {c.id: known[c.id].prepare() for c in (*quick, *rest)}
+    thorough = {  # but those that the trial runs, whose bits it has compared
         c.id: draw(plan.kernel, plan.reference, plan.constants, c, plan.request.seed)
         for c in plan.cases([dtype], thorough=True)
+        if c.id not in truths
     }
     at = quick[min(1, len(quick) - 1)].id
     every = dtype == QUICK_DTYPES[0]

@@ -30,7 +30,7 @@ class Bench:
 
     `builds` are the compile-time constants of every library that the cases need: a tiling may ask for several.
     `every`: all cases run, also where one has rejected already, so that each shape has a score of its own; else up to the first that
-    rejects. `thorough`: problems on which one that passes must give the same bits to count as equivalent; `further` has those that need
+    rejects. `thorough`: further problems on which one that passes must give the same bits to count as equivalent; `further` has those that need
     other builds, which are made only of mutants that are equal on all of these.
     """
 
@@ -106,9 +106,9 @@ def _case(bench: Bench, id: str) -> tuple[str, str, list[str]]:
         got = run(library, truth.problem)
     except (CheckFailed, RuntimeError) as error:
         return str(error) or type(error).__name__, "", []
-    if bad := [row for row in truth.judge(got) if not row.ok]:
-        row = max(bad, key=lambda r: r.ratio)
-        return f"{row.tensor} {row.ratio:.3g} times its limit", "", [row.tensor for row in bad]
+    if bad := {tensor: ratio for tensor, ratio in truth.ratios(got).items() if ratio > 1}:
+        worst = max(bad, key=bad.get)
+        return f"{worst} {bad[worst]:.3g} times its limit", "", list(bad)
     return "", digest_of(got), []
 
 

@@ -1,6 +1,5 @@
 """Truth mutants of one case: every fault at every extent, judged by the rule."""
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -42,17 +41,21 @@ class Verdict:
         return self.ratio is not None and self.ratio > 1
 
 
-def verdicts(library: Library, kernel, reference, constants, case: Case, seed: int) -> list[Verdict]:
+def verdicts(
+    library: Library, kernel, reference, constants, case: Case, seed: int, truth: Truth | None = None
+) -> list[Verdict]:
     """Run every truth mutant on one case.
 
+    Args:
+        truth: of the case, where it is established already.
     Raises:
         ValueError: where the library itself is not right: nothing can be shown with it.
     """
-    truth = establish(draw(kernel, reference, constants, case, seed))
+    truth = truth or establish(draw(kernel, reference, constants, case, seed))
     scene = Scene(
         library, truth.problem, draw(kernel, reference, constants, case, seed + FORMER), chunk(dict(constants))
     )
-    if bad := [row.tensor for row in truth.judge(scene.right) if not row.ok]:
+    if bad := [tensor for tensor, ratio in truth.ratios(scene.right).items() if ratio > 1]:
         raise ValueError(f"{case.id}: the kernel is not right in {', '.join(bad)}; a proof needs one that is.")
     found = []
     for fault, wrong in every_fault(scene, reference):
@@ -82,6 +85,5 @@ def _judged(truth: Truth, scene: Scene, fault: str, extent: str, damaged: dict) 
     changed = {n: t for n, t in damaged.items() if n in truth.values and not same_bits(t, scene.right[n])}
     if not changed:
         return Verdict(fault, extent, 0.0, tensor=UNCHANGED)
-    part = dataclasses.replace(truth, values={n: truth.values[n] for n in changed})
-    row = max(part.judge(changed), key=lambda r: r.ratio)
-    return Verdict(fault, extent, row.ratio, tensor=row.tensor)
+    tensor, ratio = max(truth.ratios(changed, changed).items(), key=lambda found: found[1])
+    return Verdict(fault, extent, ratio, tensor=tensor)
