@@ -18,6 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from elmanctl.norms import backward_division, division, programs_of
 
+ROWS, COLUMNS = 256, 16  # of a tile of weight_gradient: 16 KB in flight, and a program for each 64 bytes of a row
+
 
 @triton.jit
 def add_norm_forward(
@@ -196,7 +198,7 @@ def summed(partial: Tensor, weight: Tensor) -> Tensor:
     """Return the gradient of a norm's weight from its programs' sums, [programs, D]."""
     programs, D = partial.shape
     dw = torch.empty_like(weight)
-    weight_gradient[(-(-D // 32),)](partial, weight, dw, programs, D, ROWS=64, COLUMNS=32)
+    weight_gradient[(-(-D // COLUMNS),)](partial, weight, dw, programs, D, ROWS=ROWS, COLUMNS=COLUMNS)
     return dw
 
 

@@ -16,7 +16,7 @@ EPS = 1e-5  # always passed on: stock RMSNorm would take the input dtype's epsil
 NEIGHBOURS = (
     4  # elements of one load or store: 16 bytes in fp32, 8 in bf16, so that both dtypes lie in the same threads
 )
-MOST = 16  # elements of a row in a thread, unless WARPS have more: what a backward pass can hold of two rows without spilling
+MOST = 16  # elements of a row in a thread, unless 16 warps have more: what a backward pass can hold of two rows without spilling
 AHEAD = True  # a backward pass reads the next row before it is done with one
 WARPS, REGISTERS = 16, 65536  # of a multiprocessor in a backward pass; on it
 WIDEST = 65535  # elements of a row: half of the registers of a forward pass
@@ -43,7 +43,7 @@ def add_norm(x, residual, weight, out_dtype):
 
 def division(D: int) -> dict[str, int]:
     """Return how a kernel holds a row of D elements: in chunks, in each of which a thread has NEIGHBOURS, and its warps."""
-    warps = next((w for w in (1, 2, 4, 8) if 32 * w * MOST >= D), WARPS)
+    warps = next((w for w in (1, 2, 4, 8) if 32 * w * MOST >= D), 16)
     width = 32 * warps * NEIGHBOURS
     return {"CHUNKS": -(-D // width), "WIDTH": width, "num_warps": warps}
 
