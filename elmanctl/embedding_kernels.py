@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from elmanctl.norm_kernels import add_norm_forward, add_products, gradient, multiprocessors, read_row, summed, zeros
+from elmanctl.norm_kernels import add_norm_forward, add_products, multiprocessors, read_row, read_weight, summed, zeros
 from elmanctl.norms import BYTES, backward_division, division, programs_of
 
 BLOCK = 2048  # positions that a program of embedding_order looks at together
@@ -52,28 +52,28 @@ def embedding_add_norm_backward(
     code = tl.load(order + first)
     following = tl.load(order + first + 1, mask=first + 1 < last, other=0)
     former = code & 255
+    ws, inverses = read_weight(weight, D, CHUNKS, WIDTH)
     if AHEAD:
-        gs, us, ss = read_row(du, u, ds, code >> 8, first < last, D, HAS_DS, CHUNKS, WIDTH)
+        gs, us, ss, scale = read_row(du, u, ds, rstd, code >> 8, first < last, D, HAS_DS, CHUNKS, WIDTH)
     for place in range(first, last):
         after = tl.load(order + place + 2, mask=place + 2 < last, other=0)
-        row, byte = code >> 8, code & 255
+        byte = code & 255
         if AHEAD:
-            next_row = read_row(du, u, ds, following >> 8, place + 1 < last, D, HAS_DS, CHUNKS, WIDTH)
+            next_row = read_row(du, u, ds, rstd, following >> 8, place + 1 < last, D, HAS_DS, CHUNKS, WIDTH)
         else:
-            gs, us, ss = read_row(du, u, ds, row, place < last, D, HAS_DS, CHUNKS, WIDTH)
+            gs, us, ss, scale = read_row(du, u, ds, rstd, code >> 8, place < last, D, HAS_DS, CHUNKS, WIDTH)
         sums, total = add_products(sums, gs, us, CHUNKS, WIDTH)
-        scale = tl.load(rstd + row)
         new = ()
         for k in tl.static_range(CHUNKS):
             at = k * WIDTH + lane
-            d = gradient(gs[k], us[k], total / D, scale, tl.load(weight + at, mask=at < D, other=1.0))
+            d = scale * (ws[k] * gs[k].to(tl.float32) - us[k].to(tl.float32) * inverses[k] * (total / D))
             if HAS_DS:
                 d += ss[k]
             tl.store(parts + (program + former) * D + at, found[k], mask=(at < D) & (byte != former))
             new += (tl.where(byte == former, found[k], 0.0) + d,)
         found = new
         if AHEAD:
-            gs, us, ss = next_row
+            gs, us, ss, scale = next_row
         former, code, following = byte, following, after
     for k in tl.static_range(CHUNKS):
         at = k * WIDTH + lane

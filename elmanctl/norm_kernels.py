@@ -55,8 +55,8 @@ def add_norm_forward(
 
 
 @triton.jit
-def read_row(du, u, ds, row, there, D, HAS_DS: tl.constexpr, CHUNKS: tl.constexpr, WIDTH: tl.constexpr):
-    """Return a row of du, u and, where HAS_DS, ds, in chunks, as they are stored; zeros unless `there`."""
+def read_row(du, u, ds, rstd, row, there, D, HAS_DS: tl.constexpr, CHUNKS: tl.constexpr, WIDTH: tl.constexpr):
+    """Return a row of du, u and, where HAS_DS, ds, in chunks, as they are stored, and its rstd; zeros unless `there`."""
     gs, us, ss = (), (), ()
     for k in tl.static_range(CHUNKS):
         at = k * WIDTH + tl.arange(0, WIDTH)
@@ -65,7 +65,19 @@ def read_row(du, u, ds, row, there, D, HAS_DS: tl.constexpr, CHUNKS: tl.constexp
         us += (tl.load(u + row * D + at, mask=mask, other=0.0),)
         if HAS_DS:
             ss += (tl.load(ds + row * D + at, mask=mask, other=0.0),)
-    return gs, us, ss
+    return gs, us, ss, tl.load(rstd + row, mask=there, other=0.0)
+
+
+@triton.jit
+def read_weight(weight, D, CHUNKS: tl.constexpr, WIDTH: tl.constexpr):
+    """Return the weight in chunks, and 1 / weight, 0 where it is 0. A load inside a loop would wait for the next row's."""
+    ws, inverses = (), ()
+    for k in tl.static_range(CHUNKS):
+        at = k * WIDTH + tl.arange(0, WIDTH)
+        w = tl.load(weight + at, mask=at < D, other=0.0)
+        ws += (w,)
+        inverses += (tl.where(w == 0, 0.0, 1 / tl.where(w == 0, 1.0, w)),)
+    return ws, inverses
 
 
 @triton.jit
@@ -89,13 +101,6 @@ def add_products(sums, gs, us, CHUNKS: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def gradient(g, u, c, scale, w):
-    """Return the gradient of the new stream by u alone, for one chunk of a row."""
-    normal = tl.where(w == 0, 0.0, u.to(tl.float32) / tl.where(w == 0, 1.0, w))
-    return scale * (w * g.to(tl.float32) - normal * c)
-
-
-@triton.jit
 def add_norm_backward(
     du, ds, u, rstd, weight, dr, dx, dw, rows, D,
     HAS_DS: tl.constexpr, HAS_R: tl.constexpr, AHEAD: tl.constexpr, CHUNKS: tl.constexpr, WIDTH: tl.constexpr,
@@ -103,25 +108,25 @@ def add_norm_backward(
     """Rows program_id, program_id + programs, ...; dw[program] is the sum of du u over them. AHEAD: the next row is read before this one is done."""
     program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     lane, sums = tl.arange(0, WIDTH), zeros(CHUNKS, WIDTH)
+    ws, inverses = read_weight(weight, D, CHUNKS, WIDTH)
     if AHEAD:
-        gs, us, ss = read_row(du, u, ds, program, program < rows, D, HAS_DS, CHUNKS, WIDTH)
+        gs, us, ss, scale = read_row(du, u, ds, rstd, program, program < rows, D, HAS_DS, CHUNKS, WIDTH)
     for row in range(program, rows, programs):
         if AHEAD:
-            next_row = read_row(du, u, ds, row + programs, row + programs < rows, D, HAS_DS, CHUNKS, WIDTH)
+            next_row = read_row(du, u, ds, rstd, row + programs, row + programs < rows, D, HAS_DS, CHUNKS, WIDTH)
         else:
-            gs, us, ss = read_row(du, u, ds, row, row < rows, D, HAS_DS, CHUNKS, WIDTH)
+            gs, us, ss, scale = read_row(du, u, ds, rstd, row, row < rows, D, HAS_DS, CHUNKS, WIDTH)
         sums, total = add_products(sums, gs, us, CHUNKS, WIDTH)
-        scale = tl.load(rstd + row)
         for k in tl.static_range(CHUNKS):
             at = k * WIDTH + lane
-            d = gradient(gs[k], us[k], total / D, scale, tl.load(weight + at, mask=at < D, other=1.0))
+            d = scale * (ws[k] * gs[k].to(tl.float32) - us[k].to(tl.float32) * inverses[k] * (total / D))
             if HAS_DS:
                 d += ss[k]
             if HAS_R:
                 tl.store(dr + row * D + at, d, mask=at < D)
             tl.store(dx + row * D + at, d, mask=at < D)
         if AHEAD:
-            gs, us, ss = next_row
+            gs, us, ss, scale = next_row
     for k in tl.static_range(CHUNKS):
         at = k * WIDTH + lane
         tl.store(dw + program * D + at, sums[k], mask=at < D)
