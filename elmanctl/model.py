@@ -14,7 +14,7 @@ from torch import nn
 from elmanctl.errors import UserError
 from elmanctl.norms import AddNorm, Rows
 from elmanctl.recompute import chunked_loss, recomputed
-from elmanctl.together import spectral_norms
+from elmanctl.together import prepared
 from elmanctl.variant import Spec
 
 EMBEDDING_STD = 0.02
@@ -75,7 +75,7 @@ class LadderLM(nn.Module):
         """Return what the head reads, [B, T, dim], and the state after the last token; arguments as in `forward`."""
         x, residual, after = Rows(self.embedding, tokens), None, []
         before = [None] * len(self.layers) if state is None else state
-        with spectral_norms(self.layers[self.recomputed :], self.embedding):
+        with prepared(self.layers[self.recomputed :], self.embedding):
             for number, (norm, layer, carried) in enumerate(zip(self.norms, self.layers, before, strict=True)):
                 x, residual = norm(x, residual)
                 x, last = recomputed(layer, x, carried) if number < self.recomputed else layer(x, carried)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from elmanctl.casts import cast
 from elmanctl.kernel import Kernel
 from elmanctl.launch import compute_dtype, dtype_name, run_backward, run_forward
 from elmanctl.norms import working_dtype
@@ -215,7 +216,7 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx, silu, x, *weights):
         ctx.silu, ctx.dtypes = silu, [weight.dtype for weight in weights]
-        weights = [weight.to(x.dtype) for weight in weights]
+        weights = [cast(weight, x.dtype) for weight in weights]
         ctx.save_for_backward(x, *weights)
         x = F.silu(x) if silu else x
         return tuple(F.linear(x, weight) for weight in weights)
