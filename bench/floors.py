@@ -3,8 +3,9 @@
     python bench/floors.py [MODEL@DIMxDEPTH[:BATCHxCHUNK]] [--rival rnn] [--out FILE]
 
 * products: every matrix product of a step (the profiler's list, with shapes), each timed alone by the library in its fastest layout.
-* norms: 12 bytes an element forward and 14 backward; optimizer: gradients read for their norm, then p, m, v read and written and the gradient
-  read, 32 bytes a parameter. Both at the copy rate.
+* norms: 12 bytes an element forward and 14 backward, and less at the ends: 10 in all for the first, which reads no x and writes no stream,
+  22 for the second, which reads none, 18 for the last, which writes none and gets no gradient of one; optimizer: gradients read for their
+  norm, then p, m, v read and written and the gradient read, 32 bytes a parameter. Both at the copy rate.
 * recurrence: the kernel itself at the smallest product that keeps its groups and blocks (one tile of 16 channels a block), forward and
   backward: barrier, exchange and sums, which no faster product shortens. `with its product` adds the rest of the product at the library's
   rate of a large one; it can begin only when the exchange has come.
@@ -30,7 +31,7 @@ from elmanctl.plugins.registry import registry
 from elmanctl.step import autocast
 from elmanctl.tiles import TILE
 
-NORM_BYTES, OPTIMIZER_BYTES = 12 + 14, 32
+NORM_BYTES, ENDS_LESS, OPTIMIZER_BYTES = 12 + 14, 16 + 4 + 8, 32
 PRODUCTS = {"aten::mm": 2, "aten::addmm": 3, "aten::bmm": 2}  # how many of the first inputs say the sizes
 SMALL = ((16, 1), (8, 2), (4, 4))  # warps and chunks of the small kernel, of which the fastest counts, times 512 / D
 
@@ -130,7 +131,7 @@ def main(arguments: list[str]) -> int:
     with torch.device("meta"):
         parameters = parameter_count(LadderLM(registry().resolve(row.model), row.dim, row.depth))
     tokens = row.batch * row.chunk
-    floor["norms"] = (row.depth + 1) * tokens * row.dim * NORM_BYTES / copy
+    floor["norms"] = ((row.depth + 1) * NORM_BYTES - ENDS_LESS) * tokens * row.dim / copy
     floor["optimizer"] = parameters * OPTIMIZER_BYTES / copy
     forward, backward, small = smallest(row, device)
     floor["recurrence"] = row.depth * row.chunk * (forward + backward) / 1e3

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from elmanctl.errors import UserError
-from elmanctl.norms import AddNorm
+from elmanctl.norms import AddNorm, Rows
 from elmanctl.recompute import chunked_loss, recomputed
+from elmanctl.together import prepared
 from elmanctl.variant import Spec
 
 EMBEDDING_STD = 0.02
@@ -72,13 +73,14 @@ class LadderLM(nn.Module):
 
     def hidden(self, tokens, state=None):
         """Return what the head reads, [B, T, dim], and the state after the last token; arguments as in `forward`."""
-        x, residual, after = F.embedding(tokens.long(), self.embedding), None, []
+        x, residual, after = Rows(self.embedding, tokens), None, []
         before = [None] * len(self.layers) if state is None else state
-        for number, (norm, layer, carried) in enumerate(zip(self.norms, self.layers, before, strict=True)):
-            x, residual = norm(x, residual)
-            x, last = recomputed(layer, x, carried) if number < self.recomputed else layer(x, carried)
-            after.append(last)
-        x, _ = self.final_norm(x, residual)
+        with prepared(self.layers[self.recomputed :], self.embedding):
+            for number, (norm, layer, carried) in enumerate(zip(self.norms, self.layers, before, strict=True)):
+                x, residual = norm(x, residual)
+                x, last = recomputed(layer, x, carried) if number < self.recomputed else layer(x, carried)
+                after.append(last)
+        x, _ = self.final_norm(x, residual, keep=False)
         return x, after
 
     def loss(self, tokens, state=None):

@@ -5,16 +5,22 @@
 """
 
 import importlib.util
-import math
 from functools import cache
+from typing import NamedTuple
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 EPS = 1e-5  # always passed on: stock RMSNorm would take the input dtype's epsilon, 7.8e-3 in bf16
-ELEMENTS_A_THREAD = 16  # about; of a row, in registers
-WIDEST = 65535  # elements of a row; a wider one does not fit into shared memory where its layout changes
-WARPS = 16  # of a multiprocessor in a backward pass: 128 registers a thread
+NEIGHBOURS = (
+    4  # elements of one load or store: 16 bytes in fp32, 8 in bf16, so that both dtypes lie in the same threads
+)
+MOST = 12  # elements of a row in a thread, unless 16 warps have more: what a backward pass can hold of two rows and not spill
+AHEAD = True  # a backward pass reads the next row before it is done with one
+WARPS, REGISTERS = 16, 65536  # of a multiprocessor in a backward pass; on it
+WIDEST = 65535  # elements of a row: half of the registers of a forward pass
+BYTES = 256  # rows of a table that `Rows` are taken from
 
 
 def add_norm(x, residual, weight, out_dtype):
@@ -36,11 +42,17 @@ def add_norm(x, residual, weight, out_dtype):
 
 
 def division(D: int) -> dict[str, int]:
-    """Return how a kernel holds a row of D elements: two parts, each a power of two (the second 0 where one is enough), and its warps."""
-    first = max(16, 1 << (D.bit_length() - 1))
-    second = max(16, 1 << (D - first - 1).bit_length()) if first < D else 0
-    warps = round(math.log2(max(1.0, (first + second) / (32 * ELEMENTS_A_THREAD))))
-    return {"FIRST": first, "SECOND": second, "num_warps": min(WARPS, 1 << warps)}
+    """Return how a kernel holds a row of D elements: in chunks, in each of which a thread has NEIGHBOURS, and its warps."""
+    warps = next((w for w in (1, 2, 4, 8) if 32 * w * MOST >= D), 16)
+    width = 32 * warps * NEIGHBOURS
+    return {"CHUNKS": -(-D // width), "WIDTH": width, "num_warps": warps}
+
+
+def backward_division(D: int) -> dict[str, int]:
+    """Return the same for a backward pass, whether it reads ahead, and the registers of a thread, so that WARPS always run at once."""
+    held = division(D)
+    ahead = AHEAD and held["CHUNKS"] * NEIGHBOURS <= MOST
+    return {**held, "AHEAD": ahead, "maxnreg": REGISTERS // (32 * WARPS)}
 
 
 def programs_of(D: int, rows: int, multiprocessors: int) -> int:
@@ -65,6 +77,21 @@ def working_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+class Rows(NamedTuple):
+    """F.embedding(index, table) that is not made yet: x of the first norm, and then the stream.
+
+    A kernel takes the rows from the table, a megabyte or two that stay in the L2 cache, where the made tensor is written and read twice.
+    `gradient` stands for the stream in autograd: it has its shape and gradient, and no values.
+    """
+
+    table: Tensor
+    index: Tensor
+    gradient: Tensor | None = None
+
+    def made(self) -> Tensor:
+        return F.embedding(self.index.long(), self.table)
+
+
 class AddNorm(nn.Module):
     """The norm before one sub-layer, with the residual add before it. Scale starts at 1, no bias."""
 
@@ -72,11 +99,26 @@ class AddNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
 
-    def forward(self, x, residual=None):
-        """Take x [B, T, dim] and the stream (None at first); return the normalised input and the new stream, fp32."""
-        dtype = working_dtype(x)
-        if implementation(x.device) == "triton" and x.dtype != torch.float64 and x.shape[-1] <= WIDEST:
-            from elmanctl.norm_kernels import AddNormFunction
+    def forward(self, x: Tensor | Rows, residual: Tensor | Rows | None = None, keep: bool = True):
+        """Take x [B, T, dim] and the stream (None at first); return the normalised input and the new stream, fp32.
 
-            return AddNormFunction.apply(x, residual, self.weight, EPS, dtype)
-        return add_norm(x, residual, self.weight, dtype)
+        Only a first x can be Rows, and only a stream that this made of it; a stream that is not to be kept may be None.
+        """
+        like = x.table if isinstance(x, Rows) else x
+        dtype = working_dtype(like)
+        if implementation(like.device) == "torch" or like.dtype == torch.float64 or like.shape[-1] > WIDEST:
+            return add_norm(x.made() if isinstance(x, Rows) else x, residual, self.weight, dtype)
+        if isinstance(x, Rows):
+            if x.index.dtype == torch.uint8 and len(x.table) == BYTES:  # no index can then be outside
+                from elmanctl.embedding_kernels import EmbeddingNormFunction
+
+                index = x.index.contiguous()
+                u, gradient = EmbeddingNormFunction.apply(index, x.table, self.weight, EPS, dtype)
+                return u, Rows(x.table, index, gradient)
+            x = x.made()
+        from elmanctl.norm_kernels import AddNormFunction
+
+        if isinstance(residual, Rows):
+            given = residual.gradient, self.weight, EPS, dtype, keep, residual.table.detach(), residual.index
+            return AddNormFunction.apply(x, *given)
+        return AddNormFunction.apply(x, residual, self.weight, EPS, dtype, keep)

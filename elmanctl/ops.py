@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from elmanctl.casts import cast
 from elmanctl.kernel import Kernel
 from elmanctl.launch import compute_dtype, dtype_name, run_backward, run_forward
 from elmanctl.norms import working_dtype
@@ -208,16 +209,17 @@ _recurrence.register_autograd(_backward, setup_context=_setup)
 class _Project(torch.autograd.Function):
     """Several linear projections of one input, or of its silu, whose gradients by that input are summed inside the products.
 
-    Autograd would make one tensor of the input's size for each and add them: two passes over it more. Under autocast it would also
-    keep the cast of every weight until the backward pass. The silu, as large as the input, is not kept but made again.
+    Autograd would make one tensor of the input's size for each and add them: two passes over it more. The weights' casts are kept, as
+    autocast does; the silu, as large as the input, is not kept but made again.
     """
 
     @staticmethod
     def forward(ctx, silu, x, *weights):
-        ctx.silu = silu
-        ctx.save_for_backward(x, *weights)  # the parameters themselves: their casts are made again
+        ctx.silu, ctx.dtypes = silu, [weight.dtype for weight in weights]
+        weights = [cast(weight, x.dtype) for weight in weights]
+        ctx.save_for_backward(x, *weights)
         x = F.silu(x) if silu else x
-        return tuple(F.linear(x, weight.to(x.dtype)) for weight in weights)
+        return tuple(F.linear(x, weight) for weight in weights)
 
     @staticmethod
     def backward(ctx, *gradients):
@@ -226,12 +228,11 @@ class _Project(torch.autograd.Function):
         gradients = [d.flatten(0, -2) for d in gradients]
         total = None
         for d, weight in sorted(zip(gradients, weights, strict=True), key=lambda pair: pair[1].shape[0]):
-            weight = weight.to(d.dtype)
             total = (
                 d @ weight if total is None else total.addmm_(d, weight)
             )  # the largest last: it hides the addition best
         # In fp32 as the product sums it: neither a rounding to bf16 nor a pass over memory to widen it again.
-        d_weights = [product(d.mT, rows).to(w.dtype) for d, w in zip(gradients, weights, strict=True)]
+        d_weights = [product(d.mT, rows).to(dtype) for d, dtype in zip(gradients, ctx.dtypes, strict=True)]
         total = total.view(x.shape)
         return None, torch.ops.aten.silu_backward(total, x) if ctx.silu else total, *d_weights
 

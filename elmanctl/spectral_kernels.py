@@ -1,8 +1,13 @@
-"""Spectral normalisation as Triton kernels: what spectral.py computes with some forty launches a weight, in nine, and two for its gradient.
+"""Spectral normalisation as Triton kernels, of several weights of one shape at once: eight launches for all of them, and two for their gradients.
 
 * W^T u travels as rows whose sum it is, added up in a fixed order; vectors are divided by their length where they are read.
+* With w = W^T u, v = w / (|w| + eps) and sigma = u^T W v = |w|^2 / (|w| + eps): the last product of spectral.py, W v, is not formed.
 * All sums are fp32 whatever the device's settings for products; the same numbers in every run.
+* `together` is for a model's forward pass: it makes the weights of all layers before the first one, and `normalised` hands them out.
 """
+
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 import triton
@@ -12,149 +17,216 @@ from torch.autograd.function import once_differentiable
 
 from elmanctl.spectral import EPS, ITERATIONS, SpectralNorm
 
-TALL, DEEP = 64, 256  # rows of a tile of `spectral_columns`, and that a program of it adds up
-SHORT, LONG = 8, 256  # rows of a program of `spectral_rows`, columns of its tile
+TOGETHER = 32 * 2**20  # bytes of weights that are taken at once: the L2 cache keeps them from one product to the next
+TALL, DEEP = 64, 512  # rows of a tile of `spectral_columns`, and that a program of it adds up
+SHORT, LONG = 16, 256  # rows of a program of `spectral_rows`, columns of its tile
 COLUMNS = 64
-FLAT, PROGRAMS = 4096, 256
+FLAT, SHARE, PROGRAMS = 4096, 4, 128
+
+_made: dict[tuple[SpectralNorm, torch.dtype], Tensor] = {}
 
 
 @triton.jit
-def spectral_columns(W, u, out, kept, rows, columns, eps, UNIT: tl.constexpr, WIDE: tl.constexpr, TALL: tl.constexpr,
-               DEEP: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """out[program 1] = W^T u over DEEP rows, u divided by its length unless UNIT; kept = that u."""
-    length = 1.0
-    if not UNIT:
+def chosen(pointers, which, COUNT: tl.constexpr):
+    """Return one of several pointers."""
+    found = pointers[0]
+    for i in tl.static_range(1, COUNT):
+        found = tl.where(which == i, pointers[i], found)
+    return found
+
+
+@triton.jit
+def spectral_columns(Ws, us, former, parts, kept, rows, columns, eps, COUNT: tl.constexpr, UNIT: tl.constexpr, WIDE: tl.constexpr,
+                     TALL: tl.constexpr, DEEP: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """parts[program 1] = W^T u over DEEP rows; kept = u: that of `us`, or where not UNIT `former` divided by its length."""
+    which = tl.program_id(2)
+    W, length = chosen(Ws, which, COUNT), 1.0
+    if UNIT:
+        u = chosen(us, which, COUNT)
+    else:
+        u = former + which * rows
         whole = tl.load(u + tl.arange(0, WIDE), mask=tl.arange(0, WIDE) < rows, other=0.0)
         length = tl.sqrt(tl.sum(whole * whole, 0)) + eps
     at = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    total = tl.zeros([COLUMNS], tl.float32)
+    total = tl.zeros([TALL, COLUMNS], tl.float32)
     for start in range(0, DEEP, TALL):
         row = tl.program_id(1) * DEEP + start + tl.arange(0, TALL)
         mask = row < rows
         value = tl.load(u + row, mask=mask, other=0.0) / length
         if tl.program_id(0) == 0:
-            tl.store(kept + row, value, mask=mask)
-        tile = tl.load(
-            W + row[:, None] * columns + at[None, :], mask=mask[:, None] & (at < columns)[None, :], other=0.0
-        )
-        total += tl.sum(tile * value[:, None], 0)
-    tl.store(out + tl.program_id(1) * columns + at, total, mask=at < columns)
+            tl.store(kept + which * rows + row, value, mask=mask)
+        place = row[:, None] * columns + at[None, :]
+        total += tl.load(W + place, mask=mask[:, None] & (at < columns)[None, :], other=0.0) * value[:, None]
+    place = (which * tl.num_programs(1) + tl.program_id(1)) * columns + at
+    tl.store(parts + place, tl.sum(total, 0), mask=at < columns)
 
 
 @triton.jit
-def spectral_rows(
-    W, v, out, kept, length, rows, columns, parts, eps, PARTS: tl.constexpr, SHORT: tl.constexpr, LONG: tl.constexpr
-):
-    """out = W v for SHORT rows a program, v the sum of `parts` rows divided by its length; kept = that sum, length = its length."""
+def sum_of_parts(parts, which, at, columns, PARTS: tl.constexpr):
+    """Return some columns of W^T u."""
+    value = tl.zeros(at.shape, tl.float32)
+    for part in tl.static_range(PARTS):
+        value += tl.load(parts + (which * PARTS + part) * columns + at, mask=at < columns, other=0.0)
+    return value
+
+
+@triton.jit
+def spectral_rows(Ws, parts, Wv, rows, columns, eps, COUNT: tl.constexpr, PARTS: tl.constexpr, SHORT: tl.constexpr,
+                  LONG: tl.constexpr):  # fmt: skip
+    """Wv = W v for SHORT rows a program, v the sum of the parts divided by its length."""
+    which = tl.program_id(1)
+    W = chosen(Ws, which, COUNT)
     row = tl.program_id(0) * SHORT + tl.arange(0, SHORT)
-    part = tl.arange(0, PARTS)
-    total = tl.zeros([SHORT], tl.float32)
+    total = tl.zeros([SHORT, LONG], tl.float32)
     square = tl.zeros([LONG], tl.float32)
     for start in range(0, columns, LONG):
         at = start + tl.arange(0, LONG)
-        mask = at < columns
-        tile = tl.load(W + row[:, None] * columns + at[None, :], mask=(row < rows)[:, None] & mask[None, :], other=0.0)
-        several = tl.load(
-            v + part[:, None] * columns + at[None, :], mask=(part < parts)[:, None] & mask[None, :], other=0.0
-        )
-        value = tl.sum(several, 0)
-        if tl.program_id(0) == 0:
-            tl.store(kept + at, value, mask=mask)
+        place = row[:, None] * columns + at[None, :]
+        tile = tl.load(W + place, mask=(row < rows)[:, None] & (at < columns)[None, :], other=0.0)
+        value = sum_of_parts(parts, which, at, columns, PARTS)
         square += value * value
-        total += tl.sum(tile * value[None, :], 1)
+        total += tile * value[None, :]
     size = tl.sqrt(tl.sum(square, 0)) + eps
-    if tl.program_id(0) == 0:
-        tl.store(length, size)
-    tl.store(out + row, total / size, mask=row < rows)
+    tl.store(Wv + which * rows + row, tl.sum(total, 1) / size, mask=row < rows)
 
 
 @triton.jit
-def spectral_scale(W, u, Wv, sigma, out, rows, count, rho, eps, WIDE: tl.constexpr, FLAT: tl.constexpr):
-    """sigma = u (W v), out = rho / (|sigma| + eps) W."""
-    at = tl.arange(0, WIDE)
-    mask = at < rows
-    found = tl.sum(tl.load(u + at, mask=mask, other=0.0) * tl.load(Wv + at, mask=mask, other=0.0), 0)
-    if tl.program_id(0) == 0:
-        tl.store(sigma, found)
-    flat = tl.program_id(0) * FLAT + tl.arange(0, FLAT)
-    value = tl.load(W + flat, mask=flat < count, other=0.0) * (rho / (tl.abs(found) + eps))
-    tl.store(out + flat, value, mask=flat < count)
+def spectral_scale(Ws, outs, buffers, u, parts, v, length, sigma, rows, columns, rho, eps, COUNT: tl.constexpr, KEEP: tl.constexpr,
+                   WIDE: tl.constexpr, PARTS: tl.constexpr, LONG: tl.constexpr, FLAT: tl.constexpr, SHARE: tl.constexpr):  # fmt: skip
+    """v = the sum of the parts, length = |v| + eps, sigma = |v|^2 / length, out = rho / (sigma + eps) W; buffer = u if KEEP."""
+    which, first = tl.program_id(1), tl.program_id(0) == 0
+    square = tl.zeros([LONG], tl.float32)
+    for start in range(0, columns, LONG):
+        at = start + tl.arange(0, LONG)
+        value = sum_of_parts(parts, which, at, columns, PARTS)
+        if first:
+            tl.store(v + which * columns + at, value, mask=at < columns)
+        square += value * value
+    whole = tl.sum(square, 0)
+    size = tl.sqrt(whole) + eps
+    found = whole / size
+    if first:
+        tl.store(length + which, size)
+        tl.store(sigma + which, found)
+        if KEEP:
+            at = tl.arange(0, WIDE)
+            value = tl.load(u + which * rows + at, mask=at < rows, other=0.0)
+            tl.store(chosen(buffers, which, COUNT) + at, value, mask=at < rows)
+    W, out, scale = chosen(Ws, which, COUNT), chosen(outs, which, COUNT), rho / (found + eps)
+    for step in tl.static_range(SHARE):
+        flat = (tl.program_id(0) * SHARE + step) * FLAT + tl.arange(0, FLAT)
+        mask = flat < rows * columns
+        tl.store(out + flat, tl.load(W + flat, mask=mask, other=0.0) * scale, mask=mask)
 
 
 @triton.jit
-def spectral_dot(G, W, out, count, FLAT: tl.constexpr):
-    """out[program] = sum of G W over its share."""
+def spectral_dot(Gs, Ws, dots, count, COUNT: tl.constexpr, FLAT: tl.constexpr):
+    """dots[program] = sum of G W over its share."""
+    which = tl.program_id(1)
+    G, W = chosen(Gs, which, COUNT), chosen(Ws, which, COUNT)
     total = tl.zeros([FLAT], tl.float32)
     for start in range(tl.program_id(0) * FLAT, count, tl.num_programs(0) * FLAT):
         flat = start + tl.arange(0, FLAT)
         mask = flat < count
         total += tl.load(G + flat, mask=mask, other=0.0).to(tl.float32) * tl.load(W + flat, mask=mask, other=0.0)
-    tl.store(out + tl.program_id(0), tl.sum(total, 0))
+    tl.store(dots + which * tl.num_programs(0) + tl.program_id(0), tl.sum(total, 0))
 
 
 @triton.jit
-def spectral_gradient(G, u, v, length, sigma, dots, dW, rows, columns, rho, eps, PROGRAMS: tl.constexpr, ROWS: tl.constexpr,
-             COLUMNS: tl.constexpr):  # fmt: skip
-    """dW = s (G - <G, W> / (|sigma| + eps) sign(sigma) u v^T / length), s = rho / (|sigma| + eps)."""
-    found = tl.load(sigma)
-    size = tl.abs(found) + eps
-    both = tl.sum(tl.load(dots + tl.arange(0, PROGRAMS)), 0) / size
-    both = tl.where(found < 0, -both, tl.where(found > 0, both, 0.0)) / tl.load(length)
+def spectral_gradient(Gs, dWs, u, v, length, sigma, dots, rows, columns, rho, eps, COUNT: tl.constexpr, PROGRAMS: tl.constexpr,
+                      ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """dW = s (G - <G, W> / (sigma + eps) u v^T / length), s = rho / (sigma + eps), without the second term where sigma is 0."""
+    which = tl.program_id(2)
+    G, dW = chosen(Gs, which, COUNT), chosen(dWs, which, COUNT)
+    found = tl.load(sigma + which)
+    both = tl.sum(tl.load(dots + which * PROGRAMS + tl.arange(0, PROGRAMS)), 0) / (found + eps)
+    both = tl.where(found > 0, both, 0.0) / tl.load(length + which)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     at = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     mask = (row < rows)[:, None] & (at < columns)[None, :]
     place = row[:, None] * columns + at[None, :]
-    outer = (
-        tl.load(u + row, mask=row < rows, other=0.0)[:, None] * tl.load(v + at, mask=at < columns, other=0.0)[None, :]
-    )
-    value = tl.load(G + place, mask=mask, other=0.0).to(tl.float32) - both * outer
-    tl.store(dW + place, value * (rho / size), mask=mask)
+    left = tl.load(u + which * rows + row, mask=row < rows, other=0.0)
+    right = tl.load(v + which * columns + at, mask=at < columns, other=0.0)
+    value = tl.load(G + place, mask=mask, other=0.0).to(tl.float32) - both * (left[:, None] * right[None, :])
+    tl.store(dW + place, value * (rho / (found + eps)), mask=mask)
 
 
 class SpectralFunction(torch.autograd.Function):
-    """SpectralNorm.forward of an fp32 weight [rows, columns] on a GPU, in the dtype that its reader wants."""
+    """SpectralNorm.forward of fp32 weights [rows, columns] with their buffers u on a GPU, in the dtype that their reader wants."""
 
     @staticmethod
-    def forward(ctx, W: Tensor, buffer: Tensor, rho: float, iterations: int, dtype: torch.dtype):
-        W = W.contiguous()
-        rows, columns = W.shape
+    def forward(ctx, buffers: Sequence[Tensor], rho: float, iterations: int, dtype: torch.dtype, *Ws: Tensor):
+        Ws, buffers, count = tuple(W.contiguous() for W in Ws), tuple(buffers), len(Ws)
+        (rows, columns), like = Ws[0].shape, Ws[0]
         wide, parts = triton.next_power_of_2(rows), triton.cdiv(rows, DEEP)
-        u, Wv, v = (torch.empty(n, dtype=torch.float32, device=W.device) for n in (rows, rows, columns))
-        v_parts = torch.empty(parts, columns, dtype=torch.float32, device=W.device)
-        length, sigma = torch.empty(2, dtype=torch.float32, device=W.device)
-        given, unit = buffer, True
-        for _ in range(iterations + 1):
-            spectral_columns[(triton.cdiv(columns, COLUMNS), parts)](
-                W, given, v_parts, u, rows, columns, EPS, UNIT=unit, WIDE=wide, TALL=TALL, DEEP=DEEP, COLUMNS=COLUMNS
-            )
-            given, unit = Wv, False
-            spectral_rows[(triton.cdiv(rows, SHORT),)](
-                W, v_parts, Wv, v, length, rows, columns, parts, EPS,
-                PARTS=triton.next_power_of_2(parts), SHORT=SHORT, LONG=LONG,
-            )  # fmt: skip
-        if iterations:
-            buffer.copy_(u)
-        result = torch.empty(W.shape, dtype=dtype, device=W.device)
-        spectral_scale[(triton.cdiv(W.numel(), FLAT),)](
-            W, u, Wv, sigma, result, rows, W.numel(), rho, EPS, WIDE=wide, FLAT=FLAT
+        u, Wv, v, w_parts = (
+            torch.empty(count, n, dtype=torch.float32, device=like.device)
+            for n in (rows, rows, columns, parts * columns)
         )
-        ctx.save_for_backward(W, u, v, length, sigma)
+        length, sigma = torch.empty(2, count, dtype=torch.float32, device=like.device)
+        for number in range(iterations + 1):
+            if number:
+                spectral_rows[(triton.cdiv(rows, SHORT), count)](
+                    Ws, w_parts, Wv, rows, columns, EPS, COUNT=count, PARTS=parts, SHORT=SHORT, LONG=LONG
+                )
+            spectral_columns[(triton.cdiv(columns, COLUMNS), parts, count)](
+                Ws, buffers, Wv, w_parts, u, rows, columns, EPS,
+                COUNT=count, UNIT=number == 0, WIDE=wide, TALL=TALL, DEEP=DEEP, COLUMNS=COLUMNS,
+            )  # fmt: skip
+        results = tuple(torch.empty(W.shape, dtype=dtype, device=W.device) for W in Ws)
+        spectral_scale[(triton.cdiv(rows * columns, FLAT * SHARE), count)](
+            Ws, results, buffers, u, w_parts, v, length, sigma, rows, columns, rho, EPS,
+            COUNT=count, KEEP=iterations > 0, WIDE=wide, PARTS=parts, LONG=LONG, FLAT=FLAT, SHARE=SHARE,
+        )  # fmt: skip
+        ctx.save_for_backward(u, v, length, sigma, *Ws)
         ctx.rho = rho
-        return result
+        return results
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, G: Tensor):
-        W, u, v, length, sigma = ctx.saved_tensors
-        rows, columns = W.shape
-        G, dots, dW = G.contiguous(), torch.empty(PROGRAMS, dtype=torch.float32, device=W.device), torch.empty_like(W)
-        spectral_dot[(PROGRAMS,)](G, W, dots, W.numel(), FLAT=FLAT)
-        spectral_gradient[(triton.cdiv(rows, TALL), triton.cdiv(columns, COLUMNS))](
-            G, u, v, length, sigma, dots, dW, rows, columns, ctx.rho, EPS, PROGRAMS=PROGRAMS, ROWS=TALL, COLUMNS=COLUMNS
-        )
-        return dW, None, None, None, None
+    def backward(ctx, *Gs: Tensor):
+        u, v, length, sigma, *Ws = ctx.saved_tensors
+        (rows, columns), count = Ws[0].shape, len(Ws)
+        Gs, Ws, dWs = tuple(G.contiguous() for G in Gs), tuple(Ws), tuple(torch.empty_like(W) for W in Ws)
+        dots = torch.empty(count, PROGRAMS, dtype=torch.float32, device=u.device)
+        spectral_dot[(PROGRAMS, count)](Gs, Ws, dots, rows * columns, COUNT=count, FLAT=FLAT)
+        spectral_gradient[(triton.cdiv(rows, TALL), triton.cdiv(columns, COLUMNS), count)](
+            Gs, dWs, u, v, length, sigma, dots, rows, columns, ctx.rho, EPS,
+            COUNT=count, PROGRAMS=PROGRAMS, ROWS=TALL, COLUMNS=COLUMNS,
+        )  # fmt: skip
+        return None, None, None, None, *dWs
+
+
+def _apply(pairs: Sequence[tuple[SpectralNorm, Tensor]], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Normalise weights whose norms have one rho and one mode."""
+    norm = pairs[0][0]
+    iterations = ITERATIONS if norm.training else 0
+    return SpectralFunction.apply([n.u for n, _ in pairs], norm.rho, iterations, dtype, *(W for _, W in pairs))
+
+
+def groups(pairs: Sequence[tuple[SpectralNorm, Tensor]]) -> list[list[tuple[SpectralNorm, Tensor]]]:
+    """Divide weights into those that are taken at once: of one shape, rho and mode, and no more than TOGETHER bytes unless it is one."""
+    found: dict[tuple, list[list[tuple[SpectralNorm, Tensor]]]] = {}
+    for norm, W in pairs:
+        lists = found.setdefault((W.shape, norm.rho, norm.training), [[]])
+        if lists[-1] and (len(lists[-1]) + 1) * W.nbytes > TOGETHER:
+            lists.append([])
+        lists[-1].append((norm, W))
+    return [group for lists in found.values() for group in lists]
+
+
+@contextlib.contextmanager
+def together(pairs: Sequence[tuple[SpectralNorm, Tensor]], dtype: torch.dtype) -> Iterator[None]:
+    """Normalise the weights [rows, columns] that a forward pass inside will ask `normalised` for, in fp32, once each."""
+    try:
+        for group in groups(pairs):
+            _made.update(zip(((norm, dtype) for norm, _ in group), _apply(group, dtype), strict=True))
+        yield
+    finally:
+        _made.clear()
 
 
 def normalised(norm: SpectralNorm, W: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the normalised weight in `dtype`; a training step improves the norm's u first."""
-    return SpectralFunction.apply(W, norm.u, norm.rho, ITERATIONS if norm.training else 0, dtype)
+    made = _made.pop((norm, dtype), None)
+    return _apply([(norm, W)], dtype)[0] if made is None else made

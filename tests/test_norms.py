@@ -2,7 +2,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from elmanctl.norms import EPS, WARPS, AddNorm, add_norm, division, fused, implementation, programs_of
+from elmanctl.norms import (
+    EPS,
+    NEIGHBOURS,
+    WARPS,
+    AddNorm,
+    Rows,
+    add_norm,
+    backward_division,
+    division,
+    fused,
+    implementation,
+    programs_of,
+)
 
 
 def inputs(dtype=torch.float32, device="cpu", scale=1.0):
@@ -65,16 +77,26 @@ def test_module_computes_in_the_autocast_dtype():
     assert (u.dtype, stream.dtype) == (torch.bfloat16, torch.float32)
 
 
-@pytest.mark.parametrize("D", [1, 16, 33, 768, 1536, 2176, 2432, 4096, 4736, 10_000])
-def test_a_row_is_held_in_two_parts_with_few_lanes_to_spare(D):
+@pytest.mark.parametrize("D", [1, 16, 33, 768, 1536, 2176, 2432, 4096, 4736, 10_000, 47_744])
+def test_a_row_is_held_in_chunks_with_few_lanes_to_spare(D):
     found = division(D)
-    parts = found["FIRST"], found["SECOND"]
-    assert D <= sum(parts) <= max(1.5 * D, 32) and all(p == 0 or p & (p - 1) == 0 for p in parts)
-    assert found["num_warps"] in (1, 2, 4, 8, 16)
+    assert D <= found["CHUNKS"] * found["WIDTH"] <= max(1.5 * D, 128)
+    assert found["num_warps"] in (1, 2, 4, 8, 16) and found["WIDTH"] == 32 * found["num_warps"] * NEIGHBOURS
     assert 1 <= programs_of(D, 10**6, 132) * found["num_warps"] <= 132 * WARPS and programs_of(D, 3, 132) == 3
+    assert backward_division(D)["AHEAD"] == (D <= 6144), "two rows in the registers of one program"
 
 
 def test_lanes_of_the_widths_that_are_trained():
-    assert {D: tuple(division(D).values()) for D in (768, 1536, 2432, 4736)} == {
-        768: (512, 256, 2), 1536: (1024, 512, 4), 2432: (2048, 512, 4), 4736: (4096, 1024, 8)
+    assert {D: tuple(division(D).values()) for D in (768, 1536, 1920, 2432, 3200, 4736)} == {
+        768: (3, 256, 2), 1536: (3, 512, 4), 1920: (2, 1024, 8), 2432: (3, 1024, 8), 3200: (2, 2048, 16), 4736: (3, 2048, 16)
     }  # fmt: skip
+
+
+def test_rows_are_the_embedding_and_take_its_gradient():
+    table = torch.randn(256, 48, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    index, norm = torch.tensor([[0, 255, 7]], dtype=torch.uint8), AddNorm(48)
+    u, stream = norm(Rows(table, index))
+    expected, sum_ = norm(F.embedding(index.long(), table))
+    assert torch.equal(u, expected) and torch.equal(stream, sum_)
+    (d,) = torch.autograd.grad(stream.sum(), table)
+    assert d.sum() == 3 * 48 and d[7].eq(1).all()

@@ -58,8 +58,10 @@ def test_steps_are_those_of_torch_s_plain_adamw_with_clipping():
         assert nn.utils.clip_grad_norm_(theirs.parameters(), 0.5).item() == pytest.approx(norm_before, rel=1e-5)
         assert loss.item() == pytest.approx(loss_before, rel=1e-5)
         plain.step()
+    assert max(norm for _, norm, _ in outcomes) > 0.5, "some gradient is clipped"
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7)
 
 
 def test_without_clipping_the_norm_is_recorded_and_the_gradient_kept():

@@ -4,7 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from elmanctl import casts
+from elmanctl.model import LadderLM
 from elmanctl.ops import project
+from elmanctl.plugins.registry import registry
 
 SHAPES = ((2, 5, 12), (16, 12), (3, 12), (7, 12))
 
@@ -71,7 +74,7 @@ def test_the_input_has_one_gradient_tensor_at_a_time(monkeypatch):
 
 
 @pytest.mark.parametrize("mine", [project, project_silu])
-def test_what_is_kept_until_the_backward_pass_is_the_input_and_the_parameters(mine):
+def test_what_is_kept_until_the_backward_pass_is_the_input_and_the_weights_as_they_are_multiplied(mine):
     x, weights = case(torch.float32)
     kept = []
     with (
@@ -80,5 +83,30 @@ def test_what_is_kept_until_the_backward_pass_is_the_input_and_the_parameters(mi
     ):
         mine(x.requires_grad_(), *(w.requires_grad_() for w in weights))
     assert len(kept) == 1 + len(weights)
-    assert {t.data_ptr() for t in kept if t.dtype == torch.float32} == {w.data_ptr() for w in weights}
-    assert [t.shape for t in kept if t.dtype == torch.bfloat16] == [x.shape]
+    assert {t.dtype for t in kept} == {torch.bfloat16}
+    assert [t.shape for t in kept] == [x.shape, *(w.shape for w in weights)]
+
+
+@pytest.mark.parametrize(("name", "weights"), [("E88h2n8", 3), ("E42", 2)])
+def test_a_model_casts_the_weights_that_it_has_projected_by_at_once(monkeypatch, name, weights):
+    """From its second pass on, without an effect on a single bit; layers that run again in the backward pass cast theirs alone."""
+    groups, copy = [], torch._foreach_copy_
+    monkeypatch.setattr(torch, "_foreach_copy_", lambda to, of: (groups.append(len(to)), copy(to, of))[1])
+    torch.manual_seed(0)
+    model = LadderLM(registry().resolve(name), 32, 3, checkpoint_layers=1).eval()
+    tokens = torch.randint(0, 256, (2, 6))
+
+    def passes():
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, _ = model.loss(tokens)
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
+
+    first, second = passes(), passes()
+    assert groups == [2 * weights] and not casts._made
+    assert all(a.equal(b) for a, b in zip(first, second, strict=True))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.5)
+    assert not passes()[0].equal(first[0]), "casts are of the weights as they are"
