@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from elmanctl import launch
 from elmanctl.commands import bench_kernels
 from elmanctl.errors import UserError
-from elmanctl.kernelbench import compare, inputs, run, shapes, show
+from elmanctl.kernelbench import ahead, compare, inputs, run, shapes, show
 from elmanctl.kernelbench.clock import Timing
 from elmanctl.plugins.registry import registry
 
@@ -93,9 +94,16 @@ def test_names_of_a_run_carry_sizes_of_their_own():
         bench_kernels.wanted(["E1@width=3"], base)
 
 
-def test_kernels_are_built_together_and_what_cannot_be_says_so_later(monkeypatch):
-    ran = []
-    monkeypatch.setattr(run, "run_layers", lambda spec, dim, *_: ran.append(dim) if dim > 1 else spec.check(dim))
-    todo = [(registry().resolve("E1"), shapes.Shape(2, 3, dim)) for dim in (1, 32, 64)]
-    run.build(todo, CPU, jobs=2)
-    assert sorted(ran) == [32, 64]
+def test_kernels_are_compiled_ahead_for_the_sizes_of_the_call_and_what_cannot_be_says_so_later(monkeypatch):
+    asked = []
+    monkeypatch.setattr(ahead.build, "build", lambda *request: asked.append(request))
+    todo = [(registry().resolve(name), shapes.Shape(5, 7, dim)) for name, dim in (("E1", 1), ("E4", 32), ("E2s8", 32))]
+    ahead.compile_all(todo, CPU, jobs=2)
+    monkeypatch.undo()
+    for (kernel, constants, dtype, target), (spec, shape) in zip(
+        sorted(asked, key=lambda r: r[0].package, reverse=True), todo[1:], strict=True
+    ):
+        call = inputs.capture(spec, shape.dim, shape.B, shape.T, CPU, 0)
+        like = torch.empty(0)
+        assert (kernel, dtype, target) == (call.kernel, "bfloat16", "host")
+        assert constants == launch.build_constants(kernel, call.constants, call.sizes, dtype, like)

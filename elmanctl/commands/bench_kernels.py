@@ -44,7 +44,7 @@ def time_kernels(
     os.environ["CUDA_VISIBLE_DEVICES"] = chosen.uuid  # before torch looks
     import torch
 
-    from elmanctl.kernelbench import ceilings, show
+    from elmanctl.kernelbench import ahead, ceilings, show
     from elmanctl.kernelbench import run as timing
     from elmanctl.provenance import versions
     from elmanctl.verify import receipt
@@ -53,7 +53,9 @@ def time_kernels(
     vouching = {name: r.source_hash[:12] for name, r in receipt.require(specs, chosen.target).items()}
     sizes = [shapes.chosen(own, axes, bool(axes) and timing.sees_width(spec, own, device)) for spec, own in todo]
     total = sum(map(len, sizes))
-    timing.build([(spec, one) for (spec, _), own in zip(todo, sizes, strict=True) for one in own], device, at_a_time())
+    ahead.compile_all(
+        [(spec, one) for (spec, _), own in zip(todo, sizes, strict=True) for one in own], device, at_a_time()
+    )
     started, rows = datetime.now(UTC).isoformat(timespec="seconds"), []
     began, measured = time.monotonic(), ceilings.measure(device)
     rivals = "" if against else " with their rivals"

@@ -50,23 +50,17 @@ def capture(spec: Spec, dim: int, batch: int, length: int, device: torch.device,
         UserError: for a layer that calls no kernel, or more than one.
     """
     torch.manual_seed(seed)
-    with ops.recorded() as calls:
-        run_layers(spec, dim, batch, length, device)
+    spec.check(dim, relaxed=("dim",))  # one alignment for all models matters where they are compared
+    layers = torch.nn.ModuleList(spec.layers(dim)).to(device)
+    x = torch.randn(batch, length, dim, device=device)
+    with ops.recorded() as calls, torch.no_grad(), autocast(device):
+        for layer in layers:
+            layer(x)
     if len(calls) != 1:
         raise UserError(f"{spec.name} calls {len(calls)} kernels in a layer; one is timed at a time.")
     kernel, inputs, constants = calls[0]
     given = {name: tensor.detach().contiguous() for name, tensor in inputs.items() if tensor is not None}
     return Call(kernel, dict(constants), given)
-
-
-def run_layers(spec: Spec, dim: int, batch: int, length: int, device: torch.device) -> None:
-    """Run one layer of width `dim` forward on noise; that compiles its kernel where it is not yet built."""
-    spec.check(dim, relaxed=("dim",))  # one alignment for all models matters where they are compared
-    layers = torch.nn.ModuleList(spec.layers(dim)).to(device)
-    x = torch.randn(batch, length, dim, device=device)
-    with torch.no_grad(), autocast(device):
-        for layer in layers:
-            layer(x)
 
 
 def least_bytes(call: Call, both: bool) -> int:

@@ -1,10 +1,8 @@
 """Rows: a model's kernel and its rivals at each shape, timed in turn on one GPU."""
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import torch
@@ -12,7 +10,7 @@ import torch
 from elmanctl.errors import CheckFailed, UserError
 from elmanctl.kernelbench import compare, rivals
 from elmanctl.kernelbench.clock import LEAST_ROUNDS, WARM_ROUNDS, Timing, captured, interleaved, rotations
-from elmanctl.kernelbench.inputs import Call, capture, least_bytes, run_layers
+from elmanctl.kernelbench.inputs import Call, capture, least_bytes
 from elmanctl.kernelbench.shapes import SWEPT_TOKENS, Shape
 from elmanctl.tensors import evaluate
 from elmanctl.variant import Spec
@@ -89,18 +87,6 @@ def rows(
             yield row_of(spec, OWN, shape, note=reason(error))
         if device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def build(todo: list[tuple[Spec, Shape]], device: torch.device, jobs: int) -> None:
-    """Compile what is not yet built, `jobs` kernels at a time; what cannot be has a row that says why, later."""
-
-    def one(item: tuple[Spec, Shape]) -> None:
-        spec, shape = item
-        with contextlib.suppress(*REFUSALS):
-            run_layers(spec, shape.dim, shape.B, shape.T, device)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, todo))
 
 
 def row_of(spec: Spec, contender: str, shape: Shape, **facts) -> Row:
