@@ -386,7 +386,7 @@ def test_seeds_repeat_every_row_and_a_plain_name_means_all_of_them(mine):
         return [row["label"] for row in json.loads(ran.out)["rows"]]
 
     assert labels("--seeds", "3", "--only", "gru") == ["gru", "gru seed 43", "gru seed 44"]
-    assert labels("--seeds", "2") == ["gru", "gru seed 43", "E42", "E42 seed 43"]
+    assert labels("--seeds", "2") == ["gru", "E42", "gru seed 43", "E42 seed 43"]
     assert labels("--seeds", "2", "--batch-sizes", "1,2") == labels("--batch-sizes", "1,2"), "a table takes the first"
     refused = mine.run("bench", "mine", "--seeds", "0")
     assert refused.code == 2 and "--seeds" in refused.err
