@@ -1,5 +1,7 @@
 """Recurrences of one run beside a yardstick: what a row keeps of its kernel, the table's figures, and the names of a run."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -92,6 +94,18 @@ def test_names_of_a_run_carry_sizes_of_their_own():
     assert {shape for _, shape in bench_kernels.wanted([], base)} == {base}
     with pytest.raises(UserError, match="'width=3' is none of"):
         bench_kernels.wanted(["E1@width=3"], base)
+
+
+def test_the_lists_for_the_speed_tables_have_every_kernel_and_their_yardsticks():
+    place, found = Path(__file__).parent.parent / "bench", set()
+    for file, yardstick in (("kernels_vector.txt", "E1"), ("kernels_matrix.txt", "E88")):
+        todo = bench_kernels.wanted((place / file).read_text().split(), shapes.Shape())
+        for spec, shape in todo:
+            spec.check(shape.dim, relaxed=("dim",))
+        here = {spec.variant.name for spec, _ in todo}
+        assert yardstick in here
+        found |= here
+    assert found == {v.name for v in registry().variants().values() if v.has_kernel}
 
 
 def test_kernels_are_compiled_ahead_for_the_sizes_of_the_call_and_what_cannot_be_says_so_later(monkeypatch):
