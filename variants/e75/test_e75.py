@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from layer_runs import check_agreement, check_pieces, check_refusal
 
 from elmanctl.plugins.registry import registry
+from elmanctl.testing import check_agreement, check_pieces, check_refusal
 
 from .layer import Layer
 

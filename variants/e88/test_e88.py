@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from layer_runs import check_agreement, check_pieces, check_refusal
 
 from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
+from elmanctl.testing import check_agreement, check_pieces, check_refusal
 
 from . import SIZES, STATE_LIMIT, VALUE_LIMIT
 from .layer import Layer
