@@ -256,15 +256,14 @@ def test_a_plugins_folder_of_suites_is_searched(write, tmp_path):
 
 def test_seeds_make_a_row_each_of_which_the_first_keeps_the_name(write):
     loaded = suite.load(write(GOOD + "seeds: 3\n"))
-    assert [(r.label, r.seed, r.group) for r in loaded.rows[:4]] == [
+    assert [(r.label, r.seed, r.group) for r in loaded.rows[:3]] == [
         ("gru", 42, "gru"),
+        ("second", 42, "second"),  # a run cut short has whole comparisons
         ("gru seed 43", 43, "gru"),
-        ("gru seed 44", 44, "gru"),
-        ("second", 42, "second"),
     ]
     trials = [suite.trial(loaded, s, "cpu", loaded.budget, loaded.training) for s in suite.sized(loaded)]
-    assert [t.training.seed for t in trials] == [42, 43, 44] * 2 and len({t.params for t in trials[:3]}) == 1
-    assert [r.label for r in suite.load(write(GOOD + "seeds: [7, 1]\n")).rows][:2] == ["gru", "gru seed 1"]
+    assert [t.training.seed for t in trials] == [42, 42, 43, 43, 44, 44] and len({t.params for t in trials[::2]}) == 1
+    assert [r.label for r in suite.load(write(GOOD + "seeds: [7, 1]\n")).rows][::2] == ["gru", "gru seed 1"]
     assert suite.load(write(GOOD + "seeds: 1\n")).rows == suite.load(write(GOOD)).rows
 
 

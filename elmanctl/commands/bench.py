@@ -19,10 +19,11 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def bench(
-        suite: Annotated[
-            str | None,
+        names: Annotated[
+            list[str] | None,
             typer.Argument(
-                help="A suite by name or file; `elmanctl suites` lists them. With --resume a run, with --kernels also a model."
+                metavar="[SUITE]",
+                help="A suite by name or file; `elmanctl suites` lists them. With --resume a run, with --kernels also models, NAME or NAME@dim=384.",
             ),
         ] = None,
         gpus: Annotated[
@@ -64,6 +65,12 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(
                 "--sweep", help="With --kernels: times along T,B,dim or some of them, or all sizes; and pictures."
+            ),
+        ] = None,
+        against: Annotated[
+            str | None,
+            typer.Option(
+                "--against", help="With --kernels: a variant to compare the others with, in place of libraries."
             ),
         ] = None,
         seconds: Annotated[
@@ -111,6 +118,11 @@ def register(app: typer.Typer) -> None:
         if run is not None and (Path(run).name != run or run in (".", "..")):
             raise UserError(f"--run {run} is not a plain folder name; runs lie below runs/.")
         check_hook(on_end)
+        if names and len(names) > 1 and not kernels:
+            raise UserError(
+                f"bench runs one suite and was given {', '.join(names)}. Only --kernels takes several names."
+            )
+        suite = names[0] if names else None
         if resume:
             others = (
                 gpus,
@@ -156,9 +168,9 @@ def register(app: typer.Typer) -> None:
                 raise UserError(
                     f"--kernels times passes, not training: {', '.join(wrong)} has no meaning with it. Leave it out."
                 )
-            time_kernels(suite, gpus, shape, sweep, run, seconds or KERNEL_SECONDS, json)
+            time_kernels(names or [], gpus, shape, sweep, run, seconds or KERNEL_SECONDS, against, json)
             return
-        timed = {"--shape": shape, "--sweep": sweep, "--seconds": seconds}
+        timed = {"--shape": shape, "--sweep": sweep, "--seconds": seconds, "--against": against}
         if wrong := [option for option, value in timed.items() if value is not None]:
             raise UserError(f"{' and '.join(wrong)} belongs to --kernels. Add --kernels, or leave it out.")
         if suite is None:

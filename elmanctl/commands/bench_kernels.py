@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from elmanctl.commands.build import at_a_time
 from elmanctl.console import note, print_json
 from elmanctl.errors import UserError
 from elmanctl.files import atomic, write_json
@@ -13,48 +14,57 @@ from elmanctl.variant import Spec
 
 
 def time_kernels(
-    name: str | None,
+    names: list[str],
     gpu: str | None,
     shape: str | None,
     sweep: str | None,
     run: str | None,
     seconds: float,
+    against: str | None,
     json: bool,
 ) -> None:
-    """Time the kernels of a model, of a suite's models, or of every variant, and write the record.
+    """Time the kernels of models, of suites' models, or of every variant, and write the record.
 
     Args:
-        name: model or suite; None for every variant with a kernel, in its default configuration.
+        names: models or suites, each with sizes of its own after an @ if it needs them; none for every variant with a kernel.
         gpu: one GPU, as --gpus takes it; None for the first free one.
         shape, sweep: texts of the options.
         run: name of the folder below runs/ for kernels.json, kernels.md and the pictures; None for `kernels`.
-        seconds: about how long it may take; what is not reached by then is a row that says so.
+        seconds: about how long it may take once everything is built; what is not reached by then is a row that says so.
+        against: variant that the others are compared with in a table of its own, in place of libraries; None for libraries.
     """
     from elmanctl.kernelbench import shapes
 
     base, axes = shapes.parse_shape(shape), shapes.parse_sweeps(sweep)
-    specs = models(name)
+    todo = wanted(names, base)
+    specs = list({spec.name: spec for spec, _ in todo}.values())
+    if against is not None and against not in {spec.variant.name for spec in specs}:
+        raise UserError(f"--against {against}: no model here is one of variant {against}. Name one beside the others.")
     chosen = one_gpu(gpu)
     os.environ["CUDA_VISIBLE_DEVICES"] = chosen.uuid  # before torch looks
     import torch
 
-    from elmanctl.kernelbench import ceilings, show
+    from elmanctl.kernelbench import ahead, ceilings, show
     from elmanctl.kernelbench import run as timing
     from elmanctl.provenance import versions
     from elmanctl.verify import receipt
 
     device = torch.device("cuda")
     vouching = {name: r.source_hash[:12] for name, r in receipt.require(specs, chosen.target).items()}
+    sizes = [shapes.chosen(own, axes, bool(axes) and timing.sees_width(spec, own, device)) for spec, own in todo]
+    total = sum(map(len, sizes))
+    ahead.compile_all(
+        [(spec, one) for (spec, _), own in zip(todo, sizes, strict=True) for one in own], device, at_a_time()
+    )
     started, rows = datetime.now(UTC).isoformat(timespec="seconds"), []
     began, measured = time.monotonic(), ceilings.measure(device)
-    wanted = {spec.name: shapes.chosen(base, axes, timing.sees_width(spec, base, device)) for spec in specs}
-    total = sum(map(len, wanted.values()))
-    note(f"{total} shapes of {len(specs)} kernels with their rivals, in about {seconds:g} s at most (--seconds).")
-    for spec in specs:
+    rivals = "" if against else " with their rivals"
+    note(f"{total} shapes of {len(specs)} kernels{rivals}, in about {seconds:g} s at most (--seconds).")
+    for (spec, _), own in zip(todo, sizes, strict=True):
         left = max(0.0, seconds - (time.monotonic() - began))
-        share = left * len(wanted[spec.name]) / total
-        total -= len(wanted[spec.name])
-        for row in timing.rows(spec, wanted[spec.name], device, vouching[spec.name], seconds=share):
+        share = left * len(own) / total
+        total -= len(own)
+        for row in timing.rows(spec, own, device, vouching[spec.name], seconds=share, alone=against is not None):
             rows.append(row)
             note(show.progress(row))
     record = show.Record(
@@ -64,11 +74,25 @@ def time_kernels(
         ceilings=measured,
         versions=versions(specs[0].variant),
         rows=rows,
+        against=against or "",
     )
     pictures = {s.name: timing.lines(rows, s.name, base) if axes else {} for s in specs}
     written = write(record, Path("runs") / (run or "kernels"), pictures)
     print_json(record) if json else show.print_record(record)
     note(f"Record: {', '.join(map(str, written))}")
+
+
+def wanted(names: list[str], base) -> list[tuple[Spec, object]]:
+    """Return each model that names stand for with the shape it is timed at first: the base, or what follows the name's @."""
+    from elmanctl.kernelbench.shapes import parse_shape
+
+    found = {}
+    for text in names or [None]:
+        name, _, own = text.partition("@") if text else (None, "", "")
+        for spec in models(name):
+            shape = parse_shape(own, base)
+            found[spec.name, shape] = (spec, shape)
+    return list(found.values())
 
 
 def models(name: str | None) -> list[Spec]:

@@ -45,7 +45,8 @@ def execute(plan, name: str | None, again: bool, limits, checks: Checks, json: b
         )
     elif trials and checks.preflight and plan.kind != runs.BATCHES:
         devices = [CPU] if plan.pool is None else preflight.free_now(plan.pool)[: len(plan.devices)]
-        findings = preflight.steps(trials, devices, snapshot.environment(kept), runs.RUNS) if devices else []
+        groups = {planned.row.label: planned.row.group for planned in plan.rows}
+        findings = preflight.steps(trials, devices, snapshot.environment(kept), runs.RUNS, groups) if devices else []
     if checks.only:
         show_preflight(plan, findings, json)
         if name:

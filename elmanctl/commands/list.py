@@ -138,6 +138,7 @@ def details(known: Registry, spec: Spec) -> dict[str, Any]:
         "grammar": variant.name + "".join(f"[{tag}<{f.name}>]" for tag, f in variant.tags()),
         "options": options,
         "presets": variant.presets,
+        "preset_receipts": {name: receipts(known.resolve(name)) for name in variant.presets if variant.has_kernel},
         "aliases": variant.aliases,
         "rules": rules,
         "sublayers": list(variant.sublayers),
@@ -176,8 +177,15 @@ def print_details(one: dict[str, Any], spec: Spec) -> None:
             ],
         ),
         "Presets": (
-            ["preset", "options"],
-            [[name, ", ".join(f"{k}={show(v)}" for k, v in pinned.items())] for name, pinned in one["presets"].items()],
+            ["preset", "options", "receipt"],
+            [
+                [
+                    name,
+                    ", ".join(f"{k}={show(v)}" for k, v in pinned.items()),
+                    receipt_text({"kind": one["kind"], "receipts": one["preset_receipts"].get(name, [])}),
+                ]
+                for name, pinned in one["presets"].items()
+            ],
         ),
         "Aliases": (["alias", "stands for"], [[a, target] for a, target in one["aliases"].items()]),
         "Rules": (

@@ -8,7 +8,7 @@ import msgspec
 import torch
 
 from elmanctl.errors import CheckFailed, UserError
-from elmanctl.kernelbench import rivals
+from elmanctl.kernelbench import compare, rivals
 from elmanctl.kernelbench.clock import LEAST_ROUNDS, WARM_ROUNDS, Timing, captured, interleaved, rotations
 from elmanctl.kernelbench.inputs import Call, capture, least_bytes
 from elmanctl.kernelbench.shapes import SWEPT_TOKENS, Shape
@@ -25,9 +25,11 @@ REFUSALS = (rivals.Absent, UserError, CheckFailed, RuntimeError, ValueError, Ass
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One contender at one shape. Times in microseconds of a whole pass: median, 10 and 90 per cent quantile; `both` is forward and
     backward with all gradients. `gb_s` and `tflop_s` are of the kernel's declared tensors and work; `note` says why there is no time.
+    Of the model's own kernel also its variant, and its sizes, elements of state, products and exchanges of a step (compare.facts).
     """
 
     model: str
+    variant: str = ""
     contender: str
     B: int
     T: int
@@ -38,6 +40,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     tflop_s: float | None = None
     receipt: str = ""
     note: str = ""
+    sizes: dict[str, int] = {}
+    state: int = 0
+    products: int = 0
+    exchanges: int = 0
 
     @property
     def step(self) -> tuple[float, float] | None:
@@ -55,11 +61,18 @@ def sees_width(spec: Spec, base: Shape, device: torch.device) -> bool:
 
 
 def rows(
-    spec: Spec, shapes: list[Shape], device: torch.device, vouching: str, seed: int = 42, seconds: float = math.inf
+    spec: Spec,
+    shapes: list[Shape],
+    device: torch.device,
+    vouching: str,
+    seed: int = 42,
+    seconds: float = math.inf,
+    alone: bool = False,
 ) -> Iterator[Row]:
     """Time a model's kernel and its rivals at each shape, contenders in turn; one that cannot be timed is a row with the reason.
 
     Args:
+        alone: leave the rivals out.
         seconds: about how long that may take; shapes have equal shares of what is left.
     """
     deadline = time.monotonic() + seconds
@@ -69,7 +82,7 @@ def rows(
             yield row_of(spec, OWN, shape, note=f"not reached in {seconds:g} s")
             continue
         try:
-            yield from at(spec, shape, device, vouching, seed, left / (len(shapes) - number))
+            yield from at(spec, shape, device, vouching, seed, left / (len(shapes) - number), alone)
         except REFUSALS as error:
             yield row_of(spec, OWN, shape, note=reason(error))
         if device.type == "cuda":
@@ -77,7 +90,9 @@ def rows(
 
 
 def row_of(spec: Spec, contender: str, shape: Shape, **facts) -> Row:
-    return Row(model=spec.name, contender=contender, B=shape.B, T=shape.T, dim=shape.dim, **facts)
+    return Row(
+        model=spec.name, variant=spec.variant.name, contender=contender, B=shape.B, T=shape.T, dim=shape.dim, **facts
+    )
 
 
 def reason(error: Exception) -> str:
@@ -86,18 +101,20 @@ def reason(error: Exception) -> str:
     return f"{kind}{error}".splitlines()[0][:200]
 
 
-def at(spec: Spec, shape: Shape, device: torch.device, vouching: str, seed: int, seconds: float) -> Iterator[Row]:
+def at(
+    spec: Spec, shape: Shape, device: torch.device, vouching: str, seed: int, seconds: float, alone: bool = False
+) -> Iterator[Row]:
     """Time all contenders at one shape in about `seconds`."""
     call = capture(spec, shape.dim, shape.B, shape.T, device, seed)
     count = rotations(least_bytes(call, both=False), device)
-    passes, why_not = contenders(spec, call, shape, count, seed, device, seconds)
+    passes, why_not = contenders(spec, call, shape, count, seed, device, seconds, alone)
     forward, lost = time_all(passes, count, False, seconds / 4)
     both, more = time_all({name: passes[name] for name in forward}, count, True, seconds / 2)
     for name, why in (why_not | lost | more).items():
         yield row_of(spec, name, shape, note=why)
     for name, timing in both.items():
         times = [(t.median, t.low, t.high) for t in (forward[name], timing)]
-        own = {"receipt": vouching, **own_rates(call, timing)} if name == OWN else {}
+        own = {"receipt": vouching, **own_rates(call, timing), **compare.facts(call)} if name == OWN else {}
         yield row_of(spec, name, shape, forward=times[0], both=times[1], **own)
 
 
@@ -109,6 +126,7 @@ def contenders(
     seed: int,
     device: torch.device,
     seconds: float = math.inf,
+    alone: bool = False,
 ) -> tuple[dict[str, rivals.Pass], dict[str, str]]:
     """Return the passes by name, the kernel's own first, and why a rival has none: what it lacks, or that it would take too long."""
     calls = [
@@ -121,7 +139,7 @@ def contenders(
         return calls[number].both(upstream) if both else calls[number].forward()
 
     passes, absent = {OWN: own}, {}
-    for name in call.kernel.rivals:
+    for name in () if alone else call.kernel.rivals:
         try:
             if name == "cublas_loop" and shape.T > LONGEST_LOOP:
                 raise rivals.Absent(f"a graph of {shape.T} products; its time a step does not depend on T")

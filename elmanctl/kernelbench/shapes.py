@@ -29,8 +29,8 @@ class Shape:
         return f"B={self.B} T={self.T} dim={self.dim}"
 
 
-def parse_shape(text: str | None) -> Shape:
-    """Read `B=32,T=512,dim=1536`; what is not named keeps its default.
+def parse_shape(text: str | None, base: Shape = Shape()) -> Shape:
+    """Read `B=32,T=512,dim=1536`; what is not named is that of `base`.
 
     Raises:
         UserError: for another key or a value that is no positive whole number.
@@ -44,7 +44,7 @@ def parse_shape(text: str | None) -> Shape:
                 f"--shape {text}: {part!r} is none of B=, T= and dim=. Write for example B=32,T=512,dim=1536."
             )
         given[names[key.strip().lower()]] = parse_count(value, f"--shape {key.strip()}")
-    return Shape(**given)
+    return replace(base, **given)
 
 
 def parse_sweeps(text: str | None) -> list[str]:

@@ -3,6 +3,7 @@
 import msgspec
 
 from elmanctl.console import note, print_table
+from elmanctl.kernelbench import compare
 from elmanctl.kernelbench.run import OWN, Row
 
 COLUMNS = (
@@ -24,7 +25,7 @@ RIGHT = COLUMNS[2:-1]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What `bench --kernels` measured: rows, ceilings of the same run, and where it ran."""
+    """What `bench --kernels` measured: rows, ceilings of the same run, where it ran, and the variant of --against."""
 
     device_name: str
     started: str
@@ -32,6 +33,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ceilings: dict[str, float]
     versions: dict[str, str]
     rows: list[Row]
+    against: str = ""
     schema: int = 1
 
 
@@ -59,6 +61,7 @@ def _spread(times: tuple[float, float, float]) -> str:
 def notes(record: Record) -> list[str]:
     """Return what a reader must know to use the table."""
     c = record.ceilings
+    yardstick = [compare.note(record.against)] if record.against else []
     return [
         f"{record.device_name}, {record.started}; "
         + ", ".join(f"{name} {version}" for name, version in record.versions.items()),
@@ -66,6 +69,7 @@ def notes(record: Record) -> list[str]:
         "inputs; fwd+bwd includes every gradient.",
         f"Shares are of this run's own ceilings: device copy {c['copy_gb_s']:.0f} GB/s, bf16 product {c['bf16_tflop_s']:.0f} TFLOP/s. GB/s "
         "counts each declared tensor once a pass; cuDNN's times include its input projection; cublas_loop is the product alone.",
+        *yardstick,
     ]
 
 
@@ -82,14 +86,26 @@ def progress(r: Row) -> str:
 def print_record(record: Record) -> None:
     """Print the table and its notes."""
     print_table(list(COLUMNS), cells(record), right=RIGHT)
+    if record.against:
+        print_table(list(compare.COLUMNS), beside(record), right=compare.COLUMNS[1:])
     for text in notes(record):
         note(text)
+
+
+def beside(record: Record) -> list[list[str]]:
+    """Return the cells of the table beside the variant of --against."""
+    return compare.cells(record.rows, record.against, record.ceilings["copy_gb_s"])
 
 
 def markdown(record: Record) -> str:
     """Return the record as a Markdown page."""
     lines = ["# Recurrences alone", "", *(f"* {text}" for text in notes(record)), ""]
-    lines.append("| " + " | ".join(c.strip() for c in COLUMNS) + " |")
-    lines.append("|" + "|".join(" ---: " if c in RIGHT else " --- " for c in COLUMNS) + "|")
-    lines += ["| " + " | ".join(line) + " |" for line in cells(record)]
-    return "\n".join([*lines, ""])
+    if record.against:
+        lines += [*_table(compare.COLUMNS, compare.COLUMNS[1:], beside(record)), ""]
+    return "\n".join([*lines, *_table(COLUMNS, RIGHT, cells(record)), ""])
+
+
+def _table(columns: tuple[str, ...], right: tuple[str, ...], lines: list[list[str]]) -> list[str]:
+    head = ["| " + " | ".join(c.strip() for c in columns) + " |"]
+    head.append("|" + "|".join(" ---: " if c in right else " --- " for c in columns) + "|")
+    return head + ["| " + " | ".join(line) + " |" for line in lines]

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -101,15 +101,26 @@ def capacity(devices: list[str]) -> int | None:
     return min(sizes, default=0) or None
 
 
-def steps(trials: list[Trial], devices: list[str], environment: dict[str, str], where: Path) -> list[Finding]:
-    """Run one step of each trial, on each device one at a time, and return what they showed in the order of the trials.
+def steps(
+    trials: list[Trial],
+    devices: list[str],
+    environment: dict[str, str],
+    where: Path,
+    groups: dict[str, str] | None = None,
+) -> list[Finding]:
+    """Run one step of each row, on each device one at a time, and return what they showed in the order of the trials.
 
     Args:
+        groups: by a trial's label the row that it is a seed of; one seed shows what the others need.
         devices: UUIDs of GPUs, or CPU; locked meanwhile. environment: of the trials. where: folder for a folder of the moment.
     Raises:
         CheckFailed: when somebody else has locked every device.
     """
     where.mkdir(parents=True, exist_ok=True)
+    kinds = [(groups or {}).get(trial.label) or trial.label for trial in trials]
+    firsts: dict[str, Trial] = {}
+    for kind, trial in zip(kinds, trials, strict=True):
+        firsts.setdefault(kind, trial)
     free: queue.Queue[str] = queue.Queue()
     held = {device: None if device == CPU else locks.acquire(device, "preflight") for device in devices}
     usable = [device for device, lock in held.items() if lock is not None or device == CPU]
@@ -125,8 +136,10 @@ def steps(trials: list[Trial], devices: list[str], environment: dict[str, str], 
             tempfile.TemporaryDirectory(prefix=".preflight-", dir=where) as folder,
             ThreadPoolExecutor(free.qsize()) as pool,
         ):
-            places, size = [Path(folder) / str(number) for number in range(len(trials))], capacity(devices)
-            return list(pool.map(lambda trial, place: _one(trial, place, free, environment, size), trials, places))
+            places, size = [Path(folder) / str(number) for number in range(len(firsts))], capacity(devices)
+            ran = pool.map(lambda trial, place: _one(trial, place, free, environment, size), firsts.values(), places)
+            found = dict(zip(firsts, ran, strict=True))
+            return [replace(found[kind], label=trial.label) for kind, trial in zip(kinds, trials, strict=True)]
     finally:
         for lock in held.values():
             if lock is not None:

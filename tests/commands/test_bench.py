@@ -347,6 +347,9 @@ def test_two_runs_of_the_same_second_have_a_folder_each(mine, trials, monkeypatc
         (["bench", "--kernels", "--minutes", "3"], "--minutes has no meaning"),
         (["bench", "--kernels", "E42", "--shape", "Q=3"], "'Q=3' is none of"),
         (["bench", "--kernels", "E42", "--sweep", "H"], "--sweep H"),
+        (["bench", "smoke", "demo"], "runs one suite and was given smoke, demo"),
+        (["bench", "smoke", "--against", "E1"], "--against belongs to --kernels"),
+        (["bench", "--kernels", "E42", "E33@dim=64", "--against", "E1"], "no model here is one of variant E1"),
         (["bench", "--kernels", "gru"], "no kernel of its own"),
         (["bench", "--kernels", "E42", "--gpus", "0,2"], "names 2 GPUs"),
         (["bench", "--kernels", "E42", "--gpus", "1"], "pid 4000001"),
@@ -383,7 +386,7 @@ def test_seeds_repeat_every_row_and_a_plain_name_means_all_of_them(mine):
         return [row["label"] for row in json.loads(ran.out)["rows"]]
 
     assert labels("--seeds", "3", "--only", "gru") == ["gru", "gru seed 43", "gru seed 44"]
-    assert labels("--seeds", "2") == ["gru", "gru seed 43", "E42", "E42 seed 43"]
+    assert labels("--seeds", "2") == ["gru", "E42", "gru seed 43", "E42 seed 43"]
     assert labels("--seeds", "2", "--batch-sizes", "1,2") == labels("--batch-sizes", "1,2"), "a table takes the first"
     refused = mine.run("bench", "mine", "--seeds", "0")
     assert refused.code == 2 and "--seeds" in refused.err

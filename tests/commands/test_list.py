@@ -148,3 +148,11 @@ def test_a_name_that_breaks_a_rule_exits_2(project, rich_variant):
 def test_every_variant_here_can_be_shown(project):
     for row in json.loads(project.run("list", "--json").out)["variants"]:
         assert project.run("list", row["name"]).out.startswith(f"{row['name']}: ")
+
+
+def test_a_preset_shows_what_vouches_for_its_model(project):
+    whole, one = (json.loads(project.run("list", name, "--json").out) for name in ("E73", "E73cp"))
+    assert whole["preset_receipts"]["E73cp"] == one["receipts"] != []
+    assert set(whole["preset_receipts"]) == set(whole["presets"])
+    (line,) = [text for text in project.run("list", "E73").out.splitlines() if text.startswith("E73cp")]
+    assert all(f"{r['target']} {r['state']}" in line for r in one["receipts"])

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from elmanctl.kernelbench import ceilings, run, shapes
+from elmanctl import build
+from elmanctl.kernelbench import ahead, ceilings, compare, run, shapes
 from elmanctl.plugins.registry import registry
 
 pytestmark = pytest.mark.gpu
@@ -24,3 +25,18 @@ def test_a_kernel_and_its_rivals_are_timed(name):
 def test_ceilings_are_those_of_a_gpu():
     found = ceilings.measure(torch.device("cuda"))
     assert found["copy_gb_s"] > 50 and found["bf16_tflop_s"] > 5
+
+
+def test_what_is_compiled_ahead_is_what_is_timed(monkeypatch):
+    device, shape = torch.device("cuda"), shapes.Shape(B=8, T=32, dim=256)
+    specs = [registry().resolve(name) for name in ("E1", "E4", "E29an8", "E88h8n32")]
+    ahead.compile_all([(spec, shape) for spec in specs], device, jobs=4)
+
+    def forbidden(*_):
+        raise AssertionError("it was to be there already")
+
+    monkeypatch.setattr(build, "compile_into", forbidden)
+    rows = [row for spec in specs for row in run.rows(spec, [shape], device, "vouched", alone=True)]
+    assert [row.contender for row in rows if row.step] == [run.OWN] * 4, [row.note for row in rows]
+    lines = compare.cells(rows, "E1", 1000.0)
+    assert [float(line[compare.COLUMNS.index("times")] or 0) > 0 for line in lines] == [True, True, True, False]

@@ -43,6 +43,14 @@ def test_every_row_takes_one_step_and_the_folder_of_the_moment_goes(step, tmp_pa
     assert {device for _, device, _ in step.seen} == {"CPU"} and list((tmp_path / "runs").iterdir()) == []
 
 
+def test_one_seed_of_a_row_shows_what_the_others_need(step, tmp_path):
+    trials = [msgspec.structs.replace(TRIAL, label=label) for label in ("b", "a", "a seed 43", "a seed 44")]
+    groups = {"a": "a", "a seed 43": "a", "a seed 44": "a", "b": ""}
+    found = preflight.steps(trials, ["CPU"], {}, tmp_path, groups)
+    assert sorted(seen[0] for seen in step.seen) == ["a", "b"]
+    assert [f.label for f in found] == [t.label for t in trials] and len({f.peak_memory for f in found[1:]}) == 1
+
+
 def test_a_batch_that_does_not_fit_gives_up_time_for_memory_until_it_does(step, tmp_path, capsys):
     step.fits = 9
     (found,) = preflight.steps([TRIAL], ["CPU"], {}, tmp_path)

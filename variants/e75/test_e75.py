@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from elmanctl import ops
-from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
+from elmanctl.testing import check_agreement, check_pieces, check_refusal
 
 from .layer import Layer
 
@@ -68,17 +67,9 @@ OPTIONS = {
 }
 
 
-def run(options, backend):
-    """Return all results and gradients of two chunks with carried state, in fp64: the layer's and those of its parameters by name."""
+def made(options):
     torch.manual_seed(0)
-    layer = Layer(D, registry().resolve(f"E75h{H}n{N}:{options}").config).double()
-    x = torch.randn(2, 11, D, dtype=torch.float64, requires_grad=True)
-    with ops.using(backend):
-        first, state = layer(x[:, :4])
-        second, last = layer(x[:, 4:], state)
-    found = {"y": torch.cat([first, second], 1), **last}
-    sum((t * torch.sin(torch.arange(t.numel(), dtype=t.dtype)).view(t.shape)).sum() for t in found.values()).backward()
-    return {**found, "d_x": x.grad, **{f"d_{name}": p.grad for name, p in layer.named_parameters()}}
+    return Layer(D, registry().resolve(f"E75h{H}n{N}:{options}").config).double()
 
 
 @pytest.mark.parametrize("options", [*OPTIONS, "post_conv=true,linear_state=true,decay=log_space"])
@@ -92,29 +83,18 @@ def test_each_option_counts_and_agrees_between_kernel_and_reference(options):
         assert sizes[1] - sizes[0] == OPTIONS[options]
     else:
         assert sizes[1] == 4 * H * N * D + H * N + 3 * H * N * 5 + H * N * D + H * N
-    truth, found = run(options, "reference"), run(options, "host")
-    assert all(float(t.detach().abs().max()) > 0 for t in truth.values())
-    torch.testing.assert_close(found, truth, rtol=1e-10, atol=1e-12)
+    truth = check_agreement(made(options), torch.randn(2, 11, D, dtype=torch.float64), cut=4)
+    assert all(float(t.abs().max()) > 0 for t in truth.values())
 
 
 @pytest.mark.parametrize("options", ["conv=true", "post_conv=true"])
 def test_a_split_sequence_equals_the_whole(options):
-    torch.manual_seed(0)
-    layer = Layer(D, registry().resolve(f"E75h{H}n{N}:{options}").config).double()
-    x = torch.randn(2, 7, D, dtype=torch.float64)
-    whole, last = layer(x)
-    state, parts = None, []
-    for piece in x.split([1, 2, 4], 1):
-        y, state = layer(piece, state)
-        parts.append(y)
-    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(state, last, rtol=1e-12, atol=1e-14)
+    check_pieces(made(options))
 
 
 def test_the_post_convolution_form_by_its_equations():
     """q, k and v through a convolution and silu, the gate from the input as it is, no inner width."""
-    torch.manual_seed(0)
-    layer = Layer(D, registry().resolve(f"E75h{H}n{N}:post_conv=true").config).double()
+    layer = made("post_conv=true")
     x = torch.randn(1, 5, D, dtype=torch.float64)
     raw, _ = layer.raw(x, layer.initial_state(1, "cpu", torch.float64))
     projected = x @ layer.W_qkvb.T
@@ -144,9 +124,7 @@ def test_expansion_widens_the_inner_projection_only():
     ],
 )
 def test_rules_name_the_value_the_reason_and_the_way_out(name, dim, texts):
-    with pytest.raises(UserError) as caught:
-        registry().resolve(name).check(dim, relaxed=("dim",))
-    assert all(text in str(caught.value) for text in texts), caught.value
+    check_refusal(name, dim, texts)
 
 
 def test_initialisation():

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from elmanctl import ops
-from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
+from elmanctl.testing import check_agreement, check_refusal, results
 
 from .layer import Layer
 
@@ -22,18 +21,11 @@ OPTIONS = {
 
 def made(options):
     torch.manual_seed(0)
-    return Layer(D, registry().resolve(f"E79n{N}{':' if options else ''}{options}").config)
+    return Layer(D, registry().resolve(f"E79n{N}{':' if options else ''}{options}").config).double()
 
 
-def run(options, backend, T):
-    """Return results and all gradients of one run from zero states, in fp64."""
-    layer = made(options).double()
-    x = torch.randn(2, T, D, dtype=torch.float64, requires_grad=True)
-    with ops.using(backend):
-        y, last = layer(x)
-    found = {"y": y, **last}
-    sum((t * torch.sin(torch.arange(t.numel(), dtype=t.dtype)).view(t.shape)).sum() for t in found.values()).backward()
-    return {**found, "d_x": x.grad, **{f"d_{name}": p.grad for name, p in layer.named_parameters()}}
+def steps(T):
+    return torch.randn(2, T, D, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
@@ -55,14 +47,13 @@ def test_counts(options):
 @pytest.mark.parametrize("options", ["", "bias=none", "bias=projected"])
 @pytest.mark.parametrize("T", [1, 2, 11])
 def test_kernel_and_reference_agree_from_a_zero_state(options, T):
-    truth, found = run(options, "reference", T), run(options, "host", T)
-    torch.testing.assert_close(found, truth, rtol=1e-10, atol=1e-12)
+    check_agreement(made(options), steps(T))
 
 
 @pytest.mark.parametrize("backend", ["reference", "host"])
 def test_from_a_zero_state_the_gates_have_no_gradient_in_the_first_step_and_one_from_the_second_on(backend):
     """A gate that multiplies a zero state has none, which hid missing gradients from a test of one step."""
-    first, second = run("", backend, 1), run("", backend, 2)
+    first, second = (results(made(""), steps(T), backend) for T in (1, 2))
     for name in ("d_s_bias", "d_m_bias"):
         assert not first[name].any() and bool((second[name].abs() > 1e-9).all())
     # The projection's rows: q, k, v, m. The keys write from the first step on, M's own key into M only.
@@ -72,7 +63,7 @@ def test_from_a_zero_state_the_gates_have_no_gradient_in_the_first_step_and_one_
 
 def test_each_state_gates_the_other():
     """A first M that is not zero reaches S in one step through its gates alone; a first S reaches M."""
-    layer = made("").double()
+    layer = made("")
     x = torch.randn(1, 1, D, dtype=torch.float64)
     zero = layer.initial_state(1, "cpu", torch.float64)
     drawn = {name: torch.randn_like(t) for name, t in zero.items()}
@@ -92,9 +83,7 @@ def test_each_state_gates_the_other():
     ],
 )
 def test_rules_name_the_value_the_reason_and_the_way_out(name, dim, texts):
-    with pytest.raises(UserError) as caught:
-        registry().resolve(name).check(dim, relaxed=("dim",))
-    assert all(text in str(caught.value) for text in texts), caught.value
+    check_refusal(name, dim, texts)
 
 
 def test_initialisation():
