@@ -7,9 +7,9 @@ from elmanctl import launch
 from elmanctl.plugins.registry import registry
 from elmanctl.verify.plan import Plan, Request
 
-# Sizes whose largest inputs have 2.4e9 elements; H heads of 32 in the matrix kernel. About 50 GB each.
+# Sizes whose largest inputs have 2.4e9 elements; H heads of 32 in the matrix kernel. 36 GiB each, and what the comparison itself takes.
 SIZES = {"E34": {"B": 9, "T": 1 << 17, "D": 2048}, "E88": {"B": 4, "T": 1 << 16, "H": 96}}
-ROOM = 100 << 30  # bytes
+ROOM = 60 << 30  # bytes
 LAST = 2  # rows compared
 
 
@@ -51,8 +51,8 @@ def compare(name: str, sizes: dict[str, int], device: str) -> int:
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", SIZES)
 def test_rows_past_two_to_the_31_elements_are_what_they_are_alone(name):
-    if not torch.cuda.is_available() or torch.cuda.mem_get_info()[0] < ROOM:
-        pytest.skip(f"no CUDA device with {ROOM >> 30} GiB free is visible to torch")
+    if torch.cuda.mem_get_info()[0] < ROOM:
+        pytest.skip(f"no CUDA device has {ROOM >> 30} GiB free")
     assert compare(name, SIZES[name], "cuda") > 2**31
 
 

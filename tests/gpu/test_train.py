@@ -17,12 +17,6 @@ from elmanctl.step import WARMUPS
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture(autouse=True)
-def needs_cuda():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device is visible to torch")
-
-
 def on_cuda(trial, **change):
     return msgspec.structs.replace(trial, device="cuda", **change)
 
