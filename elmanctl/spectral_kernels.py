@@ -36,27 +36,37 @@ def chosen(pointers, which, COUNT: tl.constexpr):
 
 
 @triton.jit
+def tile_of(W, row, at, end, columns):
+    """Return W[row, at] for rows below `end`, zeros elsewhere."""
+    mask = (row < end)[:, None] & (at < columns)[None, :]
+    return tl.load(W + row[:, None] * columns + at[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
 def spectral_columns(Ws, us, former, parts, kept, rows, columns, eps, COUNT: tl.constexpr, UNIT: tl.constexpr, WIDE: tl.constexpr,
                      TALL: tl.constexpr, DEEP: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """parts[program 1] = W^T u over DEEP rows; kept = u: that of `us`, or where not UNIT `former` divided by its length."""
     which = tl.program_id(2)
     W, length = chosen(Ws, which, COUNT), 1.0
+    row = tl.program_id(1) * DEEP + tl.arange(0, TALL)
+    at = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    end = tl.minimum(rows, (tl.program_id(1) + 1) * DEEP)
+    tile = tile_of(W, row, at, end, columns)
     if UNIT:
         u = chosen(us, which, COUNT)
     else:
         u = former + which * rows
         whole = tl.load(u + tl.arange(0, WIDE), mask=tl.arange(0, WIDE) < rows, other=0.0)
         length = tl.sqrt(tl.sum(whole * whole, 0)) + eps
-    at = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    value = tl.load(u + row, mask=row < end, other=0.0) / length
     total = tl.zeros([TALL, COLUMNS], tl.float32)
-    for start in range(0, DEEP, TALL):
-        row = tl.program_id(1) * DEEP + start + tl.arange(0, TALL)
-        mask = row < rows
-        value = tl.load(u + row, mask=mask, other=0.0) / length
+    for _ in range(0, DEEP, TALL):  # the next tile is under way while one is multiplied
+        next_tile = tile_of(W, row + TALL, at, end, columns)
+        next_value = tl.load(u + row + TALL, mask=row + TALL < end, other=0.0) / length
         if tl.program_id(0) == 0:
-            tl.store(kept + which * rows + row, value, mask=mask)
-        place = row[:, None] * columns + at[None, :]
-        total += tl.load(W + place, mask=mask[:, None] & (at < columns)[None, :], other=0.0) * value[:, None]
+            tl.store(kept + which * rows + row, value, mask=row < end)
+        total += tile * value[:, None]
+        row, tile, value = row + TALL, next_tile, next_value
     place = (which * tl.num_programs(1) + tl.program_id(1)) * columns + at
     tl.store(parts + place, tl.sum(total, 0), mask=at < columns)
 
@@ -77,15 +87,16 @@ def spectral_rows(Ws, parts, Wv, rows, columns, eps, COUNT: tl.constexpr, PARTS:
     which = tl.program_id(1)
     W = chosen(Ws, which, COUNT)
     row = tl.program_id(0) * SHORT + tl.arange(0, SHORT)
+    at = tl.arange(0, LONG)
+    tile, value = tile_of(W, row, at, rows, columns), sum_of_parts(parts, which, at, columns, PARTS)
     total = tl.zeros([SHORT, LONG], tl.float32)
     square = tl.zeros([LONG], tl.float32)
-    for start in range(0, columns, LONG):
-        at = start + tl.arange(0, LONG)
-        place = row[:, None] * columns + at[None, :]
-        tile = tl.load(W + place, mask=(row < rows)[:, None] & (at < columns)[None, :], other=0.0)
-        value = sum_of_parts(parts, which, at, columns, PARTS)
+    for _ in range(0, columns, LONG):
+        at += LONG
+        next_tile, next_value = tile_of(W, row, at, rows, columns), sum_of_parts(parts, which, at, columns, PARTS)
         square += value * value
         total += tile * value[None, :]
+        tile, value = next_tile, next_value
     size = tl.sqrt(tl.sum(square, 0)) + eps
     tl.store(Wv + which * rows + row, tl.sum(total, 1) / size, mask=row < rows)
 

@@ -48,11 +48,14 @@ def check_groups() -> None:
     norms = [SpectralNorm(1536, rho).train(mode) for rho, mode in ((0.9, True),) * 4 + ((0.5, True), (0.9, False))]
     W = torch.empty(1536, 1536, device="meta")
     sizes = [len(group) for group in groups([(norm, W) for norm in norms])]
-    assert sizes == [TOGETHER // W.nbytes, 4 - TOGETHER // W.nbytes, 1, 1], sizes
+    most = TOGETHER // W.nbytes
+    assert sizes == [*(min(most, 4 - i) for i in range(0, 4, most)), 1, 1], sizes
 
 
 check_groups()
 for shape in SHAPES:
-    for kind in (torch.float32, torch.bfloat16):
-        for is_training in (True, False):
-            check(shape, kind, is_training, 3 if kind == torch.bfloat16 else 1)
+    check(shape, torch.float32, True, 1)
+    check(shape, torch.bfloat16, False, 2)
+    if DEVICE == "cuda":
+        for kind in (torch.float32, torch.bfloat16):
+            check(shape, kind, True, 3)
