@@ -60,10 +60,11 @@ class Optimizer:
         norm = nn.utils.get_total_norm(gradients)
         if self.clip > 0:  # fused AdamW divides by it, and leaves the gradients divided: no pass over them for clipping
             self.adamw.grad_scale = ((norm + CLIP_EPS) / self.clip).clamp(min=1.0)
-        finite = torch.isfinite(loss) & torch.isfinite(norm)
-        self.halted.copy_(torch.maximum(self.halted, (~finite).float()))
+        found = torch.stack((loss.detach().float(), norm.float()))
+        # x - x is 0, or NaN where x is not finite; torch.isfinite of a number is four launches.
+        self.halted.masked_fill_((found - found).sum() != 0, 1.0)
         self.adamw.step()
-        return torch.stack((loss.detach().float(), norm.float(), self.halted))
+        return torch.cat((found, self.halted[None]))
 
     def tensors(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """Return AdamW's state by name: `exp_avg.<parameter>`, `exp_avg_sq.<parameter>`, `step.<parameter>`."""

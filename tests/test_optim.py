@@ -71,6 +71,18 @@ def test_without_clipping_the_norm_is_recorded_and_the_gradient_kept():
     assert outcomes[0][1] == pytest.approx(norm, rel=1e-5)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_either_of_loss_and_gradient_halts(where, bad):
+    model, x = Model(), torch.ones(3, 4)
+    optimizer, _ = run(model, x, 1)
+    loss = model(x)
+    loss.backward()
+    if where == "gradient":
+        model.rate.grad[0, 0] = bad
+    assert optimizer.step(torch.tensor(bad) if where == "loss" else loss).tolist()[2] == 1
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_and_state_stay_from_the_first_non_finite_step_on(bad):
     model, x = Model(), torch.ones(3, 4)
