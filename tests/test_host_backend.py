@@ -203,7 +203,9 @@ def test_only_our_names_are_exported(plain):
 
 def test_libraries_share_the_stacks_of_their_threads(plain, race):
     """Each has a guard page: with stacks of its own, every kernel loaded would take two mappings a thread, and Linux allows 65,530."""
-    places = {ctypes.addressof(ctypes.c_char.in_dll(part.library.handle, "elman_host_stacks")) for part in (plain, race)}
+    places = {
+        ctypes.addressof(ctypes.c_char.in_dll(part.library.handle, "elman_host_stacks")) for part in (plain, race)
+    }
     assert len(places) == 1 and plain.run("none")[1] == race.run("none")[1] == ""
     assert Path("/proc/self/maps").read_text().count("---p") >= 64  # a guard page for each thread
 
