@@ -141,9 +141,11 @@ def prepare(every: bool = False) -> None:
     import torch.fx.experimental.symbolic_shapes
 
     if every:
-        import torch.testing._internal.optests  # noqa: F401
+        import torch.testing._internal.optests
 
-        with contextlib.suppress(ImportError):  # a place inside torch, which opcheck comes to and another release may lack
+        with contextlib.suppress(
+            ImportError
+        ):  # a place inside torch, which opcheck comes to and another release may lack
             import torch._inductor.pattern_matcher  # noqa: F401
 
 
