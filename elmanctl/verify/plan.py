@@ -10,10 +10,10 @@ from elmanctl.errors import UserError, did_you_mean
 from elmanctl.options import show
 from elmanctl.toolchain import HOST
 from elmanctl.variant import Spec
-from elmanctl.verify import captured, cases, drawn, layers, liveness, parity, properties, sanitize, training
+from elmanctl.verify import captured, cases, drawn, layers, liveness, parity, properties, remembered, sanitize, training
 from elmanctl.verify.cases import Case
 from elmanctl.verify.run import Check, Compiled, run_case
-from elmanctl.verify.truth import Truth, draw, establish
+from elmanctl.verify.truth import Problem, Truth, draw
 
 QUICK_DTYPES = ("float32", "bfloat16")
 LAYER = dict.fromkeys(training.CHECKS, training.check_training)
@@ -191,13 +191,17 @@ class Plan:
             if task.kind == "sanitize":
                 return sanitize.check(self, task.id, task.name, task.case)
             library = Compiled(self.kernel, self.constants, device)
+            problem = draw(self.kernel, self.reference, self.constants, task.case, seed)
             if task.kind == "property":
-                problem = draw(self.kernel, self.reference, self.constants, task.case, seed)
-                return properties.check_property(task.name, library, problem)
+                return properties.check_property(task.name, library, problem, self._known)
+            truth = truth or self._known(problem)
             return run_case(library, self.kernel, self.reference, self.constants, task.case, seed, truth)
         except (ValueError, KeyError, RuntimeError) as error:
             text = f"{type(error).__name__}: {error}"
             return Check(task.id, task.kind, False, message=text, seconds=time.monotonic() - started)
+
+    def _known(self, problem: Problem) -> Truth:
+        return remembered.truth(self.spec, problem)
 
     def device_facts(self) -> dict[str, str]:
         """Return the target that was built for, and the device's name; on CUDA this starts the device."""
@@ -208,4 +212,4 @@ class Plan:
         """Return the truth of a case, for a kernel that runs in another process."""
         if task.kind != "case":
             return None
-        return establish(draw(self.kernel, self.reference, self.constants, task.case, self.request.seed))
+        return self._known(draw(self.kernel, self.reference, self.constants, task.case, self.request.seed))

@@ -4,7 +4,9 @@ A change of the tool's own modules that a variant is made of (families and the l
 """
 
 import os
+import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,10 +20,18 @@ POLL_SECONDS = 0.2
 
 def follow(specs: list[Spec], arguments: list[str]) -> None:
     """Run a command line now and whenever a source of these variants changes, until interrupted."""
-    from elmanctl.verify import pool, session  # noqa: F401  (each run is forked from here, and starts without importing them)
+    from elmanctl.verify import pool, remembered, session  # noqa: F401  (each run is forked from here, and starts without importing them)
 
     pool.prepare(every=True)
+    with tempfile.TemporaryDirectory(prefix="elmanctl-watch-") as folder:
+        remembered.folder = Path(folder)
+        try:
+            _follow(specs, arguments)
+        finally:
+            remembered.folder = None
 
+
+def _follow(specs: list[Spec], arguments: list[str]) -> None:
     seen: dict[Path, int] = {}
     while True:
         now = stamps(specs)
@@ -37,7 +47,11 @@ def follow(specs: list[Spec], arguments: list[str]) -> None:
 
 def restart() -> None:
     """Become a new process of the same command line."""
+    from elmanctl.verify import remembered
+
     note("A module of elmanctl itself changed: starting anew.")
+    if remembered.folder:
+        shutil.rmtree(remembered.folder, ignore_errors=True)
     sys.stdout.flush()
     os.execv(sys.executable, sys.orig_argv)
 

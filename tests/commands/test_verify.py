@@ -12,7 +12,7 @@ import pytest
 
 from elmanctl.cli import run
 from elmanctl.plugins.registry import registry
-from elmanctl.verify import hashes, receipt, watch
+from elmanctl.verify import hashes, receipt, remembered, watch
 
 _path = Path(__file__).parent.parent / "verify" / "conftest.py"
 _fixtures = importlib.util.spec_from_file_location("verify_fixtures", _path)
@@ -149,15 +149,19 @@ def test_a_kernel_that_does_not_compile_is_shown_with_its_line(folder, capsys):
 
 
 def test_watch_runs_again_when_a_source_changes_and_reads_it_anew(folder, monkeypatch):
-    spec, codes = registry().resolve("Integrator"), []
+    """Truths are kept while only the kernel changes."""
+    spec, codes, kept = registry().resolve("Integrator"), [], []
     original = watch.again
 
     def sleep(seconds):
+        kept.append(len(list(remembered.folder.iterdir())))
         if len(codes) == 1:
             edit(folder, "kernel", "store(p.y + at, h * h);", "store(p.y + at, h * h * acc(1.01));")
         elif len(codes) == 2:
             edit(folder, "kernel", " * acc(1.01)", "")
             edit(folder, "__init__.py", '"tanh on the state"', '"a tanh on the state"')
+        elif len(codes) == 3:
+            edit(folder, "reference.py", "ys.append(h * h)", "ys.append(1.01 * h * h)")
         else:
             raise KeyboardInterrupt
 
@@ -165,7 +169,7 @@ def test_watch_runs_again_when_a_source_changes_and_reads_it_anew(folder, monkey
     monkeypatch.setattr(watch.time, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
         watch.follow([spec], ["verify", "Integrator", "--device", "cpu", "--case", "float32 B3 T2"])
-    assert codes == [0, 1, 0]
+    assert codes == [0, 1, 0, 1] and kept == [1, 1, 2, 3] and remembered.folder is None
 
 
 def test_watch_starts_anew_when_a_module_of_the_tool_changes(monkeypatch, tmp_path):
