@@ -103,7 +103,7 @@ def host(monkeypatch):
     monkeypatch.setattr(run, "interleaved", lambda graphs, count, seconds: [Timing(2.0, 2.0, 2.0)] * len(graphs))
 
 
-def test_what_cannot_be_timed_is_a_row_and_the_others_are_timed(monkeypatch, host):
+def test_what_cannot_be_timed_is_a_row_and_the_others_are_timed(monkeypatch, host, call):
     def breaks_when_captured(sizes, sets):
         runs = []
 
@@ -121,8 +121,7 @@ def test_what_cannot_be_timed_is_a_row_and_the_others_are_timed(monkeypatch, hos
         return lambda number, both: None
 
     monkeypatch.setattr(rivals, "RIVALS", {f.__name__: f for f in (breaks_when_captured, slow, works)})
-    kernel = spec("E1").variant.kernel()
-    monkeypatch.setitem(kernel.__dict__, "rivals", ("breaks_when_captured", "slow", "works"))
+    monkeypatch.setitem(call.kernel.__dict__, "rivals", ("breaks_when_captured", "slow", "works"))
     wanted = [shapes.Shape(3, 5, 32), shapes.Shape(3, 5, 33), shapes.Shape(2, 5, 32)]
     found = list(run.rows(spec("E1"), wanted, CPU, "vouched", seconds=2.0))
     first = {r.contender: r for r in found if r.B == 3 and r.dim == 32}
