@@ -127,7 +127,7 @@ def prove_one(passed, mutants: int | None, json: bool, jobs: int | None = None) 
     """Plant mistakes in one configuration that passed, and print or return what became of them.
 
     The mistakes are compiled for the host, wherever the configuration passed: a planted one may write anywhere, and a device that it
-    harmed would fail what comes next. The proof is of the sources, so it goes into the receipt of the host and of the device of `passed`.
+    harmed would fail what comes next. The proof is of the sources, so it goes into every receipt of the configuration that vouches for them.
     """
     from elmanctl.verify import plan, receipt
     from elmanctl.verify.prove import proof, show
@@ -141,7 +141,7 @@ def prove_one(passed, mutants: int | None, json: bool, jobs: int | None = None) 
                 status.update(f"{spec.name}: {what} {done} of {count}")
 
         found = proof.prove(plan.Plan(request), mutants or proof.MUTANTS, progress, jobs)
-    for target in dict.fromkeys((request.target, passed.target)):
+    for target in receipt.held(spec):
         receipt.attach(spec, target, found.record(), found.ok)
     if not json:
         show.show(spec.name, found)

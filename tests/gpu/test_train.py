@@ -83,7 +83,8 @@ def test_a_step_that_cannot_be_captured_says_to_run_eager(trainee):
 
 def test_minutes_count_from_the_first_step(trainee):
     ended = train.run(on_cuda(trainee.trial(budget=Budget(minutes=0.02))), Path("a"))
-    assert 1.2 <= ended.seconds < 1.4 and ended.steps > 100
+    # The host's clock ends the run, the device's tells when the last step was over.
+    assert ended.seconds == pytest.approx(1.2, abs=0.1) and ended.steps > 100
 
 
 @pytest.mark.parametrize("model", ["Toy", "E42", "E88h4n16"])
@@ -102,7 +103,7 @@ def test_checkpointed_layers_and_a_chunked_loss_are_captured_and_follow_the_same
 
 
 def test_checkpointing_a_long_chunk_takes_less_memory(trainee):
-    trial = on_cuda(trainee.trial("E88h4n16", steps=2, batch=8, chunk=512), dim=256, depth=8)
+    trial = on_cuda(trainee.trial("E88h4n16", steps=2, batch=8, chunk=384), dim=256, depth=8)
     peaks = []
     for settings in ({}, {"checkpoint_layers": 4}, {"checkpoint_layers": 8}):
         training = msgspec.structs.replace(trial.training, **settings)

@@ -193,7 +193,8 @@ def test_a_proof_is_kept_in_the_receipt_and_a_later_plain_run_keeps_it(folder, s
     assert json.loads(stored.read_text())["Integrator"]["proof"]["killed"] == found["killed"]
 
 
-def test_a_proof_of_what_passed_on_a_device_goes_into_both_receipts(spec, monkeypatch):
+@pytest.mark.parametrize("passed", ["host", "sm_90a"])
+def test_a_proof_goes_into_every_receipt_that_vouches_for_the_sources(spec, monkeypatch, passed):
     shown = Proof(truth_mutants=3, truth_killed=3, mutants=2, killed=2, score=1.0)
     found = SimpleNamespace(ok=True, record=lambda: shown)
     asked = []
@@ -205,7 +206,7 @@ def test_a_proof_of_what_passed_on_a_device_goes_into_both_receipts(spec, monkey
         parts = hashes.parts(spec.variant, target)
         worst = {"worst": 0.5, "worst_tensor": "y", "seconds": 1.0, "created": "2026-11-22T10:00:00+00:00"}
         receipt.write(spec, Receipt(variant=spec.variant.name, model=spec.name, parts=parts, **plain, **worst))
-    assert prove_one(SimpleNamespace(spec=spec, seed=5, target="sm_90a"), 2, json=False)[1]
+    assert prove_one(SimpleNamespace(spec=spec, seed=5, target=passed), 2, json=False)[1]
     assert [(r.device, r.target, r.seed) for r in asked] == [("cpu", "host", 5)]
     assert [receipt.find(spec, target).proof for target in ("host", "sm_90a")] == [shown, shown]
 
