@@ -7,6 +7,7 @@
   was changed by hand. `none`: never verified.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ import msgspec
 from elmanctl.errors import UserError
 from elmanctl.files import DAMAGED, write_json
 from elmanctl.flavours import is_host
-from elmanctl.variant import Spec, Variant
+from elmanctl.variant import Spec, Variant, parse_options
 from elmanctl.verify.hashes import common_parts, parts
 from elmanctl.verify.record import SCHEMA, Proof, Receipt
 
@@ -62,9 +63,41 @@ class Held(NamedTuple):
 
 
 def find(spec: Spec, target: str) -> Receipt | None:
-    """Return the receipt of a configuration for a target, if it vouches for the sources as they are."""
-    found = held(spec, (target,)).get(target)
-    return found.receipt if found and found.state == "green" else None
+    """Return the receipt that vouches for a configuration on a target with the sources as they are: its own, or where it has none that failed,
+    that of another which runs the very same kernel (`same_kernel`); `model` says whose it is.
+    """
+    own = held(spec, (target,)).get(target)
+    if own and own.state != "stale":
+        return own.receipt if own.state == "green" else None
+    names = sorted({name for place in places(spec.variant, target) for name in read(place)} - {spec.name})
+    others = (other for name in names if (other := named(spec.variant, name)) and same_kernel(spec, other))
+    found = (held(other, (target,))[target] for other in others)
+    return next((one.receipt for one in found if one.state == "green"), None)
+
+
+def same_kernel(one: Spec, other: Spec) -> bool:
+    """Return whether two configurations of a variant differ in sizes alone and compile to the same kernel.
+
+    Options that are numbers are sizes; a form is a word or a yes, and what a layer does with it is to be verified even where the kernel does not
+    see it. A size that the kernel sees, as n_state, is a constant of its build.
+    """
+    if not one.variant.has_kernel:
+        return False
+    forms = [[v for v in dataclasses.astuple(spec.config) if isinstance(v, bool | str)] for spec in (one, other)]
+    constants = one.variant.module("binding").constants
+    return forms[0] == forms[1] and constants(one.config) == constants(other.config)
+
+
+def named(variant: Variant, name: str) -> Spec | None:
+    """Return the configuration that a canonical name stands for; None where the variant has changed and knows it no longer."""
+    head, _, rest = name.partition(":")
+    if (found := variant.match(head)) is None:
+        return None
+    try:
+        options = parse_options(rest.split(",") if rest else [])
+        return Spec(variant, variant.configure(name, ("the name", found[1]), ("the options", options)))
+    except UserError:
+        return None
 
 
 def held(spec: Spec, targets: Iterable[str] | None = None) -> dict[str, Held]:

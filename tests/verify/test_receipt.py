@@ -225,3 +225,35 @@ def test_a_tool_module_that_a_folder_is_made_of_makes_it_stale(monkeypatch, tmp_
     monkeypatch.setattr(hashes, "_building_blocks", lambda: {"cudnn": other})
     after = hashes.parts(gru.variant, "host")
     assert {name for name in before if before[name] != after[name]} == {"shared"}
+
+
+def test_a_receipt_vouches_for_other_sizes_of_the_same_kernel_and_for_nothing_else(monkeypatch, tmp_path):
+    monkeypatch.setattr(receipt, "places", lambda variant, target: (tmp_path / f"{target}.json",) * 2)
+
+    def resolve(name):
+        return registry().resolve(name)
+
+    one = resolve("E88h8n32")
+    receipt.write(one, made(one, variant="E88"))
+    assert (
+        receipt.find(resolve("E88h12n32"), "host").model == "E88h8n32"
+        and receipt.state(resolve("E88h12n32"), "host") == "none"
+    )
+    forms = ("use_conv=true", "linear_state=true", "use_output_norm=true", "expansion=2")
+    for other in ("E88h8n16", *(f"E88h8n32:{form}" for form in forms)):
+        assert receipt.find(resolve(other), "host") is None, other
+    failed = resolve("E88h12n32")
+    receipt.write(failed, made(failed, failed=("float32 T2",)))
+    assert receipt.find(failed, "host") is None, "what failed itself is vouched for by nobody"
+    assert receipt.find(resolve("E88h20n32"), "host").model == "E88h8n32"
+
+
+@pytest.mark.parametrize(
+    "name", ["E1:expansion=1.5", "E4:expansion=4.0,rank=64", "E73n96:form=plain,save_every=1", "cudagru"]
+)
+def test_a_canonical_name_is_read_back(name):
+    spec = registry().resolve(name)
+    assert receipt.named(spec.variant, spec.name) == spec
+    assert (
+        receipt.named(spec.variant, f"{spec.variant.name}:gone=1") is None and receipt.named(spec.variant, "X1") is None
+    )
