@@ -7,8 +7,6 @@ from torch import nn
 
 from elmanctl.records import Budget, Training
 
-CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s
-
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Split the parameters in two groups: matrices decay; biases, norms and `no_decay` names do not.
@@ -58,8 +56,8 @@ class Optimizer:
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        if self.clip > 0:  # fused AdamW divides by it, and leaves the gradients divided: no pass over them for clipping
-            self.adamw.grad_scale = ((norm + CLIP_EPS) / self.clip).clamp(min=1.0)
+        if self.clip > 0:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         found = torch.stack((loss.detach().float(), norm.float()))
         # x - x is 0, or NaN where x is not finite; torch.isfinite of a number is four launches.
         self.halted.masked_fill_((found - found).sum() != 0, 1.0)
