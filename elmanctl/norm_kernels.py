@@ -1,11 +1,11 @@
-"""Residual add and RMSNorm as two Triton kernels, with what one pass over memory can do done in one pass.
+"""Residual add and RMSNorm as Triton kernels, one a direction and a small one for the weight's gradient, each a single pass over memory.
 
 * Forward reads x and the stream r, writes r' and u: 12 bytes an element where x and u are bf16. The last norm of a model, whose r' nobody
   reads, writes none: 8 bytes.
 * Backward reads the gradients of u and r' and u itself, writes the gradients of r and x: 14 bytes. It needs no r': with c = mean(du u),
   dr = dr' + rstd (weight du - x^ c), where x^ = u / weight. So r' lives no longer than until the next layer's norm.
 * x^ carries the rounding of u. Where a weight is exactly 0, u has lost x^: the terms with x^ are left out for that column.
-* The weight's gradient is summed in fp32: each program over its rows, torch over the programs; the same numbers in every run.
+* The weight's gradient is summed in fp32: each program over its rows, `weight_gradient` over the programs; the same numbers in every run.
 * A row lies in registers as several chunks in which a thread has four neighbours (norms.division): 8 and 16 bytes a load or store, the same
   threads for both dtypes, and one sum across warps a row.
 """

@@ -13,9 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EPS = 1e-5  # always passed on: stock RMSNorm would take the input dtype's epsilon, 7.8e-3 in bf16
-NEIGHBOURS = (
-    4  # elements of one load or store: 16 bytes in fp32, 8 in bf16, so that both dtypes lie in the same threads
-)
+NEIGHBOURS = 4  # elements of one load or store, 16 bytes in fp32 and 8 in bf16: both dtypes lie in the same threads
 MOST = 12  # elements of a row in a thread, unless 16 warps have more: what a backward pass can hold of two rows and not spill
 AHEAD = True  # a backward pass reads the next row before it is done with one
 WARPS, REGISTERS = 16, 65536  # of a multiprocessor in a backward pass; on it

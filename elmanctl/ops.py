@@ -228,9 +228,8 @@ class _Project(torch.autograd.Function):
         gradients = [d.flatten(0, -2) for d in gradients]
         total = None
         for d, weight in sorted(zip(gradients, weights, strict=True), key=lambda pair: pair[1].shape[0]):
-            total = (
-                d @ weight if total is None else total.addmm_(d, weight)
-            )  # the largest last: it hides the addition best
+            # The largest last: it hides the addition best.
+            total = d @ weight if total is None else total.addmm_(d, weight)
         # In fp32 as the product sums it: neither a rounding to bf16 nor a pass over memory to widen it again.
         d_weights = [product(d.mT, rows).to(dtype) for d, dtype in zip(gradients, ctx.dtypes, strict=True)]
         total = total.view(x.shape)

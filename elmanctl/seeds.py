@@ -21,9 +21,8 @@ def expanded(suite: Suite, seeds: int | list[int]) -> Suite:
     if len(listed) == 1 and listed[0] == first:
         return suite
     rows: dict[str, Row] = {}
-    for number, seed in enumerate(
-        listed
-    ):  # all rows of one seed, then of the next: a run cut short is whole as far as it came
+    # All rows of one seed, then of the next: a run cut short is whole as far as it came.
+    for number, seed in enumerate(listed):
         msgspec.structs.replace(suite.training, seed=seed).check()
         for row in suite.rows:
             label = f"{row.label} seed {seed}" if number else row.label

@@ -20,6 +20,7 @@ from elmanctl.spectral import EPS, ITERATIONS, SpectralNorm
 TOGETHER = 32 * 2**20  # bytes of weights that are taken at once: the L2 cache keeps them from one product to the next
 TALL, DEEP = 64, 512  # rows of a tile of `spectral_columns`, and that a program of it adds up
 SHORT, LONG = 16, 256  # rows of a program of `spectral_rows`, columns of its tile
+MOST = 64  # weights that are taken at once: with three pointers each, a launch's arguments are 1.5 KB of the 4 KB that it may have
 COLUMNS = 64
 FLAT, SHARE, PROGRAMS = 4096, 4, 128
 
@@ -216,11 +217,11 @@ def _apply(pairs: Sequence[tuple[SpectralNorm, Tensor]], dtype: torch.dtype) -> 
 
 
 def groups(pairs: Sequence[tuple[SpectralNorm, Tensor]]) -> list[list[tuple[SpectralNorm, Tensor]]]:
-    """Divide weights into those that are taken at once: of one shape, rho and mode, and no more than TOGETHER bytes unless it is one."""
+    """Divide weights into those that are taken at once: of one shape, rho and mode, at most MOST, and no more than TOGETHER bytes unless it is one."""
     found: dict[tuple, list[list[tuple[SpectralNorm, Tensor]]]] = {}
     for norm, W in pairs:
         lists = found.setdefault((W.shape, norm.rho, norm.training), [[]])
-        if lists[-1] and (len(lists[-1]) + 1) * W.nbytes > TOGETHER:
+        if len(lists[-1]) >= max(1, min(MOST, TOGETHER // W.nbytes)):
             lists.append([])
         lists[-1].append((norm, W))
     return [group for lists in found.values() for group in lists]

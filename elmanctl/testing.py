@@ -1,4 +1,7 @@
-"""For the tests of a variant's folder: run its layer in pieces, take all its gradients on kernel and reference, and read a refusal."""
+"""For the tests of a variant's folder: run its layer in pieces, take all its gradients on kernel and reference, and read a refusal.
+
+Layers that change buffers in training, as a spectral norm does, are to be in evaluation: each run would have a weight of its own.
+"""
 
 import torch
 from torch import Tensor

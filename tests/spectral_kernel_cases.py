@@ -5,7 +5,7 @@ import sys
 import torch
 
 from elmanctl.spectral import SpectralNorm
-from elmanctl.spectral_kernels import TOGETHER, groups, normalised, together
+from elmanctl.spectral_kernels import MOST, TOGETHER, groups, normalised, together
 
 DEVICE = sys.argv[1]
 SHAPES = {"cpu": ((520, 300),), "cuda": ((48, 48), (1536, 1536), (2048, 2048), (1000, 640))}[DEVICE]
@@ -50,6 +50,8 @@ def check_groups() -> None:
     sizes = [len(group) for group in groups([(norm, W) for norm in norms])]
     most = TOGETHER // W.nbytes
     assert sizes == [*(min(most, 4 - i) for i in range(0, 4, most)), 1, 1], sizes
+    narrow = [(SpectralNorm(8, 0.9), torch.empty(8, 8, device="meta")) for _ in range(MOST + 2)]
+    assert [len(group) for group in groups(narrow)] == [MOST, 2], "a launch takes so many pointers and no more"
 
 
 check_groups()

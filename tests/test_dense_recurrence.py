@@ -107,9 +107,10 @@ def test_products_of_the_library_give_the_kernels_results_at_any_width(package):
 
 
 def test_a_chosen_division_is_replaced_only_where_asked():
-    kernel, _, inputs, _ = case(PACKAGES[0], 3, B=9, D=128)
+    """By one whose ring is the shortest that there may be, and goes around twice."""
+    kernel, _, inputs, _ = case(PACKAGES[0], 18, B=9, D=128)
     first = run(kernel, inputs, "host")
-    with launch.divided({"WARPS": 8, "CHUNKS": 2, "TILES": 4, "SHARED": 0, "TURNS": 1, "WHOLE": 0}):
+    with launch.divided({"WARPS": 8, "CHUNKS": 2, "TILES": 4, "SHARED": 0, "TURNS": 1, "WHOLE": 0, "RING": 8}):
         other = run(kernel, inputs, "host")
     assert all((first[n] - other[n]).abs().max() < 1e-13 * first[n].abs().max() for n in first)
     with (

@@ -78,6 +78,40 @@ def test_a_matrix_state_is_compared_with_as_many_states_of_as_many_keys(timed):
     assert {line["products"] for line in lines} == {""}
 
 
+def test_a_kernel_of_other_dimensions_is_a_line_too():
+    """A plugin's may declare neither D nor H and N, and no state."""
+
+    def row(variant, us, **sizes):
+        return run.Row(
+            model=variant,
+            variant=variant,
+            contender=run.OWN,
+            B=2,
+            T=4,
+            dim=8,
+            forward=(us,) * 3,
+            both=(us,) * 3,
+            sizes={"B": 2, "T": 4} | sizes,
+        )
+
+    rows = [row("A", 4, C=3), row("B", 8, C=3), row("B", 8, C=5), row("B", 8, H=2, N=4), row("B", 8, D=3)]
+    lines = [dict(zip(compare.COLUMNS, line, strict=True)) for line in compare.cells(rows, "A", copy_gb_s=1e3)]
+    assert [line["times"] for line in lines] == ["1.00", "2.00", "", "", ""]
+    assert {line["ps/element"] for line in lines} == {""}
+
+
+def test_pictures_are_drawn_around_the_sizes_that_a_name_carries():
+    todo = bench_kernels.wanted(["E1@T=1024", "E1", "E33"], shapes.Shape(32, 512, 64))
+    rows = [
+        run.Row(model="E1", contender=run.OWN, B=B, T=T, dim=64, forward=(1, 1, 1), both=(2, 2, 2))
+        for B in (8, 32)
+        for T in (512, 1024)
+    ]
+    found = bench_kernels.pictures(rows, todo)
+    assert set(found) == {"E1", "E33"} and not found["E33"]
+    assert set(found["E1"]) == {"B_T=512_dim=64", "B_T=1024_dim=64", "T_B=32_dim=64"}
+
+
 def test_the_page_has_the_table_only_beside_a_yardstick(timed):
     common = {"device_name": "a GPU", "started": "2026-01-01", "base": "", "versions": {"torch": "2"}}
     rows = timed({"E1": 10, "E33": 11})

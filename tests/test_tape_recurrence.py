@@ -14,8 +14,11 @@ H200 = DEVICES["sm_90a"]
 
 @pytest.mark.parametrize(
     ("name", "N", "B", "T", "D", "division"),
-    [("E29c", 11, 2, 18, 16, {}), ("E29a", 3, 33, 2, 80, {"TILES": 3, "WARPS": 8, "TURNS": 3})],
-    ids=["two slots a lane, two saved tapes", "an empty turn, a block with two of three tiles"],
+    [("E29c", 11, 2, 18, 16, {"RING": 8}), ("E29a", 3, 33, 2, 80, {"TILES": 3, "WARPS": 8, "TURNS": 3})],
+    ids=[
+        "two slots a lane, two saved tapes, the shortest ring twice around",
+        "an empty turn, a block with two of three tiles",
+    ],
 )
 def test_the_kernel_equals_its_reference_in_fp64(name, N, B, T, D, division):
     variant = registry().resolve(f"{name}n{N}").variant

@@ -76,8 +76,7 @@ def time_kernels(
         rows=rows,
         against=against or "",
     )
-    pictures = {s.name: timing.lines(rows, s.name, base) if axes else {} for s in specs}
-    written = write(record, Path("runs") / (run or "kernels"), pictures)
+    written = write(record, Path("runs") / (run or "kernels"), pictures(rows, todo) if axes else {})
     print_json(record) if json else show.print_record(record)
     note(f"Record: {', '.join(map(str, written))}")
 
@@ -93,6 +92,16 @@ def wanted(names: list[str], base) -> list[tuple[Spec, object]]:
             shape = parse_shape(own, base)
             found[spec.name, shape] = (spec, shape)
     return list(found.values())
+
+
+def pictures(rows, todo) -> dict[str, dict]:
+    """Return each model's pictures (kernelbench.run.lines) around every shape that it was swept from."""
+    from elmanctl.kernelbench.run import lines
+
+    found: dict[str, dict] = {}
+    for spec, shape in todo:
+        found.setdefault(spec.name, {}).update(lines(rows, spec.name, shape))
+    return found
 
 
 def models(name: str | None) -> list[Spec]:

@@ -59,14 +59,22 @@ def row(known: Registry, spec: Spec) -> dict[str, Any]:
 
 
 def receipts(spec: Spec) -> list[dict[str, Any]]:
-    """Return the receipts of a configuration, for every target that has one; `state` is green, stale or red, with the reason."""
+    """Return the receipts of a configuration, for every target that has one; `state` is green, stale or red, with the reason.
+
+    Where it has none of its own, or a stale one, that of another `model` which vouches for it (receipt.find).
+    """
     from elmanctl.verify import receipt
 
+    held = receipt.held(spec)
+    for target in receipt.recorded(spec.variant) if spec.variant.has_kernel else ():
+        own = held.get(target)
+        if (own is None or own.state == "stale") and (other := receipt.find(spec, target)):
+            held[target] = receipt.Held(other, "green", f"the same kernel as {other.model}")
     result = []
-    for target, found in receipt.held(spec).items():
+    for target, found in sorted(held.items()):
         one = found.receipt
         facts = {"dtypes": list(one.dtypes), "worst": one.worst, "created": one.created, "quick": one.quick}
-        result.append({"target": target, "state": found.state, "why": found.why, **facts})
+        result.append({"target": target, "state": found.state, "why": found.why, "model": one.model, **facts})
     return result
 
 
@@ -101,7 +109,8 @@ def receipt_parts(entry: dict[str, Any]) -> list[tuple[str, str]]:
         return [("library", "")]
     found = []
     for r in entry["receipts"]:
-        more = f"{' quick' if r['quick'] else ''} {r['worst']:.1f}x" if r["state"] == "green" else ""
+        words = [*(["quick"] if r["quick"] else []), f"{r['worst']:.1f}x", *([f"({r['why']})"] if r["why"] else [])]
+        more = f" {' '.join(words)}" if r["state"] == "green" else ""
         found += [(", " if found else "", ""), (f"{r['target']} {r['state']}{more}", COLOURS[r["state"]])]
     return found or [("none", "")]
 

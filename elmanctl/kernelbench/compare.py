@@ -1,7 +1,8 @@
 """Recurrences of one run beside a yardstick: an other variant of the run at the same sizes.
 
 * A step of a dense recurrence is compared by its products and by the exchanges between blocks, on which it waits; a matrix state by its elements.
-* Sizes are the same where rows, steps and width are; of matrix states, where steps, states (rows times heads) and their keys are.
+* Sizes are the same where rows, steps and width are; of matrix states, where steps, states (rows times heads) and their keys are; of a kernel
+  that declares neither a width D nor heads H of keys N, where all are.
 """
 
 import math
@@ -33,7 +34,7 @@ def facts(call: Call) -> dict[str, int | dict[str, int]]:
     ordered = sum(name.endswith("CHUNKS") for name in kernel.tiling.constants) if rings else 0
     exchanges = max(ordered, rings)
     square = 2 * sizes["B"] * sizes["T"] * sizes.get("D", 1) ** 2
-    products = max(exchanges, evaluate(kernel.work["forward"], sizes) // square) if exchanges else 0
+    products = max(exchanges, evaluate(kernel.work.get("forward", "0"), sizes) // square) if exchanges else 0
     return {"sizes": dict(sizes), "state": elements, "products": products, "exchanges": exchanges}
 
 
@@ -49,13 +50,19 @@ def cells(rows: "list[Row]", yardstick: str, copy_gb_s: float) -> list[list[str]
     return [_line(row, known.get(_like(row)), copy_gb_s) for row in own]
 
 
-def _like(row: "Row") -> tuple[int, ...]:
+def _like(row: "Row") -> tuple:
     s = row.sizes
-    return (s["B"], s["T"], s["D"]) if "D" in s else (s["T"], s["B"] * s["H"], s["N"])
+    if "D" in s:
+        return "vector", s["B"], s["T"], s["D"]
+    return ("matrix", s["T"], s["B"] * s["H"], s["N"]) if _matrix(row) else tuple(sorted(s.items()))
+
+
+def _matrix(row: "Row") -> bool:
+    return "D" not in row.sizes and {"H", "N"} <= row.sizes.keys() and row.state > 0
 
 
 def _line(row: "Row", other: "Row | None", copy_gb_s: float) -> list[str]:
-    s, times, matrix = row.sizes, [""] * 2, "D" not in row.sizes
+    s, times, matrix = row.sizes, [""] * 2, _matrix(row)
     state = f"{s['H']} of {row.state // (s['B'] * s['H'])}" if matrix else f"{row.state // s['B']}"
     line = [row.model, str(s["B"]), str(s["T"]), state, f"{row.step[0]:.3f}", f"{row.step[1]:.3f}"]
     line.append("" if row.gb_s is None else f"{row.gb_s / copy_gb_s:.0%}")

@@ -22,9 +22,8 @@ class Limits:
 
     def __init__(self, axes: tuple[str, ...], truth, rounded, accumulation: float, tiny: float = 0.0):
         self.truth, self.time = truth, axes.index("T") if "T" in axes else None
-        self.groups: list[
-            tuple
-        ] = []  # axis or None, steps of a window, limit of each group, which groups are too small to count
+        # Of each axis, or None for all together: the axis, steps of a window, limit of each group, which groups are too small to count.
+        self.groups: list[tuple] = []
         self.largest = None  # of the largest element of each window
         if truth.size == 0:
             return

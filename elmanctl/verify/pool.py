@@ -143,9 +143,8 @@ def prepare(every: bool = False) -> None:
     if every:
         import torch.testing._internal.optests
 
-        with contextlib.suppress(
-            ImportError
-        ):  # a place inside torch, which opcheck comes to and another release may lack
+        # A place inside torch, which opcheck comes to and another release may lack.
+        with contextlib.suppress(ImportError):
             import torch._inductor.pattern_matcher  # noqa: F401
 
 

@@ -102,11 +102,8 @@ def named(variant: Variant, name: str) -> Spec | None:
 
 def held(spec: Spec, targets: Iterable[str] | None = None) -> dict[str, Held]:
     """Return a configuration's receipts by target, all that have one or those asked for; of two places the better."""
-    if targets is None:
-        files = {path for place in places(spec.variant, "any") for path in place.parent.glob("*.json")}
-        targets = sorted({path.stem for path in files})
     result, common = {}, None
-    for target in targets:
+    for target in recorded(spec.variant) if targets is None else targets:
         found = [r for p in places(spec.variant, target) if (r := read(p).get(spec.name)) and r.target == target]
         if found:
             common = common or common_parts(spec.variant)
@@ -114,6 +111,12 @@ def held(spec: Spec, targets: Iterable[str] | None = None) -> dict[str, Held]:
             judged = [_held(spec, r, current) for r in found]
             result[target] = min(judged, key=lambda h: ("green", "red", "stale").index(h.state))
     return result
+
+
+def recorded(variant: Variant) -> list[str]:
+    """Return the targets for which some configuration of a variant has a receipt."""
+    files = {path for place in places(variant, "any") for path in place.parent.glob("*.json")}
+    return sorted({path.stem for path in files})
 
 
 def _held(spec: Spec, receipt: Receipt, current: dict[str, str]) -> Held:

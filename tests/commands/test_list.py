@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from elmanctl.commands.list import receipt_text
 from elmanctl.plugins.registry import registry
 from elmanctl.verify import hashes, receipt
 from elmanctl.verify.record import Receipt
@@ -148,6 +149,17 @@ def test_a_name_that_breaks_a_rule_exits_2(project, rich_variant):
 def test_every_variant_here_can_be_shown(project):
     for row in json.loads(project.run("list", "--json").out)["variants"]:
         assert project.run("list", row["name"]).out.startswith(f"{row['name']}: ")
+
+
+def test_a_receipt_of_the_same_kernel_is_shown_with_the_model_that_it_is_of(project):
+    """What `bench` accepts is what `list` shows: E88_500M has 64 heads, and a kernel does not see how many there are."""
+    given = json.loads(project.run("list", "E88", "--json").out)["preset_receipts"]["E88_500M"]
+    found = {r["target"]: (r["state"], r["model"]) for r in given}
+    known = {t: receipt.find(registry().resolve("E88_500M"), t) for t in ("host", "sm_90a")}
+    assert found == {t: ("green", one.model) for t, one in known.items()}
+    assert all(r["why"] == ("" if r["model"] == "E88h64n32" else f"the same kernel as {r['model']}") for r in given)
+    line = receipt_text({"kind": "kernel", "receipts": [{**given[0], "worst": 0.5, "why": "the same kernel as X"}]})
+    assert line == "host green 0.5x (the same kernel as X)"
 
 
 def test_a_preset_shows_what_vouches_for_its_model(project):

@@ -55,6 +55,7 @@ def _verdicts(case: Case) -> tuple[list[Verdict], Truth]:
     plan, truth = _work.plan, _truth(case)
     library = Compiled(plan.kernel, plan.constants)
     parts = (plan.kernel, plan.reference, plan.constants)
+    # A copy without the limits that judging has worked out: they are larger to send than to work out again.
     return verdicts(library, *parts, case, plan.request.seed, truth), dataclasses.replace(truth)
 
 
