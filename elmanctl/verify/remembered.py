@@ -6,10 +6,12 @@ that truths are files, in a folder that ends with the watch.
 
 import contextlib
 import hashlib
-import os
-import pickle
 from pathlib import Path
 
+import numpy as np
+
+from elmanctl.errors import UserError
+from elmanctl.files import atomic
 from elmanctl.variant import Spec
 from elmanctl.verify import hashes
 from elmanctl.verify.truth import Problem, Truth, establish
@@ -21,14 +23,14 @@ def truth(spec: Spec, problem: Problem) -> Truth:
     """Return the truth of a case of a configuration: the one that is kept, else it is established, and kept in a watch."""
     if folder is None:
         return establish(problem)
-    parts = hashes.common_parts(spec.variant)
-    told = (spec.name, problem.seed, *(parts.get(name) for name in ("reference", "layer", "shared")))
+    common = hashes.common_parts(spec.variant)
+    told = (spec.name, problem.seed, *(common.get(name) for name in ("reference", "layer", "shared")))
     path = folder / hashlib.sha256(repr(told).encode()).hexdigest()
-    with contextlib.suppress(OSError):
-        return pickle.loads(path.read_bytes())
+    with contextlib.suppress(OSError), np.load(path, allow_pickle=False) as kept:
+        parts = {kind: {n[1:]: kept[n] for n in kept.files if n[0] == kind} for kind in "ve"}
+        return Truth(problem, parts["v"], parts["e"])
     found = establish(problem)
-    aside = path.with_suffix(f".{os.getpid()}")
-    with contextlib.suppress(OSError):  # a full disk loses no result
-        aside.write_bytes(pickle.dumps(found))
-        aside.replace(path)
+    arrays = {f"v{n}": a for n, a in found.values.items()} | {f"e{n}": a for n, a in found.errors.items()}
+    with contextlib.suppress(UserError), atomic(path, "wb") as file:  # a full disk loses no result
+        np.savez(file, **arrays)
     return found
