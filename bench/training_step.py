@@ -27,7 +27,7 @@ KINDS = {
     "recurrence": r"elman::|elman_|chunk_|_chunk|selective|ssd|_bmm_|state_passing|RNN_|RNNcell|elemWiseRNN|persistRNN",
     "product": r"nvjet|gemm|gemv|cutlass|xmma|splitKreduce|cublas",
     "norm": r"layer_norm|add_norm|weight_gradient|rms|triton_(per|red)_fused",
-    "optimizer": r"multi_tensor_apply|FusedAdam|lpnorm|LpNorm",
+    "optimizer": r"adamw_|multi_tensor_apply|FusedAdam|lpnorm|LpNorm",
     "loss": r"softmax|nll_loss|indexSelect|embedding|index_",
     "fill or copy": r"Memset|Memcpy|fill|copy|CatArray",
 }

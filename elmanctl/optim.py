@@ -1,10 +1,14 @@
-"""AdamW on fp32 master weights, the learning-rate schedule over the budget, and clipping that never waits for the device."""
+"""AdamW on fp32 master weights, the learning-rate schedule over the budget, and clipping that never waits for the device.
+
+Its arithmetic has two routes, those of norms.py: the kernels of adamw_kernels.py where they run, else torch's fused AdamW.
+"""
 
 import math
 
 import torch
 from torch import nn
 
+from elmanctl.norms import implementation
 from elmanctl.records import Budget, Training
 
 
@@ -31,7 +35,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 class Optimizer:
-    """Fused AdamW that skips its update, on the device, from the first non-finite step on.
+    """AdamW that skips its update, on the device, from the first non-finite step on.
 
     The learning rate and the `halted` flag are device tensors, so that a captured CUDA graph reads their present value.
     Once `halted` is 1 the weights stay as they were before the step that failed, however many steps are already in flight.
@@ -42,6 +46,10 @@ class Optimizer:
         self.clip = training.clip
         self.lr = torch.zeros((), device=device)
         self.halted = torch.zeros((), device=device)
+        self.counts = torch.zeros(
+            len(self.parameters), device=device
+        )  # finished steps, which each weight's state shows its own of
+        self.route = implementation(device) if all(p.dtype == torch.float32 for p in self.parameters) else "torch"
         groups = [group for group in decay_groups(model, training.weight_decay) if group["params"]]
         self.adamw = torch.optim.AdamW(
             groups, lr=self.lr, betas=training.betas, fused=True, capturable=device.type == "cuda"
@@ -56,6 +64,8 @@ class Optimizer:
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
+        if self.route == "triton":
+            return self._by_kernels(loss.detach().float(), norm.float())
         if self.clip > 0:
             nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         found = torch.stack((loss.detach().float(), norm.float()))
@@ -63,6 +73,25 @@ class Optimizer:
         self.halted.masked_fill_((found - found).sum() != 0, 1.0)
         self.adamw.step()
         return torch.cat((found, self.halted[None]))
+
+    @torch.no_grad()
+    def _by_kernels(self, loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        from elmanctl import adamw_kernels
+
+        betas = self.adamw.defaults["betas"]
+        outcome, rates = adamw_kernels.decide(loss, norm, self.lr, self.halted, self.counts, self.clip, betas)
+        for group in self.adamw.param_groups:
+            adamw_kernels.update(
+                group["params"],
+                self.adamw.state,
+                rates,
+                self.lr,
+                self.halted,
+                betas,
+                group["eps"],
+                group["weight_decay"],
+            )
+        return outcome
 
     def tensors(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """Return AdamW's state by name: `exp_avg.<parameter>`, `exp_avg_sq.<parameter>`, `step.<parameter>`."""
@@ -74,11 +103,10 @@ class Optimizer:
 
     def allocate(self) -> None:
         """Make AdamW's state where there is none yet: zeros, as its first step would."""
-        on_device = {"dtype": torch.float32, "device": self.lr.device}
-        for p in self.parameters:
+        for p, count in zip(self.parameters, self.counts, strict=True):
             if p not in self.adamw.state:
                 self.adamw.state[p] = {
-                    "step": torch.zeros((), **on_device),
+                    "step": count,
                     "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
                     "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
                 }

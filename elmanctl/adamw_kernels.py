@@ -1,0 +1,128 @@
+"""AdamW as Triton kernels: clipping, both moments and the weights in one pass of 28 bytes a parameter.
+
+torch's fused AdamW takes gradients that were clipped in memory, 8 bytes a parameter more; told to divide them itself (`grad_scale`), it writes them
+back besides. The arithmetic is torch's: decoupled weight decay, bias corrections of both moments, epsilon beside the corrected root.
+
+* `decide` is one program: it looks whether loss and gradient are finite, counts the step, and leaves three numbers for `update`.
+* `update` takes tensors of one size and one weight decay at once. Where training has halted it writes nothing.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from elmanctl.spectral_kernels import chosen
+
+MOST = 64  # tensors of a launch: with four pointers each, its arguments are 2 KB of the 4 KB that it may have
+FLAT, SHARE = 1024, 4  # elements of a tile, tiles of a program
+EPS_OF_NORM = (
+    1e-6  # added to the gradients' norm before the clip is divided by it, as torch.nn.utils.clip_grad_norm_ does
+)
+
+
+@triton.jit
+def power(base: tl.constexpr, exponent):
+    """Return base ** exponent for a whole exponent below 2^32, in fp64: 1 - 0.999 ** 1 has no correct digit to spare in fp32."""
+    found, factor = tl.full([], 1.0, tl.float64), tl.full([], base, tl.float64)
+    for _ in range(32):
+        found = tl.where((exponent & 1) == 1, found * factor, found)
+        factor, exponent = factor * factor, exponent >> 1
+    return found
+
+
+@triton.jit
+def adamw_decide(loss, norm, lr, halted, counts, outcome, rates, tensors, clip, BETA1: tl.constexpr, BETA2: tl.constexpr,
+                 EPS: tl.constexpr, WIDE: tl.constexpr):  # fmt: skip
+    """outcome = loss, norm, halted; rates = the clip's factor, lr / correction 1, 1 / root of correction 2; counts grow unless halted."""
+    total, length = tl.load(loss), tl.load(norm)
+    broken = (
+        ((total - total) != 0) | ((length - length) != 0) | (tl.load(halted) != 0)
+    )  # x - x is NaN where x is not finite
+    at = tl.arange(0, WIDE)
+    count = tl.load(counts) + tl.where(broken, 0.0, 1.0)
+    tl.store(counts + at, tl.zeros([WIDE], tl.float32) + count, mask=at < tensors)
+    tl.store(halted, tl.where(broken, 1.0, 0.0))
+    tl.store(outcome, total)
+    tl.store(outcome + 1, length)
+    tl.store(outcome + 2, tl.where(broken, 1.0, 0.0))
+    exponent = count.to(tl.int32)
+    tl.store(rates, tl.where(clip > 0, tl.minimum(clip / (length + EPS), 1.0), 1.0))
+    tl.store(rates + 1, tl.load(lr) / (1.0 - power(BETA1, exponent)).to(tl.float32))
+    tl.store(rates + 2, 1.0 / tl.sqrt((1.0 - power(BETA2, exponent)).to(tl.float32)))
+
+
+@triton.jit
+def adamw_update(ps, gs, ms, vs, rates, lr, halted, count, BETA1: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr,
+                 DECAY: tl.constexpr, COUNT: tl.constexpr, FLAT: tl.constexpr, SHARE: tl.constexpr):  # fmt: skip
+    """Move `count` weights of each tensor p by its gradient g, and its moments m and v."""
+    which = tl.program_id(1)
+    p, g, m, v = chosen(ps, which, COUNT), chosen(gs, which, COUNT), chosen(ms, which, COUNT), chosen(vs, which, COUNT)
+    factor, rate, root = tl.load(rates), tl.load(rates + 1), tl.load(rates + 2)
+    kept, end = 1.0 - tl.load(lr) * DECAY, tl.where(tl.load(halted) == 0, count, 0)
+    for step in tl.static_range(SHARE):
+        at = (tl.program_id(0) * SHARE + step) * FLAT + tl.arange(0, FLAT)
+        mask = at < end
+        gradient = tl.load(g + at, mask=mask, other=0.0) * factor
+        first = tl.load(m + at, mask=mask, other=0.0)
+        first += (1.0 - BETA1) * (gradient - first)
+        second = BETA2 * tl.load(v + at, mask=mask, other=0.0) + (1.0 - BETA2) * gradient * gradient
+        weight = tl.load(p + at, mask=mask, other=0.0) * kept
+        tl.store(p + at, weight - rate * first / (tl.sqrt(second) * root + EPS), mask=mask)
+        tl.store(m + at, first, mask=mask)
+        tl.store(v + at, second, mask=mask)
+
+
+def decide(
+    loss: Tensor, norm: Tensor, lr: Tensor, halted: Tensor, counts: Tensor, clip: float, betas: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Count a step unless loss or gradient is not finite, or one before was not; then `halted` becomes 1.
+
+    Args:
+        loss, norm: of the step and of its gradients; lr, halted: all of them scalars on a GPU.
+        counts: [tensors] finished steps, all the same; clip: the greatest norm, 0 for any.
+    Returns:
+        [3] loss, norm, halted; and [3] for `update`: the gradients' factor, lr over the first correction, one over the second's root.
+    """
+    outcome, rates = (torch.empty(3, dtype=torch.float32, device=counts.device) for _ in range(2))
+    wide = triton.next_power_of_2(len(counts))
+    adamw_decide[(1,)](
+        loss, norm, lr, halted, counts, outcome, rates, len(counts), float(clip),
+        BETA1=betas[0], BETA2=betas[1], EPS=EPS_OF_NORM, WIDE=wide, num_warps=1,
+    )  # fmt: skip
+    return outcome, rates
+
+
+def update(
+    parameters: Sequence[Tensor],
+    state: dict[Tensor, dict[str, Tensor]],
+    rates: Tensor,
+    lr: Tensor,
+    halted: Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    decay: float,
+) -> None:
+    """Move weights and moments of one weight decay, in fp32, by their gradients; those without one stay as they are.
+
+    Args:
+        state: of each parameter `exp_avg` and `exp_avg_sq`, as torch.optim.AdamW keeps them; rates, lr, halted: as in `decide`.
+    """
+    sizes: dict[int, list[tuple[Tensor, ...]]] = {}
+    for p in parameters:
+        if p.grad is not None and p.numel():
+            tensors = (p.data, p.grad, state[p]["exp_avg"], state[p]["exp_avg_sq"])
+            if len({(t.stride(), t.dtype) for t in tensors}) > 1:
+                raise ValueError(
+                    f"A weight of {tuple(p.shape)}, its gradient and its moments do not lie alike in memory."
+                )
+            sizes.setdefault(p.numel(), []).append(tensors)
+    for count, alike in sizes.items():
+        for start in range(0, len(alike), MOST):
+            ps, gs, ms, vs = zip(*alike[start : start + MOST], strict=True)
+            adamw_update[(triton.cdiv(count, FLAT * SHARE), len(ps))](
+                ps, gs, ms, vs, rates, lr, halted, count,
+                BETA1=betas[0], BETA2=betas[1], EPS=eps, DECAY=decay, COUNT=len(ps), FLAT=FLAT, SHARE=SHARE,
+            )  # fmt: skip
