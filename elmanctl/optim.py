@@ -46,9 +46,7 @@ class Optimizer:
         self.clip = training.clip
         self.lr = torch.zeros((), device=device)
         self.halted = torch.zeros((), device=device)
-        self.counts = torch.zeros(
-            len(self.parameters), device=device
-        )  # finished steps, which each weight's state shows its own of
+        self.counts = torch.zeros(len(self.parameters), device=device)  # finished steps: `step` of each weight's state
         self.route = implementation(device) if all(p.dtype == torch.float32 for p in self.parameters) else "torch"
         groups = [group for group in decay_groups(model, training.weight_decay) if group["params"]]
         self.adamw = torch.optim.AdamW(
@@ -63,9 +61,9 @@ class Optimizer:
             [3] on the device: loss, gradient norm before clipping, 1 if training has halted.
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
         if self.route == "triton":
-            return self._by_kernels(loss.detach().float(), norm.float())
+            return self._by_kernels(loss.detach().float(), gradients)
+        norm = nn.utils.get_total_norm(gradients)
         if self.clip > 0:
             nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         found = torch.stack((loss.detach().float(), norm.float()))
@@ -75,22 +73,14 @@ class Optimizer:
         return torch.cat((found, self.halted[None]))
 
     @torch.no_grad()
-    def _by_kernels(self, loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+    def _by_kernels(self, loss: torch.Tensor, gradients: list[torch.Tensor]) -> torch.Tensor:
         from elmanctl import adamw_kernels
 
-        betas = self.adamw.defaults["betas"]
-        outcome, rates = adamw_kernels.decide(loss, norm, self.lr, self.halted, self.counts, self.clip, betas)
+        betas, parts = self.adamw.defaults["betas"], adamw_kernels.squares(gradients)
+        outcome, rates = adamw_kernels.decide(loss, parts, self.lr, self.halted, self.counts, self.clip, betas)
         for group in self.adamw.param_groups:
-            adamw_kernels.update(
-                group["params"],
-                self.adamw.state,
-                rates,
-                self.lr,
-                self.halted,
-                betas,
-                group["eps"],
-                group["weight_decay"],
-            )
+            weights, eps, decay = (group[name] for name in ("params", "eps", "weight_decay"))
+            adamw_kernels.update(weights, self.adamw.state, rates, self.lr, self.halted, betas, eps, decay)
         return outcome
 
     def tensors(self, model: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,9 +1,10 @@
-"""Spectral normalisation as Triton kernels, of several weights of one shape at once: eight launches for all of them, and two for their gradients.
+"""Spectral normalisation by the programs of spectral_programs.py, of several weights of one shape at once: eight launches, and two for gradients.
 
 * W^T u travels as rows whose sum it is, added up in a fixed order; vectors are divided by their length where they are read.
 * With w = W^T u, v = w / (|w| + eps) and sigma = u^T W v = |w|^2 / (|w| + eps): the last product of spectral.py, W v, is not formed.
 * All sums are fp32 whatever the device's settings for products; the same numbers in every run.
-* `together` is for a model's forward pass: it makes the weights of all layers before the first one, and `normalised` hands them out.
+* `together` is for a model's forward pass: it makes the weights of all layers beside the first one's norm and projection, on a stream of
+  its own, and `normalised` hands them out. Autograd takes the gradients back on that stream, beside the products that come after.
 """
 
 import contextlib
@@ -11,11 +12,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from elmanctl.spectral import EPS, ITERATIONS, SpectralNorm
+from elmanctl.spectral_programs import spectral_columns, spectral_dot, spectral_gradient, spectral_rows, spectral_scale
 
 TOGETHER = 32 * 2**20  # bytes of weights that are taken at once: the L2 cache keeps them from one product to the next
 TALL, DEEP = 64, 512  # rows of a tile of `spectral_columns`, and that a program of it adds up
@@ -25,142 +26,7 @@ COLUMNS = 64
 FLAT, SHARE, PROGRAMS = 4096, 4, 128
 
 _made: dict[tuple[SpectralNorm, torch.dtype], Tensor] = {}
-
-
-@triton.jit
-def chosen(pointers, which, COUNT: tl.constexpr):
-    """Return one of several pointers."""
-    found = pointers[0]
-    for i in tl.static_range(1, COUNT):
-        found = tl.where(which == i, pointers[i], found)
-    return found
-
-
-@triton.jit
-def tile_of(W, row, at, end, columns):
-    """Return W[row, at] for rows below `end`, zeros elsewhere."""
-    mask = (row < end)[:, None] & (at < columns)[None, :]
-    return tl.load(W + row[:, None] * columns + at[None, :], mask=mask, other=0.0)
-
-
-@triton.jit
-def spectral_columns(Ws, us, former, parts, kept, rows, columns, eps, COUNT: tl.constexpr, UNIT: tl.constexpr, WIDE: tl.constexpr,
-                     TALL: tl.constexpr, DEEP: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """parts[program 1] = W^T u over DEEP rows; kept = u: that of `us`, or where not UNIT `former` divided by its length."""
-    which = tl.program_id(2)
-    W, length = chosen(Ws, which, COUNT), 1.0
-    row = tl.program_id(1) * DEEP + tl.arange(0, TALL)
-    at = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    end = tl.minimum(rows, (tl.program_id(1) + 1) * DEEP)
-    tile = tile_of(W, row, at, end, columns)
-    if UNIT:
-        u = chosen(us, which, COUNT)
-    else:
-        u = former + which * rows
-        whole = tl.load(u + tl.arange(0, WIDE), mask=tl.arange(0, WIDE) < rows, other=0.0)
-        length = tl.sqrt(tl.sum(whole * whole, 0)) + eps
-    value = tl.load(u + row, mask=row < end, other=0.0) / length
-    total = tl.zeros([TALL, COLUMNS], tl.float32)
-    for _ in range(0, DEEP, TALL):  # the next tile is under way while one is multiplied
-        next_tile = tile_of(W, row + TALL, at, end, columns)
-        next_value = tl.load(u + row + TALL, mask=row + TALL < end, other=0.0) / length
-        if tl.program_id(0) == 0:
-            tl.store(kept + which * rows + row, value, mask=row < end)
-        total += tile * value[:, None]
-        row, tile, value = row + TALL, next_tile, next_value
-    place = (which * tl.num_programs(1) + tl.program_id(1)) * columns + at
-    tl.store(parts + place, tl.sum(total, 0), mask=at < columns)
-
-
-@triton.jit
-def sum_of_parts(parts, which, at, columns, PARTS: tl.constexpr):
-    """Return some columns of W^T u."""
-    value = tl.zeros(at.shape, tl.float32)
-    for part in tl.static_range(PARTS):
-        value += tl.load(parts + (which * PARTS + part) * columns + at, mask=at < columns, other=0.0)
-    return value
-
-
-@triton.jit
-def spectral_rows(Ws, parts, Wv, rows, columns, eps, COUNT: tl.constexpr, PARTS: tl.constexpr, SHORT: tl.constexpr,
-                  LONG: tl.constexpr):  # fmt: skip
-    """Wv = W v for SHORT rows a program, v the sum of the parts divided by its length."""
-    which = tl.program_id(1)
-    W = chosen(Ws, which, COUNT)
-    row = tl.program_id(0) * SHORT + tl.arange(0, SHORT)
-    at = tl.arange(0, LONG)
-    tile, value = tile_of(W, row, at, rows, columns), sum_of_parts(parts, which, at, columns, PARTS)
-    total = tl.zeros([SHORT, LONG], tl.float32)
-    square = tl.zeros([LONG], tl.float32)
-    for _ in range(0, columns, LONG):
-        at += LONG
-        next_tile, next_value = tile_of(W, row, at, rows, columns), sum_of_parts(parts, which, at, columns, PARTS)
-        square += value * value
-        total += tile * value[None, :]
-        tile, value = next_tile, next_value
-    size = tl.sqrt(tl.sum(square, 0)) + eps
-    tl.store(Wv + which * rows + row, tl.sum(total, 1) / size, mask=row < rows)
-
-
-@triton.jit
-def spectral_scale(Ws, outs, buffers, u, parts, v, length, sigma, rows, columns, rho, eps, COUNT: tl.constexpr, KEEP: tl.constexpr,
-                   WIDE: tl.constexpr, PARTS: tl.constexpr, LONG: tl.constexpr, FLAT: tl.constexpr, SHARE: tl.constexpr):  # fmt: skip
-    """v = the sum of the parts, length = |v| + eps, sigma = |v|^2 / length, out = rho / (sigma + eps) W; buffer = u if KEEP."""
-    which, first = tl.program_id(1), tl.program_id(0) == 0
-    square = tl.zeros([LONG], tl.float32)
-    for start in range(0, columns, LONG):
-        at = start + tl.arange(0, LONG)
-        value = sum_of_parts(parts, which, at, columns, PARTS)
-        if first:
-            tl.store(v + which * columns + at, value, mask=at < columns)
-        square += value * value
-    whole = tl.sum(square, 0)
-    size = tl.sqrt(whole) + eps
-    found = whole / size
-    if first:
-        tl.store(length + which, size)
-        tl.store(sigma + which, found)
-        if KEEP:
-            at = tl.arange(0, WIDE)
-            value = tl.load(u + which * rows + at, mask=at < rows, other=0.0)
-            tl.store(chosen(buffers, which, COUNT) + at, value, mask=at < rows)
-    W, out, scale = chosen(Ws, which, COUNT), chosen(outs, which, COUNT), rho / (found + eps)
-    for step in tl.static_range(SHARE):
-        flat = (tl.program_id(0) * SHARE + step) * FLAT + tl.arange(0, FLAT)
-        mask = flat < rows * columns
-        tl.store(out + flat, tl.load(W + flat, mask=mask, other=0.0) * scale, mask=mask)
-
-
-@triton.jit
-def spectral_dot(Gs, Ws, dots, count, COUNT: tl.constexpr, FLAT: tl.constexpr):
-    """dots[program] = sum of G W over its share."""
-    which = tl.program_id(1)
-    G, W = chosen(Gs, which, COUNT), chosen(Ws, which, COUNT)
-    total = tl.zeros([FLAT], tl.float32)
-    for start in range(tl.program_id(0) * FLAT, count, tl.num_programs(0) * FLAT):
-        flat = start + tl.arange(0, FLAT)
-        mask = flat < count
-        total += tl.load(G + flat, mask=mask, other=0.0).to(tl.float32) * tl.load(W + flat, mask=mask, other=0.0)
-    tl.store(dots + which * tl.num_programs(0) + tl.program_id(0), tl.sum(total, 0))
-
-
-@triton.jit
-def spectral_gradient(Gs, dWs, u, v, length, sigma, dots, rows, columns, rho, eps, COUNT: tl.constexpr, PROGRAMS: tl.constexpr,
-                      ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """dW = s (G - <G, W> / (sigma + eps) u v^T / length), s = rho / (sigma + eps), without the second term where sigma is 0."""
-    which = tl.program_id(2)
-    G, dW = chosen(Gs, which, COUNT), chosen(dWs, which, COUNT)
-    found = tl.load(sigma + which)
-    both = tl.sum(tl.load(dots + which * PROGRAMS + tl.arange(0, PROGRAMS)), 0) / (found + eps)
-    both = tl.where(found > 0, both, 0.0) / tl.load(length + which)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    at = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    mask = (row < rows)[:, None] & (at < columns)[None, :]
-    place = row[:, None] * columns + at[None, :]
-    left = tl.load(u + which * rows + row, mask=row < rows, other=0.0)
-    right = tl.load(v + which * columns + at, mask=at < columns, other=0.0)
-    value = tl.load(G + place, mask=mask, other=0.0).to(tl.float32) - both * (left[:, None] * right[None, :])
-    tl.store(dW + place, value * (rho / (found + eps)), mask=mask)
+_streams: dict[torch.device, torch.cuda.Stream] = {}
 
 
 class SpectralFunction(torch.autograd.Function):
@@ -227,18 +93,38 @@ def groups(pairs: Sequence[tuple[SpectralNorm, Tensor]]) -> list[list[tuple[Spec
     return [group for lists in found.values() for group in lists]
 
 
+def beside(device: torch.device) -> torch.cuda.Stream | None:
+    """Return the stream of a GPU that `together` works on, which has waited for the present one; None where there are no streams."""
+    if device.type != "cuda":
+        return None
+    stream = _streams.setdefault(device, torch.cuda.Stream(device))
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return stream
+
+
 @contextlib.contextmanager
 def together(pairs: Sequence[tuple[SpectralNorm, Tensor]], dtype: torch.dtype) -> Iterator[None]:
     """Normalise the weights [rows, columns] that a forward pass inside will ask `normalised` for, in fp32, once each."""
+    stream = beside(pairs[0][1].device) if pairs else None
     try:
-        for group in groups(pairs):
-            _made.update(zip(((norm, dtype) for norm, _ in group), _apply(group, dtype), strict=True))
+        with torch.cuda.stream(stream):
+            for group in groups(pairs):
+                _made.update(zip(((norm, dtype) for norm, _ in group), _apply(group, dtype), strict=True))
         yield
     finally:
         _made.clear()
+        if stream is not None:  # also where nobody asked for a weight: a graph's capture wants every stream back
+            torch.cuda.current_stream(stream.device).wait_stream(stream)
 
 
 def normalised(norm: SpectralNorm, W: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the normalised weight in `dtype`; a training step improves the norm's u first."""
     made = _made.pop((norm, dtype), None)
-    return _apply([(norm, W)], dtype)[0] if made is None else made
+    if made is None:
+        return _apply([(norm, W)], dtype)[0]
+    if made.is_cuda:
+        present = torch.cuda.current_stream(made.device)
+        present.wait_stream(_streams[made.device])
+        # Or the stream of its own would take the memory again, for a gradient, once Python has let go of it: before the last pass over it is run.
+        made.record_stream(present)
+    return made

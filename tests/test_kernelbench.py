@@ -133,6 +133,23 @@ def test_what_cannot_be_timed_is_a_row_and_the_others_are_timed(monkeypatch, hos
     assert {run.OWN, "works"} <= {r.contender for r in found if r.B == 2 and r.step}
 
 
+def test_a_rival_that_no_graph_holds_is_launched_and_its_row_says_so(monkeypatch, host, call):
+    ran = []
+    monkeypatch.setattr(clock.torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(rivals, "LAUNCHED", ("waits",))
+    monkeypatch.setattr(
+        rivals, "RIVALS", {"waits": lambda sizes, sets: lambda number, both: ran.append((number, both))}
+    )
+    monkeypatch.setitem(call.kernel.__dict__, "rivals", ("waits",))
+    monkeypatch.setattr(
+        run, "interleaved", lambda graphs, count, seconds: [g.replay() or Timing(2.0, 2.0, 2.0) for g in graphs[1:] * 2]
+    )
+    _, row = run.rows(spec("E1"), [shapes.Shape(3, 5, 32)], CPU, "vouched")
+    assert row.contender == "waits" and row.step and row.note == "launched: no graph holds it"
+    assert show._row(row, None, {})[-1] == row.note
+    assert ran[-2:] == [(0, True), (1, True)] and ran.count((1, False)) == 4, "two runs before, and each replay"
+
+
 def test_shapes_that_come_too_late_are_named(host):
     found = list(run.rows(spec("E1"), [shapes.Shape(3, 5, 32)], CPU, "vouched", seconds=0.0))
     assert [r.note for r in found] == ["not reached in 0 s"]

@@ -1,4 +1,7 @@
-"""Times on a GPU: CUDA-graph replay, inputs rotated past the cache, contenders interleaved A B A B, median and quantiles."""
+"""Times on a GPU: CUDA-graph replay, inputs rotated past the cache, contenders interleaved A B A B, median and quantiles.
+
+What no graph can hold is launched.
+"""
 
 import math
 import statistics
@@ -51,12 +54,26 @@ def captured(call: Callable[[int], object], count: int) -> torch.cuda.CUDAGraph:
     return graph
 
 
+class Launched:
+    """`count` passes, call(0) to call(count - 1), that are launched anew each time, behind a graph's `replay`; after two runs as `captured` makes."""
+
+    def __init__(self, call: Callable[[int], object], count: int):
+        self.call, self.count = call, count
+        for _ in range(2):
+            self.replay()
+        torch.cuda.synchronize()
+
+    def replay(self) -> None:
+        for number in range(self.count):
+            self.call(number)
+
+
 def rounds_within(seconds: float, cost: float) -> int:
     """Return how often something that takes `cost` seconds is repeated: ROUNDS times, or less often to end in `seconds`."""
     return max(LEAST_ROUNDS, min(ROUNDS, int(seconds / cost) if cost * ROUNDS > seconds else ROUNDS))
 
 
-def interleaved(graphs: list[torch.cuda.CUDAGraph], count: int, seconds: float = math.inf) -> list[Timing]:
+def interleaved(graphs: list[torch.cuda.CUDAGraph | Launched], count: int, seconds: float = math.inf) -> list[Timing]:
     """Replay the graphs in turn, over and over for about `seconds` at most; return the time of one of each graph's `count` passes."""
     for _ in range(WARM_ROUNDS):
         torch.cuda.synchronize()

@@ -9,7 +9,7 @@ import torch
 
 from elmanctl.errors import CheckFailed, UserError
 from elmanctl.kernelbench import compare, rivals
-from elmanctl.kernelbench.clock import LEAST_ROUNDS, WARM_ROUNDS, Timing, captured, interleaved, rotations
+from elmanctl.kernelbench.clock import LEAST_ROUNDS, WARM_ROUNDS, Launched, Timing, captured, interleaved, rotations
 from elmanctl.kernelbench.inputs import Call, capture, least_bytes
 from elmanctl.kernelbench.shapes import SWEPT_TOKENS, Shape
 from elmanctl.tensors import evaluate
@@ -24,7 +24,7 @@ REFUSALS = (rivals.Absent, UserError, CheckFailed, RuntimeError, ValueError, Ass
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One contender at one shape. Times in microseconds of a whole pass: median, 10 and 90 per cent quantile; `both` is forward and
-    backward with all gradients. `gb_s` and `tflop_s` are of the kernel's declared tensors and work; `note` says why there is no time.
+    backward with all gradients. `gb_s` and `tflop_s` are of the kernel's declared tensors and work; `note` says why there is no time, or how it was taken.
     Of the model's own kernel also its variant, and its sizes, elements of state, products and exchanges of a step (compare.facts).
     """
 
@@ -115,7 +115,8 @@ def at(
     for name, timing in both.items():
         times = [(t.median, t.low, t.high) for t in (forward[name], timing)]
         own = {"receipt": vouching, **own_rates(call, timing), **compare.facts(call)} if name == OWN else {}
-        yield row_of(spec, name, shape, forward=times[0], both=times[1], **own)
+        how = {"note": "launched: no graph holds it"} if name in rivals.LAUNCHED else {}
+        yield row_of(spec, name, shape, forward=times[0], both=times[1], **own, **how)
 
 
 def contenders(
@@ -175,7 +176,7 @@ def time_all(
     graphs, lost = {}, {}
     for name, one in passes.items():
         try:
-            graphs[name] = captured(bound(one), count)
+            graphs[name] = (Launched if name in rivals.LAUNCHED else captured)(bound(one), count)
         except REFUSALS as error:
             lost[name] = reason(error)
     return dict(zip(graphs, interleaved(list(graphs.values()), count, seconds), strict=True)), lost

@@ -51,7 +51,7 @@ def _row(r: Row, own: Row | None, ceilings: dict[str, float]) -> list[str]:
     line += [_spread(r.forward), f"{r.step[0]:.3f}", _spread(r.both), f"{r.step[1]:.3f}", slower]
     line.append("" if r.gb_s is None else f"{r.gb_s:.0f} ({r.gb_s / ceilings['copy_gb_s']:.0%})")
     line.append("" if r.tflop_s is None else f"{r.tflop_s:.1f} ({r.tflop_s / ceilings['bf16_tflop_s']:.0%})")
-    return [*line, f"receipt {r.receipt}" if r.receipt else ""]
+    return [*line, f"receipt {r.receipt}" if r.receipt else r.note]
 
 
 def _spread(times: tuple[float, float, float]) -> str:
