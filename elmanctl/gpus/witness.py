@@ -104,15 +104,16 @@ class Witness:
 
     def sample(self) -> list[Sample]:
         """Return how each GPU is now."""
+        before = self._ours()  # one that ends while NVML is asked is in its list and no longer among ours
         nvml = gpus.Nvml()
         box = {gpu.uuid: gpu for gpu in nvml.gpus()}
-        return [self._sample(device, box.get(device), nvml) for device in self.devices]
+        return [self._sample(device, box.get(device), nvml, before) for device in self.devices]
 
-    def _sample(self, device: str, gpu: Gpu | None, nvml: gpus.Nvml) -> Sample:
+    def _sample(self, device: str, gpu: Gpu | None, nvml: gpus.Nvml, before: set[int]) -> Sample:
         if gpu is None or gpu.fault:
             return Sample(time=time.time(), gpu=device, fault=gpu.fault if gpu else "no longer visible to NVML")
         vitals = nvml.vitals(device)
-        others, sight = self._sights[device].look(gpu, self._ours() if gpu.processes else set())
+        others, sight = self._sights[device].look(gpu, before | self._ours() if gpu.processes else set())
         return Sample(
             time=time.time(),
             gpu=device,

@@ -110,6 +110,16 @@ def test_memory_that_an_unlisted_process_gave_back_is_evidence_and_our_own_end_i
     assert run(6, 4, 4, 4, sight="").verdict == "clean"  # the processes are listed, and none was foreign
 
 
+def test_a_trial_that_ends_while_nvml_is_asked_is_not_a_stranger(box, tmp_path, monkeypatch):
+    """Seen on an H200: the last sample of a run named its own process."""
+    asked, nvml = [], witness.gpus.Nvml
+    monkeypatch.setattr(witness.gpus, "Nvml", lambda: asked.append(1) or nvml())
+    box.change(0, processes=[[1, 1], [4_000_009, 1]])
+    watching = witness.Witness(tmp_path, ("GPU-0",), lambda: {1} if asked else {1, 4_000_009})
+    watching.look()
+    assert [s.foreign for s in witness.read(tmp_path)] == [()]
+
+
 def test_each_of_several_gpus_is_watched(box, tmp_path):
     watching = witness.Witness(tmp_path, ("GPU-0", "GPU-2"), lambda: {1})
     box.change(2, processes=[[4_000_009, 1]], throttle=0x80)
