@@ -95,6 +95,12 @@ def test_rounds_fit_the_time():
     assert clock.rounds_within(1, 0.1) == 10 and clock.rounds_within(0, 0.1) == clock.LEAST_ROUNDS
 
 
+def test_sets_of_inputs_are_together_larger_than_the_cache_and_one_alone_where_it_is_far_larger(monkeypatch):
+    properties = type("Properties", (), {"L2_cache_size": 50})()
+    monkeypatch.setattr(clock.torch.cuda, "get_device_properties", lambda device: properties)
+    assert [clock.rotations(size, CPU) for size in (1, 30, 75, 150, 799, 800)] == [16, 5, 2, 2, 2, 1]
+
+
 @pytest.fixture
 def host(monkeypatch):
     """Let passes run once where a GPU would capture them; each takes 2 us forward and 6 us in both directions."""

@@ -14,6 +14,9 @@ import torch
 ROUNDS, LEAST_ROUNDS = 40, 5
 WARM_ROUNDS = 3
 L2_TIMES = 3  # the rotated inputs are together at least this many times the second-level cache
+ALONE_TIMES = (
+    16  # one set of inputs that is so many times as large leaves nothing of itself in the cache for its next turn
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ def summary(samples: list[float]) -> Timing:
 def rotations(bytes_of_one: int, device: torch.device) -> int:
     """Return how many sets of inputs to rotate through, so that none of them is still in the cache when its turn comes."""
     cache = torch.cuda.get_device_properties(device).L2_cache_size
-    return max(2, min(16, -(-L2_TIMES * cache // max(bytes_of_one, 1))))
+    least = 1 if bytes_of_one >= ALONE_TIMES * cache else 2
+    return max(least, min(16, -(-L2_TIMES * cache // max(bytes_of_one, 1))))
 
 
 def captured(call: Callable[[int], object], count: int) -> torch.cuda.CUDAGraph:

@@ -109,6 +109,8 @@ def at(
     count = rotations(least_bytes(call, both=False), device)
     passes, why_not = contenders(spec, call, shape, count, seed, device, seconds, alone)
     forward, lost = time_all(passes, count, False, seconds / 4)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the graphs of the forward passes held
     both, more = time_all({name: passes[name] for name in forward}, count, True, seconds / 2)
     for name, why in (why_not | lost | more).items():
         yield row_of(spec, name, shape, note=why)
