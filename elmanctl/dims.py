@@ -97,7 +97,11 @@ class Lattice:
         hard = math.lcm(*(rule.step for rule in rules if not rule.method))
         method = math.lcm(hard, *(rule.step for rule in rules if rule.method)) if rules else METHOD_STEP
         if align is not None and (align < 1 or align % hard):
-            raise UserError(f"{spec.name}: align {align} is not a multiple of {hard}, the finest step its kernel runs.")
+            near = sorted({max(hard, align // hard * hard), max(hard, -(-align // hard) * hard)})
+            raise UserError(
+                f"{spec.name}: align {align} is not a multiple of {hard}, the finest step its kernel runs. "
+                f"Nearest: {', '.join(map(str, near))}."
+            )
         self.step = align or (hard if "dim" in relaxed else method)
         self.relaxed = tuple({*relaxed, *(("dim",) if self.step % method else ())})
 

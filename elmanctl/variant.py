@@ -141,8 +141,14 @@ class Variant:
                     )
                 value = convert(label, fields[key], raw)
                 if key in values and values[key][0] != value:
+                    first, where = values[key]
+                    # A name that stands for options cannot be had without them.
+                    pinned = where.startswith(("the preset", "the alias"))
+                    way_out = (
+                        f"Start from {self.name} and give the options that you want." if pinned else "Give it once."
+                    )
                     raise UserError(
-                        f"{label}: {key}={show(value)} from {origin} contradicts {key}={show(values[key][0])} from {values[key][1]}. Give it once."
+                        f"{label}: {key}={show(value)} from {origin} contradicts {key}={show(first)} from {where}. {way_out}"
                     )
                 values[key] = (value, origin)
         return self.config(**{key: value for key, (value, _) in values.items()})

@@ -231,8 +231,10 @@ def test_a_variant_without_rules_is_searched_at_the_methods_step(toy):
 
 
 def test_align_below_the_hard_rule_is_refused(toy):
-    with pytest.raises(UserError, match="align 8 is not a multiple of 16"):
+    with pytest.raises(UserError, match=r"align 8 is not a multiple of 16.*Nearest: 16\."):
         dims.search(toy(HARD, METHOD), 10**6, align=8)
+    with pytest.raises(UserError, match=r"Nearest: 16, 32\."):
+        dims.search(toy(HARD, METHOD), 10**6, align=24)
 
 
 def test_a_budget_below_the_smallest_width_names_what_is_reachable(toy):

@@ -170,11 +170,13 @@ def test_rows_of_the_vector_ladder_are_aligned_where_a_multiple_of_128_comes_wit
     loaded = suite.load("ladder_100m")
     for s in suite.sized(loaded):
         if s.size and s.row.dim is None:
-            below = s.size.dim // 128 * 128
-            widths = (below, below + 128) if s.row.align else (s.size.dim,)
-            near = min(abs(dims.size(s.row.spec, dim, s.row.depth).error(loaded.params)) for dim in widths)
-            # The LSTMs have 6.3 % too many at 384, a multiple of 128, to which no multiple of 32 is preferable.
-            assert (near > 0.06) == (s.row.align == 32 or ("lstm" in s.row.label and s.size.dim == 384)), s.row.label
+            steps = {None: (), 32: (128,), 16: (128, 32)}[s.row.align]
+            for step, far in [*((step, True) for step in steps), (s.row.align or 128, False)]:
+                below = s.size.dim // step * step
+                errors = [
+                    abs(dims.size(s.row.spec, dim, s.row.depth).error(loaded.params)) for dim in (below, below + step)
+                ]
+                assert (min(errors) > 0.06) == far, f"{s.row.label}: align {step}"
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in suite.folders()[-1].glob("*.yaml")))

@@ -102,6 +102,8 @@ def test_sources_that_agree_are_one_and_others_are_named():
     assert variant.configure("Z", ("a", {"n_heads": "4"}), ("b", {"n_heads": 4})).n_heads == 4
     with pytest.raises(UserError, match=r"Z: use_gate=false from b contradicts use_gate=true from a\. Give it once"):
         variant.configure("Z", ("a", {"use_gate": True}), ("b", {"use_gate": "false"}))
+    with pytest.raises(UserError, match=r"from the preset\. Start from ZZ7 and give the options that you want\."):
+        variant.configure("Z", ("the preset", {"use_gate": True}), ("the name", {"use_gate": "false"}))
 
 
 def test_parse_options_reports_what_it_cannot_read():
