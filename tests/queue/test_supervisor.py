@@ -88,13 +88,15 @@ def test_who_comes_to_the_gpu_at_the_same_moment_gets_it_and_no_attempt_is_lost(
 
 
 def test_a_later_neighbour_contaminates_the_run_and_nothing_is_dropped(line, supervise, box, monkeypatch):
-    line.add(script="sleep 1; cp $1/../ok.json $1/result.json", pool=ONE)
+    line.add(script="until [ -e $1/end ]; do sleep 0.05; done; cp $1/../ok.json $1/result.json", pool=ONE)
     real, looks = witness.Witness.look, []
 
     def look(self):
         looks.append(1)
         if len(looks) == 20:
             box.change(0, processes=[[os.getpid(), 2**30]], throttle=0x40)
+        if len(looks) == 40:
+            (line.run / "a" / "end").touch()
         return real(self)
 
     monkeypatch.setattr(witness.Witness, "look", look)
