@@ -47,9 +47,29 @@ struct Step : Rule {
     for (int j = 0; j < EM; ++j) x[j] = elman::sigmoid_for<scalar>(x[j] + raw.x[vector][j]);
   }
 
-  struct RawScalars {};
-  template <class Args> ELMAN_FN static RawScalars load_scalars(const Args&, const Place&) { return {}; }
-  template <class Args> ELMAN_FN static void prepare_scalars(const Args&, const Place&, const RawScalars&, acc*) {}
+  // The numbers of a step: see Rule.
+  struct RawScalars {
+    acc sum[sums > 0 ? sums : 1];
+  };
+  template <class Args> static constexpr bool recalls = coupled && requires(const Args& a) { a.d_y; };  // the backward pass
+  template <class Args> ELMAN_FN static RawScalars load_scalars(const Args& a, const Place& at) {
+    RawScalars raw{};
+    if constexpr (recalls<Args>)
+      for (int i = 0; i < sums; ++i) raw.sum[i] = a.sums[(int64_t)at.head() * sums + i];
+    return raw;
+  }
+  template <class Args> ELMAN_FN static void prepare_scalars(const Args&, const Place& at, const RawScalars& raw, acc* record) {
+    if constexpr (recalls<Args>) {
+      if (energy) record[Record::scalar(ENERGY)] = raw.sum[0];
+      if constexpr (normed) {
+        const Norm by = norm(raw.sum[energy], elements);
+        record[Record::scalar(FACTOR)] = by.factor;
+        record[Record::scalar(PULL)] = by.pull;
+      }
+    } else if constexpr (coupled) {
+      record[Record::scalar(STEP)] = acc(at.t % 1024);  // enough to tell steps on the way apart, and exact
+    }
+  }
   template <class Args, class Sums>
   ELMAN_FN static void finish_scalars(const Args&, const Place&, const RawScalars&, const acc*, const acc*, Sums&) {}
 
@@ -198,6 +218,10 @@ struct Step : Rule {
   }
   template <class Args> ELMAN_FN static void output(const Args& a, const Place& at, const Team& team, acc (&r)[EM]) {
     acc x[EM];
+    if constexpr (coupled) {
+      if (team.first())
+        for (int i = 0; i < sums; ++i) a.sums[(int64_t)at.head() * sums + i] = matrix_state::noted<Step>(at.t % 1024)[i];
+    }
     if constexpr (input_gate) input_logit(a, at, team, x);
 #pragma unroll
     for (int j = 0; j < EM; ++j) r[j] *= elman::silu_for<scalar>(input_gate ? x[j] : r[j]);
