@@ -58,7 +58,7 @@ struct Step : Rule {
       for (int i = 0; i < sums; ++i) raw.sum[i] = a.sums[(int64_t)at.head() * sums + i];
     return raw;
   }
-  template <class Args> ELMAN_FN static void prepare_scalars(const Args&, const Place& at, const RawScalars& raw, acc* record) {
+  template <class Args> ELMAN_FN static void prepare_scalars(const Args&, const Place&, const RawScalars& raw, acc* record) {
     if constexpr (recalls<Args>) {
       if (energy) record[Record::scalar(ENERGY)] = raw.sum[0];
       if constexpr (normed) {
@@ -66,8 +66,6 @@ struct Step : Rule {
         record[Record::scalar(FACTOR)] = by.factor;
         record[Record::scalar(PULL)] = by.pull;
       }
-    } else if constexpr (coupled) {
-      record[Record::scalar(STEP)] = acc(at.t % 1024);  // enough to tell steps on the way apart, and exact
     }
   }
   template <class Args, class Sums>
@@ -220,7 +218,7 @@ struct Step : Rule {
     acc x[EM];
     if constexpr (coupled) {
       if (team.first())
-        for (int i = 0; i < sums; ++i) a.sums[(int64_t)at.head() * sums + i] = matrix_state::noted<Step>(at.t % 1024)[i];
+        for (int i = 0; i < sums; ++i) a.sums[(int64_t)at.head() * sums + i] = matrix_state::noted<Step>(at.t)[i];
     }
     if constexpr (input_gate) input_logit(a, at, team, x);
 #pragma unroll

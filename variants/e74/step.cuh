@@ -15,12 +15,12 @@ struct Rule : Form {
   static constexpr int sums = energy + normed;  // over the whole state, a step
 
   // Record, by row: what is written, or for the delta rule the value; then what the update or the gate has for each row. A
-  // further column: the vector that the memory is read with, unless that is the key. Numbers: in the forward
-  // pass the step's place, in the backward pass what its sums come to; and the factor of the key's norm.
+  // further column: the vector that the memory is read with, unless that is the key. Numbers: in the
+  // backward pass, what the step's sums come to; and the factor of the key's norm.
   enum { WRITE, EXTRA, MORE };
   enum { READ };
   static constexpr int read_scalars = energy + 2 * normed;
-  enum { STEP = 0, ENERGY = 0, FACTOR = energy, PULL, K_FACTOR = read_scalars };
+  enum { ENERGY = 0, FACTOR = energy, PULL, K_FACTOR = read_scalars };
   static constexpr int rows = 1 + (keeps || ntm || residual || weighs) + memory_gate, columns = reads && (modulated || low_rank);
   static constexpr int scalars = read_scalars + 1, grad_scalars = 0;
 
@@ -75,7 +75,7 @@ struct Rule : Form {
         sum += delta * delta;
       }
       sum = matrix_state::whole_sum<Lane::Tile::KG>(lane, sum);
-      matrix_state::note(lane, (int)in.scalar[STEP], 0, sum);
+      matrix_state::note(lane, 0, sum);
       return sum;
     }
   }
@@ -87,7 +87,7 @@ struct Rule : Form {
       acc some[2] = {};
       for (int i = 0; i < R * C; ++i) some[i % 2] += p[i / C][i % C] * p[i / C][i % C];
       const acc sum = matrix_state::whole_sum(lane, some[0] + some[1]);
-      matrix_state::note(lane, (int)in.scalar[STEP], energy, sum);
+      matrix_state::note(lane, energy, sum);
       return norm(sum, elements).factor;
     }
   }
@@ -121,13 +121,20 @@ struct Rule : Form {
     Rows<R> row;
     if (reads) lane.product(memory, s, reader(in));
     else for (int r = 0; r < R; ++r) memory[r] = 0;
+    if constexpr (normed) {  // the former state's factor; in a replay, one
+      for (int r = 0; r < R; ++r) memory[r] *= lane.factor;
+      for (int i = 0; i < R * C; ++i) s[i / C][i % C] *= lane.factor;
+    }
     weigh(row, lane, s, in, memory);
     update(s, in, row.u, tanh ? elman::tanh_scale<scalar> : acc(1));
     if constexpr (tanh) elman::tanh_each<scalar, Lane::share>(reinterpret_cast<acc(&)[R * C]>(s));
     if constexpr (normed) {
       const acc by = factor(lane, in, s);
-      for (int i = 0; i < R * C; ++i) s[i / C][i % C] *= by;
+      if constexpr (matrix_state::walks_back<Lane>)
+        for (int i = 0; i < R * C; ++i) s[i / C][i % C] *= by;
+      else lane.factor = by;
     }
+    if constexpr (coupled) ++lane.steps;
   }
 
   // A = dL/dP from g = dL/dS': by itself where that takes the state after the step only.

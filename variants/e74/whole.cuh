@@ -4,6 +4,8 @@
 // derivative; what the forward pass summed it notes (`note`), so that the backward pass sums once a step and its replay not at all.
 // * A block holds one state. While its warps wait for each other inside a step, the producers wait with them: they meet at every
 //   barrier of a step until the consumers say that the stage has ended, and do their work on the way to the first of these.
+// * In the forward pass a lane holds its part of a state over a factor, lane.factor, that the next step's product with the memory
+//   need not wait for.
 #include <elman/families/matrix_state.cuh>
 
 namespace elman::matrix_state {
@@ -40,15 +42,20 @@ struct Plan<Step, BACKWARD> {
   }
   ELMAN_FN static void end_stage() {
     if constexpr (lockstep) {
-      unsigned* ended = shared<unsigned>(WholeShared<Step, BACKWARD>().ended, 1);
-      const bool steps = thread_x() < consumers;
-      bool last;
-      do {
-        if (thread_x() == 0) *ended = 1;
+      unsigned *ended = WholeShared<Step, BACKWARD>::marks(), *sums = ended + 2;
+      const bool speaks = thread_x() == 0;
+      if (thread_x() < consumers) {
+        const unsigned turn = speaks ? *sums % 2 : 0;
+        if (speaks) ended[turn] = 1;
         meet();
-        last = *ended;
         meet();
-      } while (!steps && !last);
+        if (speaks) ended[turn] = *sums = 0;
+      } else {
+        unsigned i = 0;
+        do meet();
+        while (!ended[i++ % 2]);
+        meet();  // so that a mark is not written while it is read
+      }
     } else {
       meet();
     }
@@ -63,8 +70,9 @@ ELMAN_DIVISION int parts_of_warp(int warps, int same) {
   return parts;
 }
 
-// A pass's shared memory, and after it the parts of up to two sums, the mark of a stage's end, and in the forward pass what the
-// steps of the last two chunks summed.
+// A pass's shared memory, and after it the parts of two sums, one after the other; marks, whether a barrier ends the stage, of two
+// barriers, and the number of sums in the stage, which thread 0 alone uses; and in the forward pass what the steps of the last two
+// chunks summed.
 template <class Step, bool BACKWARD> struct WholeShared {
   using A = Acc<typename Step::Scalar>;
   using Plan = matrix_state::Plan<Step, BACKWARD>;
@@ -75,7 +83,39 @@ template <class Step, bool BACKWARD> struct WholeShared {
     else return ForwardShared<Step>().carve;
   }
   Carve carve = pass();
-  unsigned part = carve.take<A>(part_count), ended = carve.take<unsigned>(1), noted = carve.take<A>(notes);
+  unsigned part = carve.take<A>(2 * part_count), mark = carve.take<unsigned>(3), noted = carve.take<A>(notes);
+  ELMAN_FN static unsigned* marks() { return shared<unsigned>(WholeShared().mark, 3); }
+};
+
+// A lane of such a state: it counts the sums and steps that it has been at.
+template <class Step> struct Uncoupled : Step {
+  static constexpr bool coupled = false;
+};
+template <class Step, class Plan>
+  requires Coupled<Step>
+struct Lane<Step, Plan> : Lane<Uncoupled<Step>, Plan> {
+  using Base = Lane<Uncoupled<Step>, Plan>;
+  using typename Base::A;
+  using Base::C, Base::R;
+  mutable A factor = 1;
+  mutable unsigned sums = 0, steps = 0;
+  ELMAN_FN explicit Lane(int thread) : Base(thread) {
+    if (Plan::lockstep && thread == 0)
+      for (int i = 0; i < 3; ++i) WholeShared<Step, Plan::backward>::marks()[i] = 0;
+  }
+  ELMAN_FN void part(A (&sum)[R], const A (&s)[R][C], const A (&x)[C]) const {
+    Base::part(sum, s, x);
+#pragma unroll
+    for (int r = 0; r < R; ++r) sum[r] *= factor;
+  }
+  ELMAN_FN void store_state(A* state, const A (&s)[R][C]) const {
+    A scaled[R][C];
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int c = 0; c < C; ++c) scaled[r][c] = factor * s[r][c];
+    Base::store_state(state, scaled);
+  }
 };
 
 template <class Lane> inline constexpr bool walks_back = false;
@@ -83,19 +123,18 @@ template <class Step, class Plan> inline constexpr bool walks_back<Lane<Step, Pl
 
 // The sum of x over all lanes of a state, or over every SAMEth where as many have the same; the same bits in each of them. All its
 // threads call it together.
-template <int SAME = 1, class Step, class Plan, class A> ELMAN_FN A whole_sum(const Lane<Step, Plan>&, A x) {
+template <int SAME = 1, class Step, class Plan, class A> ELMAN_FN A whole_sum(const Lane<Step, Plan>& at, A x) {
   using Shared = WholeShared<Step, Plan::backward>;
   constexpr int warps = Plan::Tile::warps, parts = parts_of_warp(warps, SAME), total = warps * parts;
 #pragma unroll
   for (int mask = 16; mask >= SAME * parts; mask /= 2) x += shfl_xor(x, mask);
   if constexpr (warps > 1) {
-    const Shared at;
-    A *to = shared<A>(at.part, Shared::part_count), all[total], some[4] = {};
+    const unsigned turn = at.sums++ % 2;  // the same place is written again when all have been at the sum between
+    A *to = shared<A>(Shared().part, 2 * Shared::part_count) + turn * Shared::part_count, all[total], some[4] = {};
     if ((int)lane() < SAME * parts && lane() % SAME == 0) to[warp() * parts + lane() / SAME] = x;
-    if (Plan::lockstep && thread_x() == 0) *shared<unsigned>(at.ended, 1) = 0;
+    if (Plan::lockstep && !Plan::backward && thread_x() == 0) Shared::marks()[2] = at.sums;
     Plan::meet();
     read(all, to);
-    Plan::meet();  // before the next call writes there
 #pragma unroll
     for (int i = 0; i < total; ++i) some[i % 4] = i < 4 ? all[i] : some[i % 4] + all[i];
     x = (some[0] + some[1]) + (some[2] + some[3]);
@@ -103,13 +142,13 @@ template <int SAME = 1, class Step, class Plan, class A> ELMAN_FN A whole_sum(co
   return x;
 }
 
-// Forward: keep x, sum i of a step, for the producers, who take the step's sums from `noted` in the next stage.
-template <class Step> ELMAN_FN Acc<typename Step::Scalar>* noted(int step) {
+// Forward: keep x, sum i of this step, for the producers, who take a step's sums from `noted` in the next stage.
+template <class Step> ELMAN_FN Acc<typename Step::Scalar>* noted(unsigned step) {
   using Shared = WholeShared<Step, false>;
   return shared<Acc<typename Step::Scalar>>(Shared().noted, Shared::notes) + step % Shared::steps * Step::sums;
 }
-template <class Step, class Plan, class A> ELMAN_FN void note(const Lane<Step, Plan>&, int step, int i, A x) {
-  if (thread_x() == 0) noted<Step>(step)[i] = x;
+template <class Step, class Plan, class A> ELMAN_FN void note(const Lane<Step, Plan>& at, int i, A x) {
+  if (thread_x() == 0) noted<Step>(at.steps)[i] = x;
 }
 
 // As forward and backward of the family, for any Step.
