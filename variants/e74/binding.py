@@ -46,7 +46,7 @@ kernel = Kernel(
         "slots": "B H cdiv(T,K) M N @acc ?MATRIX",
         "readout": "B T H*M @acc ?MATRIX",
         "states": "B H T M @acc ?DIAGONAL",
-        "sums": "B T H*SUMS @acc ?SUMS",
+        "numbers": "B T H*NUMBERS @acc ?NUMBERS",
     },
     backward_scratch={
         "history": "B H K+1 M N @acc ?GLOBAL_HISTORY",
@@ -69,7 +69,7 @@ kernel = Kernel(
         "TIED": "1: the query is the raw key, 2: the value too",
         "MODULATED": "1: the memory is read with z k",
         "READS": "1: the update reads the memory",
-        "SUMS": "numbers of the whole matrix that a step takes, which the forward pass keeps",
+        "NUMBERS": "numbers of a whole matrix that a step uses: its squared error, the factor of a norm and that of its derivative",
         "VECTORS": "raw vectors of a step in `projected`",
         "PARAMETERS": "vectors over rows in `parameters`",
     },
@@ -123,9 +123,9 @@ def constants(config) -> dict[str, int]:
         "TIED": 0 if low_rank else TIED.get(config.projection, 0),
         "MODULATED": int(config.projection == "full"),
         "READS": int(config.update not in BLIND),
-        "SUMS": (config.update == "energy_gate") + (config.nonlinearity in ("rms", "frobenius")),
+        "NUMBERS": int(not diagonal)
+        * ((config.update == "energy_gate") + 2 * (config.nonlinearity in ("rms", "frobenius"))),
     }
-    found["SUMS"] *= found["MATRIX"]
     return found | {"VECTORS": len(vectors(found)), "PARAMETERS": len(parameters(found))}
 
 

@@ -47,26 +47,22 @@ struct Step : Rule {
     for (int j = 0; j < EM; ++j) x[j] = elman::sigmoid_for<scalar>(x[j] + raw.x[vector][j]);
   }
 
-  // The numbers of a step: see Rule.
+  // In the backward pass, the numbers of the whole state that a step used in the forward pass.
   struct RawScalars {
-    acc sum[sums > 0 ? sums : 1];
+    acc x[read_scalars > 0 ? read_scalars : 1];
   };
-  template <class Args> static constexpr bool recalls = coupled && requires(const Args& a) { a.d_y; };  // the backward pass
+  template <class Args> static constexpr bool recalls = coupled && requires(const Args& a) { a.d_y; };
   template <class Args> ELMAN_FN static RawScalars load_scalars(const Args& a, const Place& at) {
     RawScalars raw{};
-    if constexpr (recalls<Args>)
-      for (int i = 0; i < sums; ++i) raw.sum[i] = a.sums[(int64_t)at.head() * sums + i];
+    if constexpr (recalls<Args>) for (int i = 0; i < read_scalars; ++i) raw.x[i] = numbers_of(a, at)[i];
     return raw;
   }
   template <class Args> ELMAN_FN static void prepare_scalars(const Args&, const Place&, const RawScalars& raw, acc* record) {
-    if constexpr (recalls<Args>) {
-      if (energy) record[Record::scalar(ENERGY)] = raw.sum[0];
-      if constexpr (normed) {
-        const Norm by = norm(raw.sum[energy], elements);
-        record[Record::scalar(FACTOR)] = by.factor;
-        record[Record::scalar(PULL)] = by.pull;
-      }
-    }
+    if constexpr (recalls<Args>)
+      for (int i = 0; i < read_scalars; ++i) record[Record::scalar(i)] = raw.x[i];
+  }
+  template <class Args> ELMAN_FN static auto* numbers_of(const Args& a, const Place& at) {
+    return a.numbers + (int64_t)at.head() * read_scalars;
   }
   template <class Args, class Sums>
   ELMAN_FN static void finish_scalars(const Args&, const Place&, const RawScalars&, const acc*, const acc*, Sums&) {}
@@ -218,7 +214,7 @@ struct Step : Rule {
     acc x[EM];
     if constexpr (coupled) {
       if (team.first())
-        for (int i = 0; i < sums; ++i) a.sums[(int64_t)at.head() * sums + i] = matrix_state::noted<Step>(at.t)[i];
+        for (int i = 0; i < read_scalars; ++i) numbers_of(a, at)[i] = matrix_state::noted<Step>(at.t)[i];
     }
     if constexpr (input_gate) input_logit(a, at, team, x);
 #pragma unroll

@@ -12,11 +12,10 @@ struct Rule : Form {
   static constexpr int M = Constant::M, N = diagonal ? M : Constant::N;  // a diagonal has a step of its own (diagonal.cuh)
   static constexpr acc used_columns = Constant::RANK, elements = M * Constant::RANK;
   static constexpr bool coupled = normed || energy;
-  static constexpr int sums = energy + normed;  // over the whole state, a step
 
   // Record, by row: what is written, or for the delta rule the value; then what the update or the gate has for each row. A
   // further column: the vector that the memory is read with, unless that is the key. Numbers: in the
-  // backward pass, what the step's sums come to; and the factor of the key's norm.
+  // backward pass, what the forward pass made of the step's sums over the state; and the factor of the key's norm.
   enum { WRITE, EXTRA, MORE };
   enum { READ };
   static constexpr int read_scalars = energy + 2 * normed;
@@ -63,7 +62,7 @@ struct Rule : Form {
     }
   }
 
-  // |delta|^2, and what P is divided by: the forward pass sums and notes the sum, from which the backward pass has its record.
+  // |delta|^2, and the factor of P, from a sum in the forward pass, which notes what the backward pass then has in its record.
   template <class Lane, int R>
   ELMAN_FN static acc error(const Lane& lane, const typename Lane::Inputs& in, const acc (&memory)[R]) {
     if constexpr (matrix_state::walks_back<Lane>) {
@@ -75,7 +74,7 @@ struct Rule : Form {
         sum += delta * delta;
       }
       sum = matrix_state::whole_sum<Lane::Tile::KG>(lane, sum);
-      matrix_state::note(lane, 0, sum);
+      matrix_state::note(lane, ENERGY, sum);
       return sum;
     }
   }
@@ -86,9 +85,10 @@ struct Rule : Form {
     } else {
       acc some[2] = {};
       for (int i = 0; i < R * C; ++i) some[i % 2] += p[i / C][i % C] * p[i / C][i % C];
-      const acc sum = matrix_state::whole_sum(lane, some[0] + some[1]);
-      matrix_state::note(lane, energy, sum);
-      return norm(sum, elements).factor;
+      const Norm by = norm(matrix_state::whole_sum(lane, some[0] + some[1]), elements);
+      matrix_state::note(lane, FACTOR, by.factor);
+      matrix_state::note(lane, PULL, by.pull);
+      return by.factor;
     }
   }
 

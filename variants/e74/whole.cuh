@@ -1,7 +1,8 @@
 #pragma once
 // E74's forms that need a number of the whole state in each step, as its norm, on <elman/families/matrix_state.cuh>: the plan of a
 // block, and the sum over a state's warps. Such a Step says `coupled = true`, and calls `whole_sum` in its forward step and in its
-// derivative; what the forward pass summed it notes (`note`), so that the backward pass sums once a step and its replay not at all.
+// derivative; what the forward pass made of its sums it notes (`note`), so that the backward pass sums once a step for each of them
+// and its replay not at all.
 // * A block holds one state. While its warps wait for each other inside a step, the producers wait with them: they meet at every
 //   barrier of a step until the consumers say that the stage has ended, and do their work on the way to the first of these.
 // * In the forward pass a lane holds its part of a state over a factor, lane.factor, that the next step's product with the memory
@@ -22,7 +23,8 @@ struct Plan<Step, BACKWARD> {
   static constexpr int N = Step::N, M = Step::M, heads = 1;
   static constexpr Shape shape = choose(N, M, BACKWARD, false);
   using Tile = matrix_state::Tile<N, M, shape.R, shape.C>;
-  static constexpr bool split = Tile::lanes <= 256, lockstep = split && Tile::warps > 1, apart = BACKWARD && lockstep;
+  static constexpr bool split = Tile::lanes <= 256, lockstep = split && Tile::warps > 1;
+  static constexpr bool apart = BACKWARD && lockstep && Tile::lanes <= 128;  // beyond, for registers
   static constexpr int consumers = Tile::lanes, chunk = BACKWARD || M > 64 ? Step::K : 16 / Step::K * Step::K, items = chunk;
   static constexpr int together = 32 / Step::Team::width;
   static_assert(Step::K % together == 0, "the teams of a warp must all have a step, since they shuffle together");
@@ -45,7 +47,7 @@ struct Plan<Step, BACKWARD> {
       unsigned *ended = WholeShared<Step, BACKWARD>::marks(), *sums = ended + 2;
       const bool speaks = thread_x() == 0;
       if (thread_x() < consumers) {
-        const unsigned turn = speaks ? *sums % 2 : 0;
+        const unsigned turn = speaks && !BACKWARD ? *sums % 2 : 0;  // backward, an even number
         if (speaks) ended[turn] = 1;
         meet();
         meet();
@@ -72,12 +74,12 @@ ELMAN_DIVISION int parts_of_warp(int warps, int same) {
 
 // A pass's shared memory, and after it the parts of two sums, one after the other; marks, whether a barrier ends the stage, of two
 // barriers, and the number of sums in the stage, which thread 0 alone uses; and in the forward pass what the steps of the last two
-// chunks summed.
+// chunks noted.
 template <class Step, bool BACKWARD> struct WholeShared {
   using A = Acc<typename Step::Scalar>;
   using Plan = matrix_state::Plan<Step, BACKWARD>;
   static constexpr unsigned part_count = 16 > Plan::Tile::warps ? 16 : Plan::Tile::warps;
-  static constexpr unsigned steps = 2 * Plan::chunk, notes = BACKWARD ? 0 : steps * Step::sums;
+  static constexpr unsigned steps = 2 * Plan::chunk, notes = BACKWARD ? 0 : steps * Step::read_scalars;
   static ELMAN_BOTH Carve pass() {
     if constexpr (BACKWARD) return BackwardShared<Step>().carve;
     else return ForwardShared<Step>().carve;
@@ -142,10 +144,10 @@ template <int SAME = 1, class Step, class Plan, class A> ELMAN_FN A whole_sum(co
   return x;
 }
 
-// Forward: keep x, sum i of this step, for the producers, who take a step's sums from `noted` in the next stage.
+// Forward: keep x, number i of this step, for the producers, who take a step's numbers from `noted` in the next stage.
 template <class Step> ELMAN_FN Acc<typename Step::Scalar>* noted(unsigned step) {
   using Shared = WholeShared<Step, false>;
-  return shared<Acc<typename Step::Scalar>>(Shared().noted, Shared::notes) + step % Shared::steps * Step::sums;
+  return shared<Acc<typename Step::Scalar>>(Shared().noted, Shared::notes) + step % Shared::steps * Step::read_scalars;
 }
 template <class Step, class Plan, class A> ELMAN_FN void note(const Lane<Step, Plan>& at, int i, A x) {
   if (thread_x() == 0) noted<Step>(at.steps)[i] = x;
