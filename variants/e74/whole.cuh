@@ -23,8 +23,7 @@ struct Plan<Step, BACKWARD> {
   static constexpr int N = Step::N, M = Step::M, heads = 1;
   static constexpr Shape shape = choose(N, M, BACKWARD, false);
   using Tile = matrix_state::Tile<N, M, shape.R, shape.C>;
-  static constexpr bool split = Tile::lanes <= 256, lockstep = split && Tile::warps > 1;
-  static constexpr bool apart = BACKWARD && lockstep && Tile::lanes <= 128;  // beyond, for registers
+  static constexpr bool split = Tile::lanes <= 256, lockstep = split && Tile::warps > 1, apart = BACKWARD && lockstep;
   static constexpr int consumers = Tile::lanes, chunk = BACKWARD || M > 64 ? Step::K : 16 / Step::K * Step::K, items = chunk;
   static constexpr int together = 32 / Step::Team::width;
   static_assert(Step::K % together == 0, "the teams of a warp must all have a step, since they shuffle together");
@@ -67,8 +66,9 @@ struct Plan<Step, BACKWARD> {
 // How many partial sums of a warp, a power of two, its state's warps exchange: all of them a few wide reads, where adding them up
 // in the warp takes a shuffle for each halving. SAME neighbouring lanes have the same summand.
 ELMAN_DIVISION int parts_of_warp(int warps, int same) {
+  const int most = same > 1 && warps > 4 ? 8 : 16;  // of a state of many rows: fewer registers
   int parts = 1;
-  while (warps > 1 && 2 * parts * warps <= 16 && 2 * parts * same <= 32) parts *= 2;
+  while (warps > 1 && 2 * parts * warps <= most && 2 * parts * same <= 32) parts *= 2;
   return parts;
 }
 
@@ -128,6 +128,7 @@ template <class Step, class Plan> inline constexpr bool walks_back<Lane<Step, Pl
 template <int SAME = 1, class Step, class Plan, class A> ELMAN_FN A whole_sum(const Lane<Step, Plan>& at, A x) {
   using Shared = WholeShared<Step, Plan::backward>;
   constexpr int warps = Plan::Tile::warps, parts = parts_of_warp(warps, SAME), total = warps * parts;
+  static_assert((parts & (parts - 1)) == 0 && SAME * parts <= 32 && total <= (int)Shared::part_count, "halved down to these");
 #pragma unroll
   for (int mask = 16; mask >= SAME * parts; mask /= 2) x += shfl_xor(x, mask);
   if constexpr (warps > 1) {
