@@ -69,7 +69,7 @@ kernel = Kernel(
         "TIED": "1: the query is the raw key, 2: the value too",
         "MODULATED": "1: the memory is read with z k",
         "READS": "1: the update reads the memory",
-        "NUMBERS": "numbers of a whole matrix that a step uses: its squared error, the factor of a norm and that of its derivative",
+        "NUMBERS": "numbers of a whole matrix that a step uses: a squared error, the factors of a norm and of its derivative",
         "VECTORS": "raw vectors of a step in `projected`",
         "PARAMETERS": "vectors over rows in `parameters`",
     },

@@ -1,8 +1,8 @@
 #pragma once
-// E74's forms that need a number of the whole state in each step, as its norm, on <elman/families/matrix_state.cuh>: the plan of a
-// block, and the sum over a state's warps. Such a Step says `coupled = true`, and calls `whole_sum` in its forward step and in its
-// derivative; what the forward pass made of its sums it notes (`note`), so that the backward pass sums once a step for each of them
-// and its replay not at all.
+// E74's forms that need a number of the whole state in each step, as its norm, on <elman/families/matrix_state.cuh>: the plan of
+// a block, and the sum over a state's warps. Such a Step says `coupled = true`, and calls `whole_sum` in its forward step and in
+// its derivative; what the forward pass made of its sums it notes (`note`), so that the backward pass sums once a step for each
+// of them and its replay not at all.
 // * A block holds one state. While its warps wait for each other inside a step, the producers wait with them: they meet at every
 //   barrier of a step until the consumers say that the stage has ended, and do their work on the way to the first of these.
 // * In the forward pass a lane holds its part of a state over a factor, lane.factor, that the next step's product with the memory
@@ -72,9 +72,9 @@ ELMAN_DIVISION int parts_of_warp(int warps, int same) {
   return parts;
 }
 
-// A pass's shared memory, and after it the parts of two sums, one after the other; marks, whether a barrier ends the stage, of two
-// barriers, and the number of sums in the stage, which thread 0 alone uses; and in the forward pass what the steps of the last two
-// chunks noted.
+// A pass's shared memory, and after it the parts of two sums, one after the other; marks, whether a barrier ends the stage, of
+// two barriers, and the number of sums in the stage, which thread 0 alone uses; and in the forward pass what the steps of the last
+// two chunks noted.
 template <class Step, bool BACKWARD> struct WholeShared {
   using A = Acc<typename Step::Scalar>;
   using Plan = matrix_state::Plan<Step, BACKWARD>;
@@ -123,8 +123,8 @@ struct Lane<Step, Plan> : Lane<Uncoupled<Step>, Plan> {
 template <class Lane> inline constexpr bool walks_back = false;
 template <class Step, class Plan> inline constexpr bool walks_back<Lane<Step, Plan>> = Plan::backward;
 
-// The sum of x over all lanes of a state, or over every SAMEth where as many have the same; the same bits in each of them. All its
-// threads call it together.
+// The sum of x over all lanes of a state, or over every SAMEth where as many have the same; the same bits in each of them. All
+// its threads call it together.
 template <int SAME = 1, class Step, class Plan, class A> ELMAN_FN A whole_sum(const Lane<Step, Plan>& at, A x) {
   using Shared = WholeShared<Step, Plan::backward>;
   constexpr int warps = Plan::Tile::warps, parts = parts_of_warp(warps, SAME), total = warps * parts;
