@@ -14,16 +14,17 @@
 #include "lane.cuh"
 
 namespace e79 {
+// What a block keeps of each step of a chunk, one after the other, so that a lane needs few addresses.
+enum { READOUT = record_size, FOUND = READOUT + N, FORWARD_STEP = FOUND, GIVEN_AT = FOUND + KEPT * N, SUMS = GIVEN_AT + GIVEN * N };
+enum { BACKWARD_STEP = SUMS + warps * SUMMED * N };
 struct ForwardShared {
   Carve carve;
-  unsigned record = carve.take<acc>(K * stride), readout = carve.take<acc>(K * N), exchange = carve.take<acc>(exchanged);
-  unsigned found = carve.take<acc>(KEPT * N);
+  unsigned steps = carve.take<acc>(K * FORWARD_STEP), exchange = carve.take<acc>(exchanged), found = carve.take<acc>(KEPT * N);
 };
 struct BackwardShared {
   static constexpr unsigned histories = global_history ? 0 : K * 2 * N * N;
   Carve carve;
-  unsigned record = carve.take<acc>(K * stride), d_readout = carve.take<acc>(K * N), exchange = carve.take<acc>(exchanged);
-  unsigned kept = carve.take<acc>(K * KEPT * N), given = carve.take<acc>(K * GIVEN * N), summed = carve.take<acc>(K * warps * SUMMED * N);
+  unsigned steps = carve.take<acc>(K * BACKWARD_STEP), exchange = carve.take<acc>(exchanged);
   unsigned d_bias = carve.take<acc>(learned ? 2 * K * N : 1), history = carve.take<acc>(histories);
 };
 
@@ -59,8 +60,8 @@ template <class T> ELMAN_FN void bring(const T* part) {
 
 ELMAN_KERNEL((lanes)) forward(const args::Forward a) {
   const ForwardShared at;
-  acc *records = shared<acc>(at.record, K * stride), *readouts = shared<acc>(at.readout, K * N);
-  acc *exchange = shared<acc>(at.exchange, exchanged), *found = shared<acc>(at.found, KEPT * N);
+  acc *steps = shared<acc>(at.steps, K * FORWARD_STEP), *exchange = shared<acc>(at.exchange, exchanged);
+  acc* found = shared<acc>(at.found, KEPT * N);
   const int T = (int)a.T, H = (int)a.H, bh = (int)block_x(), chunks = ceil_div(T, K), thread = (int)thread_x();
   const Lane lane(thread);
   const Team team(thread);
@@ -79,21 +80,26 @@ ELMAN_KERNEL((lanes)) forward(const args::Forward a) {
     acc* slot = a.slots + ((int64_t)bh * chunks + chunk) * (2 * state);
     lane.store(slot, s);
     lane.store(slot + state, m);
-    share_out<vectors>(team, [&](int p, int vector, int t) { prepare(raw[p], team, vector, records + t * stride); });
+    share_out<vectors>(team, [&](int p, int vector, int t) { prepare(raw[p], team, vector, steps + t * FORWARD_STEP); });
     sync_block();
     share_out<vectors>(team, [&](int, int vector, int t) {
       place.move_to((chunk + 1) * K + t);
       bring(part(a.projected, place, team, vector));
     });
     const int length = min_of(K, T - chunk * K);
+    Key key;
+    key.take(lane, steps);
 #pragma unroll 1
-    for (int t = 0; t < length; ++t) step<true>(lane, s, m, records + t * stride, bias, exchange, found, readouts + t * N);
+    for (int t = 0; t < length; ++t) {
+      acc* now = steps + t * FORWARD_STEP;
+      step<true>(lane, s, m, key, now, steps + min_of(t + 1, K - 1) * FORWARD_STEP, bias, exchange, found, now + READOUT);
+    }
     sync_block();
     share_out<1>(team, [&](int, int, int t) {
       place.move_to(chunk * K + t);
       if (!place.valid) return;
       acc y[E];
-      team.get(y, readouts + t * N);
+      team.get(y, steps + t * FORWARD_STEP + READOUT);
       write(team.part<E>(place, a.readout), y);
 #pragma unroll
       for (int j = 0; j < E; ++j) y[j] *= silu_for<scalar>(y[j]);
@@ -107,7 +113,9 @@ ELMAN_KERNEL((lanes)) forward(const args::Forward a) {
 // The walk back over one step, with S and M before it, S' after it, and the gradients of S' and M' in g_s and g_m, which become those of
 // S and M. Letters as in `step`; e, e' and f, f' are the gradients of the arguments of c, c' and a, a'.
 ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C], const acc (&after)[R][C], acc (&g_s)[R][C],
-                   acc (&g_m)[R][C], const acc* record, const acc* kept, const acc* d_readout, acc* exchange, acc* given, acc* summed) {
+                   acc (&g_m)[R][C], acc* now, acc* exchange) {
+  const acc *record = now, *kept = now + FOUND, *d_readout = now + READOUT;
+  acc *given = now + GIVEN_AT, *summed = now + SUMS;
   acc k[C], m_key[C], q[C], by_columns[C], by_rows[R], write_row[R], dy[R], open_row[OWN], open_column[ADDED];
   lane.rows(by_rows, kept + M_ROW * N);
   lane.columns(by_columns, kept + M_COLUMN * N);
@@ -159,7 +167,9 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
   for (int r = 0; r < R; ++r)
 #pragma unroll
     for (int c = 0; c < C; ++c) {
-      g_s[r][c] += dy[r] * q[c] + d_m_row[r] * m_key[c] + m_key_row[r] * d_m_gate[c];
+      g_s[r][c] += dy[r] * q[c];
+      g_s[r][c] += d_m_row[r] * m_key[c];
+      g_s[r][c] += m_key_row[r] * d_m_gate[c];
       p[r][c] = g_s[r][c] * s[r][c];
     }
   by_column(d_s_column, p, s_row);
@@ -207,12 +217,15 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
 #pragma unroll
   for (int r = 0; r < R; ++r)
 #pragma unroll
-    for (int c = 0; c < C; ++c) g_m[r][c] += d_s_row[r] * k[c] + k_row[r] * d_s_gate[c];
+    for (int c = 0; c < C; ++c) {
+      g_m[r][c] += d_s_row[r] * k[c];
+      g_m[r][c] += k_row[r] * d_s_gate[c];
+    }
 }
 
 // Gradient of a raw vector of a step; that of a learned bias is added to `d_bias`.
-ELMAN_FN void finish(const args::Backward& a, const Place& at, const Team& team, int vector, const acc* record, const acc* given,
-                     const acc* summed, acc* d_bias) {
+ELMAN_FN void finish(const args::Backward& a, const Place& at, const Team& team, int vector, const acc* now, acc* d_bias) {
+  const acc *record = now, *given = now + GIVEN_AT, *summed = now + SUMS;
   acc d[E];
   const auto add = [&](const acc* from) {
     acc more[E];
@@ -247,9 +260,7 @@ ELMAN_FN void finish(const args::Backward& a, const Place& at, const Team& team,
 
 ELMAN_KERNEL((lanes)) backward(const args::Backward a) {
   const BackwardShared at;
-  acc *records = shared<acc>(at.record, K * stride), *d_readouts = shared<acc>(at.d_readout, K * N);
-  acc *exchange = shared<acc>(at.exchange, exchanged), *kept = shared<acc>(at.kept, K * KEPT * N);
-  acc *given = shared<acc>(at.given, K * GIVEN * N), *summed = shared<acc>(at.summed, K * warps * SUMMED * N);
+  acc *steps = shared<acc>(at.steps, K * BACKWARD_STEP), *exchange = shared<acc>(at.exchange, exchanged);
   acc* d_bias = shared<acc>(at.d_bias, learned ? 2 * K * N : 1);
   const int T = (int)a.T, H = (int)a.H, bh = (int)block_x(), chunks = ceil_div(T, K), thread = (int)thread_x();
   const Lane lane(thread);
@@ -282,7 +293,7 @@ ELMAN_KERNEL((lanes)) backward(const args::Backward a) {
     share_out<vectors + 1>(team, [&](int, int vector, int t) {
       place.move_to(chunk * K + t);
       if (vector < vectors) {
-        prepare(matrix_state::read_slice<E>(part(a.projected, place, team, vector)), team, vector, records + t * stride);
+        prepare(matrix_state::read_slice<E>(part(a.projected, place, team, vector)), team, vector, steps + t * BACKWARD_STEP);
         return;
       }
       const auto d_y = matrix_state::read_slice<E>(team.part<E>(place, a.d_y));
@@ -290,7 +301,7 @@ ELMAN_KERNEL((lanes)) backward(const args::Backward a) {
       read(d, team.part<E>(place, a.readout));
 #pragma unroll
       for (int j = 0; j < E; ++j) d[j] = d_y[j] * silu_for<scalar>(d[j]) * (2 + d[j] * sigmoid_for<scalar>(-d[j]));
-      team.put(d_readouts + t * N, d);
+      team.put(steps + t * BACKWARD_STEP + READOUT, d);
     });
     sync_block();
     if (chunk > 0) {
@@ -303,11 +314,14 @@ ELMAN_KERNEL((lanes)) backward(const args::Backward a) {
       constexpr int sector = 32 / sizeof(acc);
       for (int i = thread * sector; i < 2 * state; i += lanes * sector) prefetch(slot - 2 * state + i);
     }
+    Key key;
+    key.take(lane, steps);
 #pragma unroll 1
     for (int t = 0; t < length; ++t) {
       remember(t, 0, s);
       remember(t, 1, m);
-      step<false>(lane, s, m, records + t * stride, bias, exchange, kept + t * KEPT * N, nullptr);
+      acc* now = steps + t * BACKWARD_STEP;
+      step<false>(lane, s, m, key, now, steps + min_of(t + 1, K - 1) * BACKWARD_STEP, bias, exchange, now + FOUND, nullptr);
     }
     copy(reinterpret_cast<Flat&>(after), reinterpret_cast<const Flat&>(s));
     recall(length - 1, 0, s);
@@ -318,8 +332,7 @@ ELMAN_KERNEL((lanes)) backward(const args::Backward a) {
       acc coming_s[R][C], coming_m[R][C];  // read a step early
       recall(max_of(t - 1, 0), 0, coming_s);
       recall(max_of(t - 1, 0), 1, coming_m);
-      walk(lane, s, m, after, g_s, g_m, records + t * stride, kept + t * KEPT * N, d_readouts + t * N, exchange, given + t * GIVEN * N,
-           summed + t * warps * SUMMED * N);
+      walk(lane, s, m, after, g_s, g_m, steps + t * BACKWARD_STEP, exchange);
       copy(reinterpret_cast<Flat&>(after), reinterpret_cast<const Flat&>(s));
       copy(reinterpret_cast<Flat&>(s), reinterpret_cast<const Flat&>(coming_s));
       copy(reinterpret_cast<Flat&>(m), reinterpret_cast<const Flat&>(coming_m));
@@ -327,8 +340,7 @@ ELMAN_KERNEL((lanes)) backward(const args::Backward a) {
     sync_block();
     share_out<biased ? 6 : 4>(team, [&](int, int vector, int t) {
       place.move_to(chunk * K + t);
-      finish(a, place, team, vector, records + t * stride, given + t * GIVEN * N, summed + t * warps * SUMMED * N,
-             d_bias + (max_of(vector - S_BIAS, 0) * K + t) * N);
+      finish(a, place, team, vector, steps + t * BACKWARD_STEP, d_bias + (max_of(vector - S_BIAS, 0) * K + t) * N);
     });
     sync_block();
   }

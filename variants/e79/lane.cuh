@@ -65,7 +65,7 @@ struct Block {
 // Raw vectors of a step in `projected`: the biases only where they are projected. A record has them in the same order, then numbers.
 enum { QUERY, KEY, VALUE, M_KEY, S_BIAS, M_BIAS };
 enum { KEY_FACTOR = vectors * N, M_KEY_FACTOR };
-constexpr int stride = vectors * N + 4;
+constexpr int record_size = vectors * N + 4;
 // What a step finds, [N] each: the gates of S and M by row and what is written into each, then the gates by column.
 enum { S_ROW, S_WRITE, M_ROW, M_WRITE, S_COLUMN, M_COLUMN, KEPT };
 // What a walk gives of a step, [N] each: gradients of rows; of columns, summed over all rows; and sums over a warp's rows.
@@ -205,25 +205,32 @@ struct Biases {
     read(column[1], of_m + lane.added);
   }
 };
+// A lane's part of a step's key, read a step early.
+struct Key {
+  acc column[C], row[R];
+  ELMAN_FN void take(const Lane& lane, const acc* record) {
+    lane.columns(column, record + KEY * N);
+    lane.rows(row, record + KEY * N);
+  }
+};
 // One step. S' = diag(a) S diag(a') + u k^T,  u = v - S k,  a = sigmoid(M k + b_S),  a' = sigmoid(M^T k + b_S);
 // M' = diag(c) M diag(c') + w m^T,  w = u - M m,  c = sigmoid(S' m + b_M),  c' = sigmoid(S'^T m + b_M).
-// a, u, c, w, a' and c' are left in `found`; the readout S' q where READ in `readout`.
+// a, u, c, w, a' and c' are left in `found`; the readout S' q where READ in `readout`. The key is that of `record`, and then of `following`.
 template <bool READ>
-ELMAN_FN void step(const Lane& lane, acc (&s)[R][C], acc (&m)[R][C], const acc* record, Biases bias, acc* exchange, acc* found, acc* readout) {
-  acc k[C], m_key[C], q[C], k_row[R], m_key_row[R], value[OWN];
-  lane.columns(k, record + KEY * N);
+ELMAN_FN void step(const Lane& lane, acc (&s)[R][C], acc (&m)[R][C], Key& key, const acc* record, const acc* following, Biases bias,
+                   acc* exchange, acc* found, acc* readout) {
+  acc m_key[C], q[C], m_key_row[R], value[OWN];
   lane.columns(m_key, record + M_KEY * N);
-  lane.rows(k_row, record + KEY * N);
   lane.rows(m_key_row, record + M_KEY * N);
   lane.own(value, record + VALUE * N);
   if (READ) lane.columns(q, record + QUERY * N);
   if (projected) bias.take(lane, record + S_BIAS * N, record + M_BIAS * N);
 
   acc of_rows[C] = {}, row[3][R], gates[ADDED];
-  by_column(of_rows, m, k_row);
+  by_column(of_rows, m, key.row);
   lane.publish(of_rows, exchange);
-  by_row(row[0], m, k);
-  by_row(row[1], s, k);
+  by_row(row[0], m, key.column);
+  by_row(row[1], s, key.column);
   by_row(row[2], m, m_key);
   sync_block();
   lane.add_up(gates, exchange);
@@ -242,7 +249,8 @@ ELMAN_FN void step(const Lane& lane, acc (&s)[R][C], acc (&m)[R][C], const acc* 
   lane.rows(by_rows, found + S_ROW * N);
   lane.rows(written, found + S_WRITE * N);
   lane.columns(by_columns, lane.told(exchange));
-  renew(s, by_rows, by_columns, written, k);
+  renew(s, by_rows, by_columns, written, key.column);
+  key.take(lane, following);
 
   acc next[C] = {}, ahead[READ ? 2 : 1][R];
   by_column(next, s, m_key_row);
