@@ -4,8 +4,8 @@
 //
 // * A block holds both states of one head in registers: a lane has a tile of R rows x C columns of each. Sums over keys stay in a warp; sums
 //   over rows are shuffles within a warp and one exchange between the warps, two a step in either direction.
-// * A lane ends with the whole sums of few of its rows, and each warp adds up all columns, ADDED to a lane: so a gate is computed once in a
-//   warp, and one trip through shared memory hands rows and columns to the lanes that need them.
+// * A lane ends with the whole sums of few of its rows, and a warp adds up its share of the columns: so each gate of a column is computed
+//   once in a block, each of a row once in a warp, and one trip through shared memory hands them to the lanes that need them.
 // * Time runs in chunks of K steps: teams of lanes prepare the records of a chunk (unit keys), all lanes step it, teams write its results,
 //   each of them one vector of one step. What the next chunk reads is brought to the L2 cache meanwhile. Backward replays a chunk once from
 //   its slot, keeps its states and gates, and walks them back. No atomics.
@@ -116,7 +116,7 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
                    acc (&g_m)[R][C], acc* now, acc* exchange) {
   const acc *record = now, *kept = now + FOUND, *d_readout = now + READOUT;
   acc *given = now + GIVEN_AT, *summed = now + SUMS;
-  acc k[C], m_key[C], q[C], by_columns[C], by_rows[R], write_row[R], dy[R], open_row[OWN], open_column[ADDED];
+  acc k[C], m_key[C], q[C], by_columns[C], by_rows[R], write_row[R], dy[R], open_row[OWN];
   lane.rows(by_rows, kept + M_ROW * N);
   lane.columns(by_columns, kept + M_COLUMN * N);
   lane.columns(m_key, record + M_KEY * N);
@@ -129,32 +129,31 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
 #pragma unroll
     for (int c = 0; c < C; ++c) p[r][c] = g_m[r][c] * m[r][c];
   by_column(d_column, p, by_rows);
-  lane.publish(d_column, exchange);
+  lane.publish(d_column, exchange, pitch);
   by_row(rows[0], g_m, m_key);
   by_row(rows[1], p, by_columns);
   lane.rows(write_row, kept + M_WRITE * N);
   lane.rows(dy, d_readout);
   lane.own(open_row, kept + M_ROW * N);
-  read(open_column, kept + M_COLUMN * N + lane.added);
+  acc open_column = kept[M_COLUMN * N + lane.added];
   by_column(d_m_key, g_m, write_row);
   by_column(d_query, after, dy);
   lane.publish(d_query, summed + D_QUERY * N, SUMMED * N);
   sync_block();
-  acc gates[ADDED], d_write[OWN];
-  lane.add_up(gates, exchange);
+  acc d_gate = lane.part_of_column(exchange), d_write[OWN];
   lane.row_sums(rows);
+  d_gate = Lane::column_sum(d_gate) * sigmoid_slope(open_column);
 #pragma unroll
   for (int i = 0; i < OWN; ++i) d_write[i] = rows[0][i];
   gate_backward(rows[1], open_row);
-  gate_backward(gates, open_column);
   lane.tell_rows(given + D_WRITE * N, d_write);
   lane.tell_rows(given + D_M_ROW * N, rows[1]);
-  lane.tell_columns(exchange, given + D_M_COLUMN * N, gates);
-  sync_warp();
+  lane.tell_column(given + D_M_COLUMN * N, d_gate);
+  sync_block();
   acc minus[R], d_m_row[R], d_m_gate[C];
   lane.rows(minus, given + D_WRITE * N);
   lane.rows(d_m_row, given + D_M_ROW * N);
-  lane.columns(d_m_gate, lane.told(exchange));
+  lane.columns(d_m_gate, given + D_M_COLUMN * N);
 #pragma unroll
   for (int r = 0; r < R; ++r) minus[r] = -minus[r];
 
@@ -173,7 +172,7 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
       p[r][c] = g_s[r][c] * s[r][c];
     }
   by_column(d_s_column, p, s_row);
-  lane.publish(d_s_column, exchange + warps * N);
+  lane.publish(d_s_column, exchange, pitch);
   lane.columns(k, record + KEY * N);
   lane.columns(s_column, kept + S_COLUMN * N);
   by_row(more[0], g_s, k);
@@ -185,24 +184,24 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
   renew(g_m, by_rows, by_columns, minus, m_key);
   lane.rows(write_row, kept + S_WRITE * N);
   lane.own(open_row, kept + S_ROW * N);
-  read(open_column, kept + S_COLUMN * N + lane.added);
+  open_column = kept[S_COLUMN * N + lane.added];
   by_column(d_key, g_s, write_row);
   sync_block();
-  lane.add_up(gates, exchange + warps * N);
+  d_gate = lane.part_of_column(exchange);
   lane.row_sums(more);
+  d_gate = Lane::column_sum(d_gate) * sigmoid_slope(open_column);
 #pragma unroll
   for (int i = 0; i < OWN; ++i) d_write[i] += more[0][i];
   gate_backward(more[1], open_row);
-  gate_backward(gates, open_column);
   lane.tell_rows(given + D_VALUE * N, d_write);
   lane.tell_rows(given + D_S_ROW * N, more[1]);
   lane.tell_rows(given + D_M_KEY_ROW * N, more[2]);
-  lane.tell_columns(exchange, given + D_S_COLUMN * N, gates);
-  sync_warp();
+  lane.tell_column(given + D_S_COLUMN * N, d_gate);
+  sync_block();
   acc d_s_row[R], d_s_gate[C], k_row[R], last[1][R];
   lane.rows(minus, given + D_VALUE * N);
   lane.rows(d_s_row, given + D_S_ROW * N);
-  lane.columns(d_s_gate, lane.told(exchange));
+  lane.columns(d_s_gate, given + D_S_COLUMN * N);
   lane.rows(k_row, record + KEY * N);
 #pragma unroll
   for (int r = 0; r < R; ++r) minus[r] = -minus[r];

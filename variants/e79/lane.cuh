@@ -52,9 +52,11 @@ ELMAN_DIVISION matrix_state::Shape choose() {
 constexpr matrix_state::Shape shape = choose();
 using Tile = matrix_state::Tile<N, N, shape.R, shape.C>;
 constexpr int R = Tile::R, C = Tile::C, KG = Tile::KG, lanes = Tile::lanes, warps = Tile::warps;
-// Rows whose sums a lane ends with, and columns that it adds up over the warps.
-constexpr int OWN = kept_sums<KG / 2, R>(), ADDED = N > 32 ? 2 : 1;
-static_assert(N <= 32 * ADDED && N % ADDED == 0, "a warp adds up all columns");
+// Rows whose sums a lane ends with. Columns that a warp adds up over all warps: HELPERS lanes, SIDE apart, to each.
+constexpr int OWN = kept_sums<KG / 2, R>(), PER_WARP = N / warps;
+ELMAN_BOTH int power_of_two(int at_least) { return at_least <= 1 ? 1 : 2 * power_of_two((at_least + 1) / 2); }
+constexpr int SIDE = power_of_two(PER_WARP), HELPERS = 32 / SIDE;
+static_assert(N % warps == 0 && SIDE <= 32, "each warp adds up as many columns");
 using Team = matrix_state::Team<N, N>;
 constexpr int E = N / Team::width, teams = lanes / Team::width;
 static_assert(K % (32 / Team::width) == 0, "the teams of a warp must all have a step, since they shuffle together, and the same vector");
@@ -71,16 +73,16 @@ enum { S_ROW, S_WRITE, M_ROW, M_WRITE, S_COLUMN, M_COLUMN, KEPT };
 // What a walk gives of a step, [N] each: gradients of rows; of columns, summed over all rows; and sums over a warp's rows.
 enum { D_VALUE, D_WRITE, D_KEY_ROW, D_M_KEY_ROW, D_S_ROW, D_M_ROW, D_S_COLUMN, D_M_COLUMN, GIVEN };
 enum { D_QUERY, D_KEY, D_M_KEY, SUMMED };
-// Sums over the rows of each warp, two a step, and what each warp makes of them: [3, warps, N].
-constexpr int exchanged = 3 * warps * N;
+// Sums over the rows of each warp, [warps, pitch]: the helpers of a column read from different banks.
+constexpr int pitch = N % 32 ? N : N + min_of(SIDE, 16), exchanged = warps * pitch;
 
 // A lane's place in the states.
 struct Lane {
-  int key, row0, col0, warp, row, column, added;  // the first of its OWN rows, of the columns it publishes, of those it adds up
+  int key, row0, col0, warp, row, column, helper, added;  // the first of its OWN rows, of the columns it publishes; the one it adds up
   bool owns = true, publishes = true, adds;
   ELMAN_FN explicit Lane(int thread)
-      : key(thread % KG), row0(thread / KG * R), col0(key * C), warp(thread / 32), row(row0), column(col0),
-        added(min_of(thread % 32 * ADDED, N - ADDED)), adds(thread % 32 * ADDED < N) {
+      : key(thread % KG), row0(thread / KG * R), col0(key * C), warp(thread / 32), row(row0), column(col0), helper(thread % 32 / SIDE),
+        added(warp * PER_WARP + min_of(thread % SIDE, PER_WARP - 1)), adds(thread % 32 < PER_WARP) {
     matrix_state::scattered_sums<KG, C>(column, publishes);
     own_rows<KG / 2, R>();
   }
@@ -115,38 +117,38 @@ struct Lane {
       row_sums<MASK / 2, rest>(x);
     }
   }
-  // Sums over rows: a warp's to `sums` [warps, N], `stride` apart; and, once all have written, of ADDED columns over the warps.
-  ELMAN_FN void publish(acc (&x)[C], acc* sums, int stride = N) const {
+  // Sums over rows: a warp's to `sums`, with the next one `stride` on; and, once all have written, of a column over the warps.
+  ELMAN_FN void publish(acc (&x)[C], acc* sums, int stride) const {
     matrix_state::scatter_sums<KG, C>(x);
     if (publishes) {
 #pragma unroll
       for (int i = 0; i < matrix_state::kept_sums<KG, C>(); ++i) sums[warp * stride + column + i] = x[i];
     }
   }
-  ELMAN_FN void add_up(acc (&x)[ADDED], const acc* sums) const {
-    acc part[warps][ADDED];
+  ELMAN_FN acc part_of_column(const acc* sums) const {
+    acc x = 0;
 #pragma unroll
-    for (int w = 0; w < warps; ++w) read(part[w], sums + w * N + added);
-#pragma unroll
-    for (int i = 0; i < ADDED; ++i) {
-      x[i] = part[0][i];
-#pragma unroll
-      for (int w = 1; w < warps; ++w) x[i] += part[w][i];
+    for (int i = 0; i < ceil_div(warps, HELPERS); ++i) {
+      const int w = helper + i * HELPERS;
+      const acc more = sums[min_of(w, warps - 1) * pitch + added];
+      x += warps % HELPERS == 0 || w < warps ? more : acc(0);
     }
+    return x;
   }
-  // What a lane found for its own rows, for the lanes of its warp and whoever follows after a barrier.
+  ELMAN_FN static acc column_sum(acc x) {
+#pragma unroll
+    for (int mask = SIDE; mask < 32; mask *= 2) x += shfl_xor(x, mask);
+    return x;
+  }
+  // What a lane found for its own rows and its added column: for all lanes, after a barrier.
   ELMAN_FN void tell_rows(acc* vector, const acc* x) const {
     if (owns) {
 #pragma unroll
       for (int i = 0; i < OWN; ++i) vector[row + i] = x[i];
     }
   }
-  // The same for its added columns, which all warps find: each writes its own, for itself, and the first the one that is kept.
-  ELMAN_FN acc* told(acc* exchange) const { return exchange + (2 * warps + warp) * N; }
-  ELMAN_FN void tell_columns(acc* exchange, acc* kept, const acc (&x)[ADDED]) const {
-    if (!adds) return;
-    write(told(exchange) + added, x);
-    if (warp == 0) write(kept + added, x);
+  ELMAN_FN void tell_column(acc* vector, acc x) const {
+    if (adds) vector[added] = x;
   }
   ELMAN_FN void columns(acc (&x)[C], const acc* vector) const { read(x, vector + col0); }
   ELMAN_FN void rows(acc (&x)[R], const acc* vector) const { read(x, vector + row0); }
@@ -197,12 +199,12 @@ template <int COUNT> ELMAN_FN void gate_backward(acc* d, const acc (&open)[COUNT
 
 // The gates' biases of S and M, for a lane's own rows and its added columns.
 struct Biases {
-  acc row[2][OWN] = {}, column[2][ADDED] = {};
+  acc row[2][OWN] = {}, column[2] = {};
   ELMAN_FN void take(const Lane& lane, const acc* of_s, const acc* of_m) {
     lane.own(row[0], of_s);
     lane.own(row[1], of_m);
-    read(column[0], of_s + lane.added);
-    read(column[1], of_m + lane.added);
+    column[0] = of_s[lane.added];
+    column[1] = of_m[lane.added];
   }
 };
 // A lane's part of a step's key, read a step early.
@@ -226,51 +228,53 @@ ELMAN_FN void step(const Lane& lane, acc (&s)[R][C], acc (&m)[R][C], Key& key, c
   if (READ) lane.columns(q, record + QUERY * N);
   if (projected) bias.take(lane, record + S_BIAS * N, record + M_BIAS * N);
 
-  acc of_rows[C] = {}, row[3][R], gates[ADDED];
+  acc of_rows[C] = {}, row[3][R];
   by_column(of_rows, m, key.row);
-  lane.publish(of_rows, exchange);
+  lane.publish(of_rows, exchange, pitch);
   by_row(row[0], m, key.column);
   by_row(row[1], s, key.column);
   by_row(row[2], m, m_key);
   sync_block();
-  lane.add_up(gates, exchange);
+  acc of_column = lane.part_of_column(exchange);
   lane.row_sums(row);
+  of_column = Lane::column_sum(of_column);
   acc open[OWN], u[OWN], w[OWN];
 #pragma unroll
   for (int i = 0; i < OWN; ++i) open[i] = row[0][i], u[i] = value[i] - row[1][i], w[i] = u[i] - row[2][i];
   gate(open, bias.row[0]);
-  gate(gates, bias.column[0]);
+  of_column = sigmoid_for<scalar>(of_column + bias.column[0]);
   lane.tell_rows(found + S_ROW * N, open);
   lane.tell_rows(found + S_WRITE * N, u);
   lane.tell_rows(found + M_WRITE * N, w);
-  lane.tell_columns(exchange, found + S_COLUMN * N, gates);
-  sync_warp();
+  lane.tell_column(found + S_COLUMN * N, of_column);
+  sync_block();
   acc by_rows[R], by_columns[C], written[R];
   lane.rows(by_rows, found + S_ROW * N);
   lane.rows(written, found + S_WRITE * N);
-  lane.columns(by_columns, lane.told(exchange));
+  lane.columns(by_columns, found + S_COLUMN * N);
   renew(s, by_rows, by_columns, written, key.column);
   key.take(lane, following);
 
   acc next[C] = {}, ahead[READ ? 2 : 1][R];
   by_column(next, s, m_key_row);
-  lane.publish(next, exchange + warps * N);
+  lane.publish(next, exchange, pitch);
   by_row(ahead[0], s, m_key);
   if (READ) by_row(ahead[READ ? 1 : 0], s, q);
   sync_block();
-  lane.add_up(gates, exchange + warps * N);
+  of_column = lane.part_of_column(exchange);
   lane.row_sums(ahead);
+  of_column = Lane::column_sum(of_column);
 #pragma unroll
   for (int i = 0; i < OWN; ++i) open[i] = ahead[0][i];
   gate(open, bias.row[1]);
-  gate(gates, bias.column[1]);
+  of_column = sigmoid_for<scalar>(of_column + bias.column[1]);
   lane.tell_rows(found + M_ROW * N, open);
   if (READ) lane.tell_rows(readout, ahead[READ ? 1 : 0]);
-  lane.tell_columns(exchange, found + M_COLUMN * N, gates);
-  sync_warp();
+  lane.tell_column(found + M_COLUMN * N, of_column);
+  sync_block();
   lane.rows(by_rows, found + M_ROW * N);
   lane.rows(written, found + M_WRITE * N);
-  lane.columns(by_columns, lane.told(exchange));
+  lane.columns(by_columns, found + M_COLUMN * N);
   renew(m, by_rows, by_columns, written, m_key);
 }
 }  // namespace e79
