@@ -3,7 +3,7 @@
 // Tensors and constants: binding.py. Equations: README.md.
 //
 // * A block holds both states of one head in registers: a lane has a tile of R rows x C columns of each. Sums over keys stay in a warp; sums
-//   over rows are shuffles within a warp and one exchange between the warps, two a step in either direction.
+//   over rows are an exchange through shared memory, two a step in either direction.
 // * A lane ends with the whole sums of few of its rows, and a warp adds up its share of the columns: so each gate of a column is computed
 //   once in a block, each of a row once in a warp, and one trip through shared memory hands them to the lanes that need them.
 // * Time runs in chunks of K steps: teams of lanes prepare the records of a chunk (unit keys), all lanes step it, teams write its results,
@@ -129,7 +129,7 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
 #pragma unroll
     for (int c = 0; c < C; ++c) p[r][c] = g_m[r][c] * m[r][c];
   by_column(d_column, p, by_rows);
-  lane.publish(d_column, exchange, pitch);
+  lane.give(d_column, exchange);
   by_row(rows[0], g_m, m_key);
   by_row(rows[1], p, by_columns);
   lane.rows(write_row, kept + M_WRITE * N);
@@ -172,7 +172,7 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
       p[r][c] = g_s[r][c] * s[r][c];
     }
   by_column(d_s_column, p, s_row);
-  lane.publish(d_s_column, exchange, pitch);
+  lane.give(d_s_column, exchange);
   lane.columns(k, record + KEY * N);
   lane.columns(s_column, kept + S_COLUMN * N);
   by_row(more[0], g_s, k);

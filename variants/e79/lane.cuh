@@ -52,8 +52,8 @@ ELMAN_DIVISION matrix_state::Shape choose() {
 constexpr matrix_state::Shape shape = choose();
 using Tile = matrix_state::Tile<N, N, shape.R, shape.C>;
 constexpr int R = Tile::R, C = Tile::C, KG = Tile::KG, lanes = Tile::lanes, warps = Tile::warps;
-// Rows whose sums a lane ends with. Columns that a warp adds up over all warps: HELPERS lanes, SIDE apart, to each.
-constexpr int OWN = kept_sums<KG / 2, R>(), PER_WARP = N / warps;
+// Rows whose sums a lane ends with. Columns that a warp adds up over all groups of rows: HELPERS lanes, SIDE apart, to each.
+constexpr int OWN = kept_sums<KG / 2, R>(), PER_WARP = N / warps, groups = N / R;
 ELMAN_BOTH int power_of_two(int at_least) { return at_least <= 1 ? 1 : 2 * power_of_two((at_least + 1) / 2); }
 constexpr int SIDE = power_of_two(PER_WARP), HELPERS = 32 / SIDE;
 static_assert(N % warps == 0 && SIDE <= 32, "each warp adds up as many columns");
@@ -73,15 +73,15 @@ enum { S_ROW, S_WRITE, M_ROW, M_WRITE, S_COLUMN, M_COLUMN, KEPT };
 // What a walk gives of a step, [N] each: gradients of rows; of columns, summed over all rows; and sums over a warp's rows.
 enum { D_VALUE, D_WRITE, D_KEY_ROW, D_M_KEY_ROW, D_S_ROW, D_M_ROW, D_S_COLUMN, D_M_COLUMN, GIVEN };
 enum { D_QUERY, D_KEY, D_M_KEY, SUMMED };
-// Sums over the rows of each warp, [warps, pitch]: the helpers of a column read from different banks.
-constexpr int pitch = N % 32 ? N : N + min_of(SIDE, 16), exchanged = warps * pitch;
+// Sums over the rows of each lane, [groups, pitch]: the helpers of a column read from different banks.
+constexpr int pitch = N % 32 ? N : N + min_of(SIDE, 16), exchanged = groups * pitch;
 
 // A lane's place in the states.
 struct Lane {
-  int key, row0, col0, warp, row, column, helper, added;  // the first of its OWN rows, of the columns it publishes; the one it adds up
+  int key, group, row0, col0, warp, row, column, helper, added;  // the first of its OWN rows, of the columns it publishes; the one it adds up
   bool owns = true, publishes = true, adds;
   ELMAN_FN explicit Lane(int thread)
-      : key(thread % KG), row0(thread / KG * R), col0(key * C), warp(thread / 32), row(row0), column(col0), helper(thread % 32 / SIDE),
+      : key(thread % KG), group(thread / KG), row0(group * R), col0(key * C), warp(thread / 32), row(row0), column(col0), helper(thread % 32 / SIDE),
         added(warp * PER_WARP + min_of(thread % SIDE, PER_WARP - 1)), adds(thread % 32 < PER_WARP) {
     matrix_state::scattered_sums<KG, C>(column, publishes);
     own_rows<KG / 2, R>();
@@ -117,7 +117,7 @@ struct Lane {
       row_sums<MASK / 2, rest>(x);
     }
   }
-  // Sums over rows: a warp's to `sums`, with the next one `stride` on; and, once all have written, of a column over the warps.
+  // Sums over rows: a warp's to `sums` [warps, .., N], with the next one `stride` on.
   ELMAN_FN void publish(acc (&x)[C], acc* sums, int stride) const {
     matrix_state::scatter_sums<KG, C>(x);
     if (publishes) {
@@ -125,13 +125,15 @@ struct Lane {
       for (int i = 0; i < matrix_state::kept_sums<KG, C>(); ++i) sums[warp * stride + column + i] = x[i];
     }
   }
-  ELMAN_FN acc part_of_column(const acc* sums) const {
+  // A lane's to `exchange`; and, once all have written, a helper's part of those of its column, and all of them.
+  ELMAN_FN void give(const acc (&x)[C], acc* exchange) const { write(exchange + group * pitch + col0, x); }
+  ELMAN_FN acc part_of_column(const acc* exchange) const {
     acc x = 0;
 #pragma unroll
-    for (int i = 0; i < ceil_div(warps, HELPERS); ++i) {
-      const int w = helper + i * HELPERS;
-      const acc more = sums[min_of(w, warps - 1) * pitch + added];
-      x += warps % HELPERS == 0 || w < warps ? more : acc(0);
+    for (int i = 0; i < ceil_div(groups, HELPERS); ++i) {
+      const int g = helper + i * HELPERS;
+      const acc more = exchange[min_of(g, groups - 1) * pitch + added];
+      x += groups % HELPERS == 0 || g < groups ? more : acc(0);
     }
     return x;
   }
@@ -230,7 +232,7 @@ ELMAN_FN void step(const Lane& lane, acc (&s)[R][C], acc (&m)[R][C], Key& key, c
 
   acc of_rows[C] = {}, row[3][R];
   by_column(of_rows, m, key.row);
-  lane.publish(of_rows, exchange, pitch);
+  lane.give(of_rows, exchange);
   by_row(row[0], m, key.column);
   by_row(row[1], s, key.column);
   by_row(row[2], m, m_key);
@@ -257,7 +259,7 @@ ELMAN_FN void step(const Lane& lane, acc (&s)[R][C], acc (&m)[R][C], Key& key, c
 
   acc next[C] = {}, ahead[READ ? 2 : 1][R];
   by_column(next, s, m_key_row);
-  lane.publish(next, exchange, pitch);
+  lane.give(next, exchange);
   by_row(ahead[0], s, m_key);
   if (READ) by_row(ahead[READ ? 1 : 0], s, q);
   sync_block();
