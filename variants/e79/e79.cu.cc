@@ -136,12 +136,13 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
   lane.rows(dy, d_readout);
   lane.own(open_row, kept + M_ROW * N);
   acc open_column = kept[M_COLUMN * N + lane.added];
-  by_column(d_m_key, g_m, write_row);
-  by_column(d_query, after, dy);
-  lane.publish(d_query, summed + D_QUERY * N, SUMMED * N);
   sync_block();
   acc d_gate = lane.part_of_column(exchange), d_write[OWN];
   lane.row_sums(rows);
+  // While those are on their way.
+  by_column(d_query, after, dy);
+  by_column(d_m_key, g_m, write_row);
+  lane.publish(d_query, summed + D_QUERY * N, SUMMED * N);
   d_gate = Lane::column_sum(d_gate) * sigmoid_slope(open_column);
 #pragma unroll
   for (int i = 0; i < OWN; ++i) d_write[i] = rows[0][i];
@@ -178,17 +179,18 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
   by_row(more[0], g_s, k);
   by_row(more[1], p, s_column);
   by_row(more[2], after, d_m_gate);
+  lane.rows(write_row, kept + S_WRITE * N);
+  lane.own(open_row, kept + S_ROW * N);
+  open_column = kept[S_COLUMN * N + lane.added];
+  sync_block();
+  d_gate = lane.part_of_column(exchange);
+  lane.row_sums(more);
+  // While those are on their way.
   by_column(d_m_key, m, minus);
   by_column(d_m_key, after, d_m_row);
   lane.publish(d_m_key, summed + D_M_KEY * N, SUMMED * N);
   renew(g_m, by_rows, by_columns, minus, m_key);
-  lane.rows(write_row, kept + S_WRITE * N);
-  lane.own(open_row, kept + S_ROW * N);
-  open_column = kept[S_COLUMN * N + lane.added];
   by_column(d_key, g_s, write_row);
-  sync_block();
-  d_gate = lane.part_of_column(exchange);
-  lane.row_sums(more);
   d_gate = Lane::column_sum(d_gate) * sigmoid_slope(open_column);
 #pragma unroll
   for (int i = 0; i < OWN; ++i) d_write[i] += more[0][i];
