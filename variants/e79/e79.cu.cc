@@ -111,9 +111,11 @@ ELMAN_KERNEL((lanes)) forward(const args::Forward a) {
 }
 
 // The walk back over one step, with S and M before it, S' after it, and the gradients of S' and M' in g_s and g_m, which become those of
-// S and M. Letters as in `step`; e, e' and f, f' are the gradients of the arguments of c, c' and a, a'.
-ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C], const acc (&after)[R][C], acc (&g_s)[R][C],
-                   acc (&g_m)[R][C], acc* now, acc* exchange) {
+// S and M. Letters as in `step`; e, e' and f, f' are the gradients of the arguments of c, c' and a, a'. Once S' is not needed any more
+// `recall` puts the state there that the next walk begins with.
+template <class Recall>
+ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C], acc (&after)[R][C], acc (&g_s)[R][C], acc (&g_m)[R][C],
+                   acc* now, acc* exchange, Recall recall) {
   const acc *record = now, *kept = now + FOUND, *d_readout = now + READOUT;
   acc *given = now + GIVEN_AT, *summed = now + SUMS;
   acc k[C], m_key[C], q[C], by_columns[C], by_rows[R], write_row[R], dy[R], open_row[OWN];
@@ -188,6 +190,7 @@ ELMAN_FN void walk(const Lane& lane, const acc (&s)[R][C], const acc (&m)[R][C],
   // While those are on their way.
   by_column(d_m_key, m, minus);
   by_column(d_m_key, after, d_m_row);
+  recall(after);
   lane.publish(d_m_key, summed + D_M_KEY * N, SUMMED * N);
   renew(g_m, by_rows, by_columns, minus, m_key);
   by_column(d_key, g_s, write_row);
@@ -266,18 +269,12 @@ ELMAN_KERNEL((lanes)) backward(const args::Backward a) {
   const int T = (int)a.T, H = (int)a.H, bh = (int)block_x(), chunks = ceil_div(T, K), thread = (int)thread_x();
   const Lane lane(thread);
   const Team team(thread);
-  constexpr int W = matrix_state::pack_width<acc>(R * C);
-  acc* history = (global_history ? a.history + bh * (2 * K * state) : shared<acc>(at.history, at.histories)) + thread * W;
-  using Flat = acc[R * C];
-  auto remember = [&](int t, int which, acc(&x)[R][C]) {
-    write(history + (2 * t + which) * state, reinterpret_cast<const Flat&>(x), lanes);
-  };
-  auto recall = [&](int t, int which, acc(&x)[R][C]) { read(reinterpret_cast<Flat&>(x), history + (2 * t + which) * state, lanes); };
-
+  // Both states before each step of a chunk but the first and the last; where they are in global memory the first is the slot's.
+  acc* history = global_history ? a.history + bh * (2 * K * state) : shared<acc>(at.history, at.histories);
   Place place(bh, (int)a.B * H, T, H);
   Biases bias;
   if (learned) bias.take(lane, a.s_bias + place.h * N, a.m_bias + place.h * N);
-  acc s[R][C], m[R][C], after[R][C], g_s[R][C], g_m[R][C];
+  acc s[R][C], m[R][C], after[R][C], before_m[R][C], g_s[R][C], g_m[R][C];
   lane.load(g_s, a.d_s_last + bh * state);
   lane.load(g_m, a.d_m_last + bh * state);
   if (learned) {
@@ -317,26 +314,32 @@ ELMAN_KERNEL((lanes)) backward(const args::Backward a) {
     }
     Key key;
     key.take(lane, steps);
-#pragma unroll 1
-    for (int t = 0; t < length; ++t) {
-      remember(t, 0, s);
-      remember(t, 1, m);
+    const auto replay = [&](int t) {
       acc* now = steps + t * BACKWARD_STEP;
       step<false>(lane, s, m, key, now, steps + min_of(t + 1, K - 1) * BACKWARD_STEP, bias, exchange, now + FOUND, nullptr);
-    }
-    copy(reinterpret_cast<Flat&>(after), reinterpret_cast<const Flat&>(s));
-    recall(length - 1, 0, s);
-    recall(length - 1, 1, m);
-    sync_block();
+    };
 #pragma unroll 1
-    for (int t = length - 1; t >= 0; --t) {
-      acc coming_s[R][C], coming_m[R][C];  // read a step early
-      recall(max_of(t - 1, 0), 0, coming_s);
-      recall(max_of(t - 1, 0), 1, coming_m);
-      walk(lane, s, m, after, g_s, g_m, steps + t * BACKWARD_STEP, exchange);
-      copy(reinterpret_cast<Flat&>(after), reinterpret_cast<const Flat&>(s));
-      copy(reinterpret_cast<Flat&>(s), reinterpret_cast<const Flat&>(coming_s));
-      copy(reinterpret_cast<Flat&>(m), reinterpret_cast<const Flat&>(coming_m));
+    for (int t = 0; t < length - 1; ++t) {
+      if (t > 0 || !global_history) {
+        lane.store(history + 2 * t * state, s);
+        lane.store(history + (2 * t + 1) * state, m);
+      }
+      replay(t);
+    }
+#pragma unroll
+    for (int r = 0; r < R; ++r) copy(after[r], s[r]), copy(before_m[r], m[r]);
+    replay(length - 1);
+    sync_block();
+    // Two steps a turn, so that states change places without moves: S before the step, M before it, S after it, M before the next.
+    const auto back = [&](int t, acc(&s_before)[R][C], acc(&m_before)[R][C], acc(&s_after)[R][C], acc(&m_coming)[R][C]) {
+      const acc* coming = global_history && t < 2 ? slot : history + 2 * max_of(t - 1, 0) * state;
+      lane.load(m_coming, coming + state);
+      walk(lane, s_before, m_before, s_after, g_s, g_m, steps + t * BACKWARD_STEP, exchange, [&](acc(&to)[R][C]) { lane.load(to, coming); });
+    };
+#pragma unroll 1
+    for (int t = length - 1; t >= 0; t -= 2) {
+      back(t, after, before_m, s, m);
+      if (t > 0) back(t - 1, s, m, after, before_m);
     }
     sync_block();
     share_out<biased ? 6 : 4>(team, [&](int, int vector, int t) {
