@@ -158,13 +158,15 @@ struct Lane {
 #pragma unroll
     for (int i = 0; i < OWN; ++i) x[i] = vector[row + i];
   }
+  // A lane's part of a state. Unsigned, for a signed sum keeps nvcc from seeing that rows are aligned: it then stores word by word.
+  ELMAN_FN unsigned place() const { return (unsigned)(row0 * N + col0); }
   ELMAN_FN void load(acc (&x)[R][C], const acc* from) const {
 #pragma unroll
-    for (int r = 0; r < R; ++r) read(x[r], from + (row0 + r) * N + col0);
+    for (int r = 0; r < R; ++r) read(x[r], from + place() + r * N);
   }
   ELMAN_FN void store(acc* to, const acc (&x)[R][C]) const {
 #pragma unroll
-    for (int r = 0; r < R; ++r) write(to + (row0 + r) * N + col0, x[r]);
+    for (int r = 0; r < R; ++r) write(to + place() + r * N, x[r]);
   }
 };
 
