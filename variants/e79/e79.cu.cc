@@ -2,13 +2,13 @@
 // written with what S lacked and forgets as S answers M's own key; the readout r = S' q gates itself: y = r^2 sigmoid(r).
 // Tensors and constants: binding.py. Equations: README.md.
 //
-// * A block holds both states of one head in registers: a lane has a tile of R rows x C columns of each. Sums over keys stay in a warp; sums
-//   over rows are an exchange through shared memory, two a step in either direction.
+// * A block holds both states of one head in registers: a lane has a tile of R rows x C columns of each. Sums over keys stay in a warp;
+//   sums over rows are an exchange through shared memory, two a step in either direction.
 // * A lane ends with the whole sums of few of its rows, and a warp adds up its share of the columns: so each gate of a column is computed
 //   once in a block, each of a row once in a warp, and one trip through shared memory hands them to the lanes that need them.
 // * Time runs in chunks of K steps: teams of lanes prepare the records of a chunk (unit keys), all lanes step it, teams write its results,
-//   each of them one vector of one step. What the next chunk reads is brought to the L2 cache meanwhile. Backward replays a chunk once from
-//   its slot, keeps its states and gates, and walks them back. No atomics.
+//   each of them one vector of one step. What the next chunk reads is brought to the L2 cache meanwhile. Backward replays a chunk once
+//   from its slot, keeps its states and gates, and walks them back. No atomics.
 #include <elman/copy.cuh>
 
 #include "lane.cuh"
@@ -53,9 +53,10 @@ ELMAN_FN void prepare(const Slice<scalar, E>& raw, const Team& team, int vector,
   }
   team.put(record + vector * N, x);
 }
-// Bring a vector [N] towards the chip, this lane's part of it; and of `count` such, those of all lanes.
+// Bring this lane's part of a vector to the L2 cache: 32 bytes at a time.
 template <class T> ELMAN_FN void bring(const T* part) {
-  if (thread_x() % 4 == 0 || E * sizeof(T) >= 32) prefetch(part);
+  constexpr int together = max_of(32 / (E * (int)sizeof(T)), 1);  // lanes
+  if (thread_x() % together == 0) prefetch(part);
 }
 
 ELMAN_KERNEL((lanes)) forward(const args::Forward a) {
@@ -92,7 +93,14 @@ ELMAN_KERNEL((lanes)) forward(const args::Forward a) {
 #pragma unroll 1
     for (int t = 0; t < length; ++t) {
       acc* now = steps + t * FORWARD_STEP;
-      step<true>(lane, s, m, key, now, steps + min_of(t + 1, K - 1) * FORWARD_STEP, bias, exchange, found, now + READOUT);
+      const auto read_out = [&] {
+        acc q[C], y[1][R];
+        lane.columns(q, now + QUERY * N);
+        by_row(y[0], s, q);
+        lane.row_sums(y);
+        lane.tell_rows(now + READOUT, y[0]);
+      };
+      step(lane, s, m, key, now, steps + min_of(t + 1, K - 1) * FORWARD_STEP, bias, exchange, found, [] {}, read_out);
     }
     sync_block();
     share_out<1>(team, [&](int, int, int t) {
@@ -269,7 +277,7 @@ ELMAN_KERNEL((lanes)) backward(const args::Backward a) {
   const int T = (int)a.T, H = (int)a.H, bh = (int)block_x(), chunks = ceil_div(T, K), thread = (int)thread_x();
   const Lane lane(thread);
   const Team team(thread);
-  // Both states before each step of a chunk but the first and the last; where they are in global memory the first is the slot's.
+  // Both states before each step of a chunk but the last, whose stay in registers.
   acc* history = global_history ? a.history + bh * (2 * K * state) : shared<acc>(at.history, at.histories);
   Place place(bh, (int)a.B * H, T, H);
   Biases bias;
@@ -314,27 +322,25 @@ ELMAN_KERNEL((lanes)) backward(const args::Backward a) {
     }
     Key key;
     key.take(lane, steps);
-    const auto replay = [&](int t) {
+    const auto replay = [&](int t, auto keep_s, auto keep_m) {
       acc* now = steps + t * BACKWARD_STEP;
-      step<false>(lane, s, m, key, now, steps + min_of(t + 1, K - 1) * BACKWARD_STEP, bias, exchange, now + FOUND, nullptr);
+      step(lane, s, m, key, now, steps + min_of(t + 1, K - 1) * BACKWARD_STEP, bias, exchange, now + FOUND, keep_s, keep_m);
     };
 #pragma unroll 1
     for (int t = 0; t < length - 1; ++t) {
-      if (t > 0 || !global_history) {
-        lane.store(history + 2 * t * state, s);
-        lane.store(history + (2 * t + 1) * state, m);
-      }
-      replay(t);
+      acc* kept = history + 2 * t * state;
+      replay(t, [&] { lane.store(kept, s); }, [&] { lane.store(kept + state, m); });
     }
 #pragma unroll
     for (int r = 0; r < R; ++r) copy(after[r], s[r]), copy(before_m[r], m[r]);
-    replay(length - 1);
+    replay(length - 1, [] {}, [] {});
     sync_block();
     // Two steps a turn, so that states change places without moves: S before the step, M before it, S after it, M before the next.
     const auto back = [&](int t, acc(&s_before)[R][C], acc(&m_before)[R][C], acc(&s_after)[R][C], acc(&m_coming)[R][C]) {
-      const acc* coming = global_history && t < 2 ? slot : history + 2 * max_of(t - 1, 0) * state;
+      const acc* coming = global_history && t == 0 ? slot : history + 2 * max_of(t - 1, 0) * state;  // for t = 0 nobody uses it
       lane.load(m_coming, coming + state);
-      walk(lane, s_before, m_before, s_after, g_s, g_m, steps + t * BACKWARD_STEP, exchange, [&](acc(&to)[R][C]) { lane.load(to, coming); });
+      walk(lane, s_before, m_before, s_after, g_s, g_m, steps + t * BACKWARD_STEP, exchange,
+           [&](acc(&to)[R][C]) { lane.load(to, coming); });
     };
 #pragma unroll 1
     for (int t = length - 1; t >= 0; t -= 2) {

@@ -78,11 +78,12 @@ constexpr int pitch = N % 32 ? N : N + min_of(SIDE, 16), exchanged = groups * pi
 
 // A lane's place in the states.
 struct Lane {
-  int key, group, row0, col0, warp, row, column, helper, added;  // the first of its OWN rows, of the columns it publishes; the one it adds up
+  int key, group, row0, col0, warp;
+  int row, column, helper, added;  // the first of its OWN rows, and of the columns it publishes; the column that it adds up, as which helper
   bool owns = true, publishes = true, adds;
   ELMAN_FN explicit Lane(int thread)
-      : key(thread % KG), group(thread / KG), row0(group * R), col0(key * C), warp(thread / 32), row(row0), column(col0), helper(thread % 32 / SIDE),
-        added(warp * PER_WARP + min_of(thread % SIDE, PER_WARP - 1)), adds(thread % 32 < PER_WARP) {
+      : key(thread % KG), group(thread / KG), row0(group * R), col0(key * C), warp(thread / 32), row(row0), column(col0),
+        helper(thread % 32 / SIDE), added(warp * PER_WARP + min_of(thread % SIDE, PER_WARP - 1)), adds(thread % 32 < PER_WARP) {
     matrix_state::scattered_sums<KG, C>(column, publishes);
     own_rows<KG / 2, R>();
   }
@@ -221,15 +222,15 @@ struct Key {
 };
 // One step. S' = diag(a) S diag(a') + u k^T,  u = v - S k,  a = sigmoid(M k + b_S),  a' = sigmoid(M^T k + b_S);
 // M' = diag(c) M diag(c') + w m^T,  w = u - M m,  c = sigmoid(S' m + b_M),  c' = sigmoid(S'^T m + b_M).
-// a, u, c, w, a' and c' are left in `found`; the readout S' q where READ in `readout`. The key is that of `record`, and then of `following`.
-template <bool READ>
+// a, u, c, w, a' and c' are left in `found`. The key is that of `record`, and then of `following`. What a pass does besides, nobody waits
+// for: `before`, with both states as they were, and `between`, with S' and M, run while sums are on their way.
+template <class Before, class Between>
 ELMAN_FN void step(const Lane& lane, acc (&s)[R][C], acc (&m)[R][C], Key& key, const acc* record, const acc* following, Biases bias,
-                   acc* exchange, acc* found, acc* readout) {
-  acc m_key[C], q[C], m_key_row[R], value[OWN];
+                   acc* exchange, acc* found, Before before, Between between) {
+  acc m_key[C], m_key_row[R], value[OWN];
   lane.columns(m_key, record + M_KEY * N);
   lane.rows(m_key_row, record + M_KEY * N);
   lane.own(value, record + VALUE * N);
-  if (READ) lane.columns(q, record + QUERY * N);
   if (projected) bias.take(lane, record + S_BIAS * N, record + M_BIAS * N);
 
   acc of_rows[C] = {}, row[3][R];
@@ -241,6 +242,7 @@ ELMAN_FN void step(const Lane& lane, acc (&s)[R][C], acc (&m)[R][C], Key& key, c
   sync_block();
   acc of_column = lane.part_of_column(exchange);
   lane.row_sums(row);
+  before();
   of_column = Lane::column_sum(of_column);
   acc open[OWN], u[OWN], w[OWN];
 #pragma unroll
@@ -259,21 +261,20 @@ ELMAN_FN void step(const Lane& lane, acc (&s)[R][C], acc (&m)[R][C], Key& key, c
   renew(s, by_rows, by_columns, written, key.column);
   key.take(lane, following);
 
-  acc next[C] = {}, ahead[READ ? 2 : 1][R];
+  acc next[C] = {}, ahead[1][R];
   by_column(next, s, m_key_row);
   lane.give(next, exchange);
   by_row(ahead[0], s, m_key);
-  if (READ) by_row(ahead[READ ? 1 : 0], s, q);
   sync_block();
   of_column = lane.part_of_column(exchange);
   lane.row_sums(ahead);
+  between();
   of_column = Lane::column_sum(of_column);
 #pragma unroll
   for (int i = 0; i < OWN; ++i) open[i] = ahead[0][i];
   gate(open, bias.row[1]);
   of_column = sigmoid_for<scalar>(of_column + bias.column[1]);
   lane.tell_rows(found + M_ROW * N, open);
-  if (READ) lane.tell_rows(readout, ahead[READ ? 1 : 0]);
   lane.tell_column(found + M_COLUMN * N, of_column);
   sync_block();
   lane.rows(by_rows, found + M_ROW * N);
