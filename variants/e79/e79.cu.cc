@@ -22,7 +22,7 @@ struct ForwardShared {
   unsigned steps = carve.take<acc>(K * FORWARD_STEP), exchange = carve.take<acc>(exchanged), found = carve.take<acc>(KEPT * N);
 };
 struct BackwardShared {
-  static constexpr unsigned histories = global_history ? 0 : K * 2 * N * N;
+  static constexpr unsigned histories = global_history ? 0 : (K - 1) * 2 * N * N;
   Carve carve;
   unsigned steps = carve.take<acc>(K * BACKWARD_STEP), exchange = carve.take<acc>(exchanged);
   unsigned d_bias = carve.take<acc>(learned ? 2 * K * N : 1), history = carve.take<acc>(histories);
