@@ -158,7 +158,7 @@ def rename(text: str, old_name: str, old_stem: str, new_name: str, protected: tu
     """Replace whole tokens: the name by the new name, the folder's stem by the new stem.
 
     A token may be followed by letters where the old name ends in a digit (`X8f_`), and by `_` always. What follows a dot after a
-    `protected` module is that module's own and stays. A name in small letters is a word after an indefinite article: a diagonal.
+    `protected` module is that module's own and stays. A name in small letters that follows `a` or `an` is a word and stays.
     """
     new = {old_name: new_name, old_stem: stem_of(new_name)}
     after = "(?![0-9])" if old_name[-1].isdigit() else "(?![A-Za-z0-9])"
