@@ -106,11 +106,13 @@ def plan_copy(source: Variant, name: str) -> list[File]:
     stem = source.folder.name
     extra = [n for n in (*source.presets, *source.aliases) if rename(n, source.name, stem, name) == n]
     protected = (*source.requires, "torch", "nn", "F")
+    tags = "".join(f"(?:{tag}[0-9]+)?" for tag, _ in source.tags())
 
     def text(original: str) -> str:
         changed = rename(original, source.name, stem, name, protected)
         for other in extra:  # a head that does not carry the old name would collide with the original's
-            changed = re.sub(rf"([\"'`]){re.escape(other)}(?=[\"'`:])", rf"\1{name}_{other}", changed)
+            more = tags if other in source.presets else ""
+            changed = re.sub(rf"([\"'`]){re.escape(other)}(?={more}[\"'`:])", rf"\1{name}_{other}", changed)
         if source.name == stem:
             changed = re.sub(rf"(\bname=[\"']){re.escape(stem_of(name))}([\"'])", rf"\g<1>{name}\2", changed)
         return changed
@@ -156,7 +158,7 @@ def rename(text: str, old_name: str, old_stem: str, new_name: str, protected: tu
     """Replace whole tokens: the name by the new name, the folder's stem by the new stem.
 
     A token may be followed by letters where the old name ends in a digit (`X8f_`), and by `_` always. What follows a dot after a
-    `protected` module is that module's own and stays.
+    `protected` module is that module's own and stays. A name in small letters that follows `a` or `an` is a word and stays.
     """
     new = {old_name: new_name, old_stem: stem_of(new_name)}
     after = "(?![0-9])" if old_name[-1].isdigit() else "(?![A-Za-z0-9])"
@@ -167,7 +169,8 @@ def rename(text: str, old_name: str, old_stem: str, new_name: str, protected: tu
         chain = re.search(r"([A-Za-z_]\w*)(?:\.\w+)*\.$", text[max(0, found.start() - 200) : found.start()])
         return found[0] if chain and chain[1] in roots else new[found[0]]
 
-    return re.sub(rf"(?<![A-Za-z0-9])(?:{tokens}){after}", replace, text)
+    before = r"(?<![A-Za-z0-9])" + (r"(?<!\ba )(?<!\ban )" if re.fullmatch("[a-z]+", old_name) else "")
+    return re.sub(rf"{before}(?:{tokens}){after}", replace, text)
 
 
 def write(files: list[File], folder: Path, name: str) -> None:

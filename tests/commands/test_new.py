@@ -75,6 +75,13 @@ def test_a_copy_loads_at_once_and_collides_with_nothing(project, source):
     assert known.sources()["ZZ9"].where == str(project.path / "variants" / "zz9")
 
 
+def test_a_preset_of_another_name_is_renamed_with_its_tags_too(project, source):
+    project.write("variants/zz8/test_zz8.py", 'NAMES = {"quickn3": "ZZ8n3", "quick": 0, "quicker": 0, "oldestn3": 0}\n')
+    project.run("new", "ZZ9", "--from", "ZZ8")
+    copy = (project.path / "variants/zz9/test_zz9.py").read_text()
+    assert copy == 'NAMES = {"ZZ9_quickn3": "ZZ9n3", "ZZ9_quick": 0, "quicker": 0, "oldestn3": 0}\n'
+
+
 def test_whole_tokens_are_renamed_and_nothing_else(project, source):
     before = tree(source)
     project.run("new", "ZZ9", "--from", "ZZ8")
@@ -101,6 +108,7 @@ def test_the_readme_keeps_its_provenance_and_says_what_it_copies(project, source
     [
         ("X8", "x8", "X9", "X8 x8 X8f_ x8_a _x8 X80 X88 ax8 8x8", "X9 x9 X9f_ x9_a _x9 X80 X88 ax8 8x8"),
         ("gru", "gru", "Mine", "gru gru_cell GRU grub congru nn.gru torch.gru self.gru", "mine mine_cell GRU grub congru nn.gru torch.gru self.mine"),
+        ("word", "word", "Mine", "a word of the word; word::step; a_word a wordy", "a word of the mine; mine::step; a_mine a wordy"),
         ("a-b", "a_b", "C", "a-b a_b a_b_c a-bc pkg.sub.a_b pkg.a_b", "C c c_c a-bc pkg.sub.a_b pkg.a_b"),
     ],
 )  # fmt: skip
