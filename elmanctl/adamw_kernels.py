@@ -20,9 +20,7 @@ from elmanctl.spectral_programs import chosen
 MOST = 64  # tensors of a launch: with four pointers each, its arguments are 2 KB of the 4 KB that it may have
 FLAT = 1024  # elements of a tile, which is what a program of `update` moves
 SHARE = 16  # tiles that a program of `squares` adds up
-EPS_OF_NORM = (
-    1e-6  # added to the gradients' norm before the clip is divided by it, as torch.nn.utils.clip_grad_norm_ does
-)
+EPS_OF_NORM = 1e-6  # added to the norm that the clip is divided by, as torch.nn.utils.clip_grad_norm_ does
 
 
 @triton.jit
@@ -56,9 +54,8 @@ def adamw_decide(loss, parts, lr, halted, counts, outcome, rates, squares, tenso
     for start in range(0, squares, WIDE):
         sums += tl.load(parts + start + at, mask=start + at < squares, other=0.0)
     total, length = tl.load(loss), tl.sqrt(tl.sum(sums, 0))
-    broken = (
-        ((total - total) != 0) | ((length - length) != 0) | (tl.load(halted) != 0)
-    )  # x - x is NaN where x is not finite
+    # x - x is NaN where x is not finite.
+    broken = ((total - total) != 0) | ((length - length) != 0) | (tl.load(halted) != 0)
     count = tl.load(counts) + tl.where(broken, 0.0, 1.0)
     tl.debug_barrier()  # every warp has read the count that is now overwritten
     for start in range(0, tensors, WIDE):

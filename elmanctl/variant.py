@@ -142,11 +142,9 @@ class Variant:
                 value = convert(label, fields[key], raw)
                 if key in values and values[key][0] != value:
                     first, where = values[key]
-                    # A name that stands for options cannot be had without them.
-                    pinned = where.startswith(("the preset", "the alias"))
-                    way_out = (
-                        f"Start from {self.name} and give the options that you want." if pinned else "Give it once."
-                    )
+                    way_out = "Give it once."
+                    if where.startswith(("the preset", "the alias")):  # a name cannot be had without what it stands for
+                        way_out = f"Start from {self.name} and give the options that you want."
                     raise UserError(
                         f"{label}: {key}={show(value)} from {origin} contradicts {key}={show(first)} from {where}. {way_out}"
                     )
