@@ -3,7 +3,8 @@
 * W^T u travels as rows whose sum it is, added up in a fixed order; vectors are divided by their length where they are read.
 * With w = W^T u, v = w / (|w| + eps) and sigma = u^T W v = |w|^2 / (|w| + eps): the last product of spectral.py, W v, is not formed.
 * All sums are fp32 whatever the device's settings for products; the same numbers in every run.
-* `together` is for a model's forward pass: it makes the weights of all layers before the first one, and `normalised` hands them out.
+* `together` is for a model's forward pass: it makes the weights of all layers beside the first one's norm and projection, on a stream of
+  its own, and `normalised` hands them out. Autograd takes the gradients back on that stream, beside the products that come after.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ COLUMNS = 64
 FLAT, SHARE, PROGRAMS = 4096, 4, 128
 
 _made: dict[tuple[SpectralNorm, torch.dtype], Tensor] = {}
+_streams: dict[torch.device, torch.cuda.Stream] = {}
 
 
 class SpectralFunction(torch.autograd.Function):
@@ -91,18 +93,38 @@ def groups(pairs: Sequence[tuple[SpectralNorm, Tensor]]) -> list[list[tuple[Spec
     return [group for lists in found.values() for group in lists]
 
 
+def beside(device: torch.device) -> torch.cuda.Stream | None:
+    """Return the stream of a GPU that `together` works on, which has waited for the present one; None where there are no streams."""
+    if device.type != "cuda":
+        return None
+    stream = _streams.setdefault(device, torch.cuda.Stream(device))
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return stream
+
+
 @contextlib.contextmanager
 def together(pairs: Sequence[tuple[SpectralNorm, Tensor]], dtype: torch.dtype) -> Iterator[None]:
     """Normalise the weights [rows, columns] that a forward pass inside will ask `normalised` for, in fp32, once each."""
+    stream = beside(pairs[0][1].device) if pairs else None
     try:
-        for group in groups(pairs):
-            _made.update(zip(((norm, dtype) for norm, _ in group), _apply(group, dtype), strict=True))
+        with torch.cuda.stream(stream):
+            for group in groups(pairs):
+                _made.update(zip(((norm, dtype) for norm, _ in group), _apply(group, dtype), strict=True))
         yield
     finally:
         _made.clear()
+        if stream is not None:  # also where nobody asked for a weight: a graph's capture wants every stream back
+            torch.cuda.current_stream(stream.device).wait_stream(stream)
 
 
 def normalised(norm: SpectralNorm, W: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the normalised weight in `dtype`; a training step improves the norm's u first."""
     made = _made.pop((norm, dtype), None)
-    return _apply([(norm, W)], dtype)[0] if made is None else made
+    if made is None:
+        return _apply([(norm, W)], dtype)[0]
+    if made.is_cuda:
+        present = torch.cuda.current_stream(made.device)
+        present.wait_stream(_streams[made.device])
+        # Or the stream of its own would take the memory again, for a gradient, once Python has let go of it: before the last pass over it is run.
+        made.record_stream(present)
+    return made

@@ -19,7 +19,8 @@ def prepared(layers: Sequence[nn.Module], like: torch.Tensor) -> Iterator[None]:
         layers: those that run inside and not again in the backward pass.
         like: a parameter of the model, which tells its device and the dtype of a computation.
     """
-    with casts.together(weight for layer in layers for weight in layer.parameters()), spectral_norms(layers, like):
+    # The norms first: they run beside the casts.
+    with spectral_norms(layers, like), casts.together(weight for layer in layers for weight in layer.parameters()):
         yield
 
 

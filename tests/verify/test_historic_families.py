@@ -40,10 +40,10 @@ PATCHES = {
         f"{EVERY} if (a.m0[bh * state + (lane.row0 + r) * N + lane.col0 + c] == 0) g_m[r][c] = 0;\n  lane.store(a.d_m0 + bh * state, g_m);",
         {"E79n8": ("d_m0", "y s_last m_last d_s0 d_projected d_s_bias d_m_bias")}, "T9 zero-state"),
     "E79: no gradient through the gates of the second state": (
-        STEP, "  by_column(d_m_key, after, d_m_row);", "  for (auto& d : d_m_row) d = 0;",
+        STEP, "gate_backward(rows[1], open_row);", "for (auto& d : rows[1]) d = 0;",
         {"E79n8": ("d_m_bias", "y s_last m_last")}, T9),
     "E79: no gradient of the key through the other state": (
-        STEP, "by_row(d_key_row, m, d_s_gate);", "for (auto& d : d_key_row) d = 0;",
+        STEP, "by_row(last[0], m, d_s_gate);", "for (auto& d : last[0]) d = 0;",
         {"E79n8": ("d_projected", "y s_last m_last d_s0 d_m0 d_s_bias d_m_bias")}, T9),
     "E88: gradient of the output one step late, dense": (
         DENSE, "load_packed(p.d_y + offset(at))", "load_packed(p.d_y + offset(at) + (at.step > 0 ? D : 0))",

@@ -46,6 +46,7 @@ kernel = Kernel(
         "slots": "B H cdiv(T,K) M N @acc ?MATRIX",
         "readout": "B T H*M @acc ?MATRIX",
         "states": "B H T M @acc ?DIAGONAL",
+        "numbers": "B T H*NUMBERS @acc ?NUMBERS",
     },
     backward_scratch={
         "history": "B H K+1 M N @acc ?GLOBAL_HISTORY",
@@ -68,6 +69,7 @@ kernel = Kernel(
         "TIED": "1: the query is the raw key, 2: the value too",
         "MODULATED": "1: the memory is read with z k",
         "READS": "1: the update reads the memory",
+        "NUMBERS": "numbers of a whole matrix that a step uses: a squared error, the factors of a norm and of its derivative",
         "VECTORS": "raw vectors of a step in `projected`",
         "PARAMETERS": "vectors over rows in `parameters`",
     },
@@ -78,7 +80,8 @@ kernel = Kernel(
     rounds={"tanh": "absolute 2e-7"},
     # A state sums T writes of sums over N; a gradient also sums over its rows; a parameter over batch and time besides.
     terms={"y": "T*N", "s_last": "T*N", "*": "T*(N+M)", "parameters": "B*T*N"},
-    budgets={"registers": 168, "spill_bytes": 0, "shared_bytes": 4096},
+    # Above 168 are forms with a sum over the whole state, up to n=32: blocks of eight warps, one a multiprocessor from 129 on.
+    budgets={"registers": 192, "spill_bytes": 0, "shared_bytes": 4096},
     work={"forward": "7*B*T*H*M*N", "backward": "21*B*T*H*M*N"},
     rivals=("fla_gated_delta", "mamba_scan"),
     tiling=MATRIX,
@@ -121,6 +124,8 @@ def constants(config) -> dict[str, int]:
         "TIED": 0 if low_rank else TIED.get(config.projection, 0),
         "MODULATED": int(config.projection == "full"),
         "READS": int(config.update not in BLIND),
+        "NUMBERS": int(not diagonal)
+        * ((config.update == "energy_gate") + 2 * (config.nonlinearity in ("rms", "frobenius"))),
     }
     return found | {"VECTORS": len(vectors(found)), "PARAMETERS": len(parameters(found))}
 

@@ -105,7 +105,7 @@ struct Diagonal : Form {
     if (tanh) tanh_all(now.after);
     now.by = normed ? norm(sum(square), M) : Norm{1, 0};
 #pragma unroll
-    for (int j = 0; j < E; ++j) now.after[j] *= normed ? 1 / now.by.divisor : acc(1);
+    for (int j = 0; j < E; ++j) now.after[j] *= normed ? now.by.factor : acc(1);
   }
   static constexpr bool has_logit = ema || ntm || retrieved || energy, has_extra = keeps || ntm || residual || weighs;
   ELMAN_FN static acc keep(const Step& now, int j) {
@@ -132,7 +132,7 @@ struct Diagonal : Form {
 #pragma unroll
     for (int j = 0; j < E; ++j) {
       // With A = dL/dP: of what is written, u k or c tanh(u k), and of the former state's factor.
-      const acc A = normed ? c[j] / now.by.divisor - pull * now.after[j] : c[j];
+      const acc A = normed ? c[j] * now.by.factor - pull * now.after[j] : c[j];
       const acc d_write = residual ? A * now.extra[j] * elman::tanh_slope(now.theta[j]) : A, d_keep = A * s[j];
       const acc d_u = d_write * now.k[j];
       d_k[j] = d_write * now.u[j] - (ntm ? d_keep * now.extra[j] : acc(0));

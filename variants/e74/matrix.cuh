@@ -47,9 +47,23 @@ struct Step : Rule {
     for (int j = 0; j < EM; ++j) x[j] = elman::sigmoid_for<scalar>(x[j] + raw.x[vector][j]);
   }
 
-  struct RawScalars {};
-  template <class Args> ELMAN_FN static RawScalars load_scalars(const Args&, const Place&) { return {}; }
-  template <class Args> ELMAN_FN static void prepare_scalars(const Args&, const Place&, const RawScalars&, acc*) {}
+  // In the backward pass, the numbers of the whole state that a step used in the forward pass.
+  struct RawScalars {
+    acc x[read_scalars > 0 ? read_scalars : 1];
+  };
+  template <class Args> static constexpr bool recalls = coupled && requires(const Args& a) { a.d_y; };
+  template <class Args> ELMAN_FN static RawScalars load_scalars(const Args& a, const Place& at) {
+    RawScalars raw{};
+    if constexpr (recalls<Args>) for (int i = 0; i < read_scalars; ++i) raw.x[i] = numbers_of(a, at)[i];
+    return raw;
+  }
+  template <class Args> ELMAN_FN static void prepare_scalars(const Args&, const Place&, const RawScalars& raw, acc* record) {
+    if constexpr (recalls<Args>)
+      for (int i = 0; i < read_scalars; ++i) record[Record::scalar(i)] = raw.x[i];
+  }
+  template <class Args> ELMAN_FN static auto* numbers_of(const Args& a, const Place& at) {
+    return a.numbers + (int64_t)at.head() * read_scalars;
+  }
   template <class Args, class Sums>
   ELMAN_FN static void finish_scalars(const Args&, const Place&, const RawScalars&, const acc*, const acc*, Sums&) {}
 
@@ -198,6 +212,10 @@ struct Step : Rule {
   }
   template <class Args> ELMAN_FN static void output(const Args& a, const Place& at, const Team& team, acc (&r)[EM]) {
     acc x[EM];
+    if constexpr (coupled) {
+      if (team.first())
+        for (int i = 0; i < read_scalars; ++i) numbers_of(a, at)[i] = matrix_state::noted<Step>(at.t)[i];
+    }
     if constexpr (input_gate) input_logit(a, at, team, x);
 #pragma unroll
     for (int j = 0; j < EM; ++j) r[j] *= elman::silu_for<scalar>(input_gate ? x[j] : r[j]);

@@ -1,9 +1,9 @@
 #pragma once
 // The step of E74 on a matrix state [M x N], full, block or low-rank, as a lane does it: README.md, equations 2 to 4.
-#include <elman/families/matrix_state/coupled.cuh>
 #include <elman/families/matrix_state/steps.cuh>
 
 #include "form.cuh"
+#include "whole.cuh"
 
 namespace e74 {
 namespace matrix_state = elman::matrix_state;
@@ -14,12 +14,14 @@ struct Rule : Form {
   static constexpr bool coupled = normed || energy;
 
   // Record, by row: what is written, or for the delta rule the value; then what the update or the gate has for each row. A
-  // further column: the vector that the memory is read with, unless that is the key. The factor of the key's norm.
+  // further column: the vector that the memory is read with, unless that is the key. Numbers: in the
+  // backward pass, what the forward pass made of the step's sums over the state; and the factor of the key's norm.
   enum { WRITE, EXTRA, MORE };
   enum { READ };
-  enum { K_FACTOR };
+  static constexpr int read_scalars = energy + 2 * normed;
+  enum { ENERGY = 0, FACTOR = energy, PULL, K_FACTOR = read_scalars };
   static constexpr int rows = 1 + (keeps || ntm || residual || weighs) + memory_gate, columns = reads && (modulated || low_rank);
-  static constexpr int scalars = 1, read_scalars = 0, grad_scalars = 0;
+  static constexpr int scalars = read_scalars + 1, grad_scalars = 0;
 
   template <class Inputs> ELMAN_FN static acc extra(const Inputs& in, int r) {
     if constexpr (rows > 1) return in.row[EXTRA][r];
@@ -37,15 +39,8 @@ struct Rule : Form {
   template <class Lane, int R, int C>
   ELMAN_FN static void weigh(Rows<R>& row, const Lane& lane, const acc (&s)[R][C], const typename Lane::Inputs& in,
                              const acc (&memory)[R]) {
-    acc mean[1] = {};
-    if constexpr (energy) {
-      for (int r = 0; r < R; ++r) {
-        const acc delta = in.row[WRITE][r] - memory[r];
-        mean[0] += lane.first() ? delta * delta : acc(0);
-      }
-      matrix_state::state_sums(lane, mean);
-      mean[0] *= acc(1) / M;
-    }
+    acc squares = 0;
+    if constexpr (energy) squares = error(lane, in, memory);
     if constexpr (memory_gate) {
       acc(&seen)[R] = row.seen;
 #pragma unroll
@@ -61,9 +56,39 @@ struct Rule : Form {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       row.weight[r] = retrieved ? extra(in, r) : acc(1);
-      if constexpr (energy) row.weight[r] = elman::sigmoid_for<scalar>(extra(in, r) + mean[0]);
+      if constexpr (energy) row.weight[r] = elman::sigmoid_for<scalar>(extra(in, r) + acc(1) / M * squares);
       if constexpr (memory_gate) row.weight[r] = share(extra(in, r) * row.seen[r] + in.row[MORE][r]);
       row.u[r] = reads ? row.weight[r] * (in.row[WRITE][r] - memory[r]) : in.row[WRITE][r];
+    }
+  }
+
+  // |delta|^2, and the factor of P, from a sum in the forward pass, which notes what the backward pass then has in its record.
+  template <class Lane, int R>
+  ELMAN_FN static acc error(const Lane& lane, const typename Lane::Inputs& in, const acc (&memory)[R]) {
+    if constexpr (matrix_state::walks_back<Lane>) {
+      return in.scalar[ENERGY];
+    } else {
+      acc sum = 0;
+      for (int r = 0; r < R; ++r) {
+        const acc delta = in.row[WRITE][r] - memory[r];
+        sum += delta * delta;
+      }
+      sum = matrix_state::whole_sum<Lane::Tile::KG>(lane, sum);
+      matrix_state::note(lane, ENERGY, sum);
+      return sum;
+    }
+  }
+  template <class Lane, int R, int C>
+  ELMAN_FN static acc factor(const Lane& lane, const typename Lane::Inputs& in, const acc (&p)[R][C]) {
+    if constexpr (matrix_state::walks_back<Lane>) {
+      return in.scalar[FACTOR];
+    } else {
+      acc some[2] = {};
+      for (int i = 0; i < R * C; ++i) some[i % 2] += p[i / C][i % C] * p[i / C][i % C];
+      const Norm by = norm(matrix_state::whole_sum(lane, some[0] + some[1]), elements);
+      matrix_state::note(lane, FACTOR, by.factor);
+      matrix_state::note(lane, PULL, by.pull);
+      return by.factor;
     }
   }
 
@@ -96,16 +121,20 @@ struct Rule : Form {
     Rows<R> row;
     if (reads) lane.product(memory, s, reader(in));
     else for (int r = 0; r < R; ++r) memory[r] = 0;
+    if constexpr (normed) {  // the former state's factor; in a replay, one
+      for (int r = 0; r < R; ++r) memory[r] *= lane.factor;
+      for (int i = 0; i < R * C; ++i) s[i / C][i % C] *= lane.factor;
+    }
     weigh(row, lane, s, in, memory);
     update(s, in, row.u, tanh ? elman::tanh_scale<scalar> : acc(1));
     if constexpr (tanh) elman::tanh_each<scalar, Lane::share>(reinterpret_cast<acc(&)[R * C]>(s));
     if constexpr (normed) {
-      acc sums[1] = {};
-      for (int i = 0; i < R * C; ++i) sums[0] += s[i / C][i % C] * s[i / C][i % C];
-      matrix_state::state_sums(lane, sums);
-      const acc factor = 1 / norm(sums[0], elements).divisor;
-      for (int i = 0; i < R * C; ++i) s[i / C][i % C] *= factor;
+      const acc by = factor(lane, in, s);
+      if constexpr (matrix_state::walks_back<Lane>)
+        for (int i = 0; i < R * C; ++i) s[i / C][i % C] *= by;
+      else lane.factor = by;
     }
+    if constexpr (coupled) ++lane.steps;
   }
 
   // A = dL/dP from g = dL/dS': by itself where that takes the state after the step only.
@@ -123,25 +152,25 @@ struct Rule : Form {
                                 const acc (&memory)[R], acc (&g)[R][C], Gradients& d) {
     Rows<R> row;
     weigh(row, lane, before, in, memory);
-    backward_update(lane, before, in, memory, row, g, d);
+    acc tau[R];
+    backward_update(lane, before, in, memory, row, g, tau, d);
   }
+  // A = factor G - pull S' with the pull from <S', G>. A k is formed of G k and S' k, which need not wait for that sum.
   template <class Lane, class Gradients, int R, int C>
   ELMAN_FN static void backward(const Lane& lane, const acc (&before)[R][C], const acc (&after)[R][C],
                                 const typename Lane::Inputs& in, const acc (&memory)[R], acc (&g)[R][C], Gradients& d) {
     Rows<R> row;
     weigh(row, lane, before, in, memory);
-    acc p[R][C], sums[2] = {};  // |P|^2 and <S', G>
-    for (int i = 0; i < R * C; ++i) p[i / C][i % C] = before[i / C][i % C];
-    update(p, in, row.u, acc(1));
-    for (int i = 0; i < R * C; ++i) {
-      sums[0] += p[i / C][i % C] * p[i / C][i % C];
-      sums[1] += after[i / C][i % C] * g[i / C][i % C];
+    acc tau[R] = {}, after_k[R] = {}, some[2] = {};
+    for (int i = 0; i < R * C; ++i) some[i % 2] += after[i / C][i % C] * g[i / C][i % C];
+    if constexpr (!residual) {
+      lane.product(tau, g, in.k);
+      lane.product(after_k, after, in.k);
     }
-    matrix_state::state_sums(lane, sums);
-    const Norm by = norm(sums[0], elements);
-    const acc factor = 1 / by.divisor, pull = sums[1] * by.pull;
-    for (int i = 0; i < R * C; ++i) g[i / C][i % C] = factor * g[i / C][i % C] - pull * after[i / C][i % C];
-    backward_update(lane, before, in, memory, row, g, d);
+    const acc by = in.scalar[FACTOR], pull = matrix_state::whole_sum(lane, some[0] + some[1]) * in.scalar[PULL];
+    for (int r = 0; r < R; ++r) tau[r] = by * tau[r] - pull * after_k[r];
+    for (int i = 0; i < R * C; ++i) g[i / C][i % C] = by * g[i / C][i % C] - pull * after[i / C][i % C];
+    backward_update(lane, before, in, memory, row, g, tau, d);
   }
 
   // With A in g and tau = A k, of the residual form Q k with Q = A diag(c) (1 - theta^2):  d_u = tau,  dk = A^T u (Q^T u),
@@ -150,23 +179,25 @@ struct Rule : Form {
   // On return g = dL/dS = A diag(a), A (1 - e k^T) or A, less d_delta reader^T.
   template <class Lane, class Gradients, int R, int C>
   ELMAN_FN static void backward_update(const Lane& lane, const acc (&before)[R][C], const typename Lane::Inputs& in,
-                                       const acc (&memory)[R], const Rows<R>& row, acc (&g)[R][C], Gradients& d) {
-    acc theta[R][C], tau[R], d_extra[R];
+                                       const acc (&memory)[R], const Rows<R>& row, acc (&g)[R][C], acc (&tau)[R], Gradients& d) {
+    constexpr bool given = normed && !residual;  // tau
+    acc theta[R][C], d_extra[R];
     if constexpr (residual) bounded(theta, in, row.u);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      tau[r] = d_extra[r] = 0;
+      d_extra[r] = 0;
+      if (!given) tau[r] = 0;
 #pragma unroll
       for (int c = 0; c < C; ++c) {
         if constexpr (residual) {
           d_extra[r] += g[r][c] * theta[r][c];
           theta[r][c] = g[r][c] * extra(in, r) * elman::tanh_slope(theta[r][c]);  // Q from here on
         }
-        tau[r] += (residual ? theta[r][c] : g[r][c]) * in.k[c];
+        if (!given) tau[r] += (residual ? theta[r][c] : g[r][c]) * in.k[c];
         if (keeps || ntm) d_extra[r] += g[r][c] * before[r][c] * (ntm ? -in.k[c] : acc(1));
       }
     }
-    lane.row_sums(tau);
+    if (!given) lane.row_sums(tau);
     if (keeps || ntm || residual) lane.row_sums(d_extra);
     if constexpr (residual) matrix_state::add_to_key(d, theta, row.u);
     else matrix_state::add_to_key(d, g, row.u);
@@ -204,7 +235,7 @@ struct Rule : Form {
   ELMAN_FN static void backward_weight(const Lane& lane, const typename Lane::Inputs& in, const acc (&memory)[R],
                                        const Rows<R>& row, const acc (&tau)[R], acc (&minus_delta)[R], acc (&push)[R],
                                        acc (&d_extra)[R], Gradients& d) {
-    acc total[1] = {};
+    acc total = 0;
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       const acc delta = in.row[WRITE][r] - memory[r], d_weight = tau[r] * delta;
@@ -212,7 +243,7 @@ struct Rule : Form {
       if constexpr (retrieved) d_extra[r] = d_weight;
       if constexpr (energy) {
         d_extra[r] = d_weight * elman::sigmoid_slope(row.weight[r]);
-        total[0] += lane.first() ? d_extra[r] : acc(0);
+        total += d_extra[r];
       }
       if constexpr (memory_gate) {
         const acc d_logit = d_weight * share_slope(row.weight[r]);
@@ -222,8 +253,8 @@ struct Rule : Form {
       }
     }
     if constexpr (energy) {
-      matrix_state::state_sums(lane, total);
-      for (int r = 0; r < R; ++r) minus_delta[r] -= acc(2) / M * total[0] * (in.row[WRITE][r] - memory[r]);
+      total = acc(2) / M * matrix_state::whole_sum<Lane::Tile::KG>(lane, total);
+      for (int r = 0; r < R; ++r) minus_delta[r] -= total * (in.row[WRITE][r] - memory[r]);
     }
   }
 };
