@@ -188,6 +188,28 @@ def test_a_rival_that_cannot_run_is_a_row_with_its_reason(monkeypatch, call):
     assert set(passes[run.OWN](1, True)) == {"d_wx", "d_z", "d_W", "d_h0"}
 
 
+def test_an_error_that_ends_the_use_of_the_gpu_names_who_made_it(monkeypatch, host, call):
+    """As FlashRNN's at B=128, T=8192, D=2048: every later call of the process repeats it."""
+
+    def broken():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(run.torch.cuda, "synchronize", broken)
+    with pytest.raises(run.ContextLost, match=r"^one at B=3 left an error .*an illegal memory access"):
+        run.check_context(torch.device("cuda"), "one at B=3")
+    run.check_context(CPU, "one")
+
+    def breaks(sizes, sets):
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(rivals, "RIVALS", {"breaks": breaks})
+    monkeypatch.setitem(call.kernel.__dict__, "rivals", ("breaks",))
+    check = run.check_context
+    monkeypatch.setattr(run, "check_context", lambda device, after: check(torch.device("cuda"), after))
+    with pytest.raises(run.ContextLost, match="^breaks at B=3 T=5 dim=32 left"):
+        list(run.rows(spec("E1"), [shapes.Shape(3, 5, 32)], CPU, "vouched"))
+
+
 def test_every_rival_that_a_kernel_names_exists():
     for variant in registry().variants().values():
         if variant.has_kernel:

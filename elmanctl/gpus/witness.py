@@ -53,6 +53,7 @@ class Sight:
 
     def __init__(self):
         self._assumed: int | None = None
+        self._seen: set[int] = set()  # ours, in the look before
 
     def look(self, gpu: Gpu, ours: set[int]) -> tuple[list[GpuProcess], str]:
         """Return the processes that are not ours, and how far that can be told.
@@ -60,6 +61,10 @@ class Sight:
         Args:
             ours: pids of the trial, as they are known here.
         """
+        # A process that has ended stays in NVML's list until its memory is back: its pid is ours until it has left that list.
+        listed = {p.pid for p in gpu.processes}
+        self._seen = listed & (ours | self._seen)
+        ours = ours | self._seen
         if any(p.pid in ours for p in gpu.processes):
             return [p for p in gpu.processes if p.pid not in ours], ""
         if not gpu.processes:

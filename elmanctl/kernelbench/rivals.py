@@ -71,11 +71,17 @@ def cublas_loop(sizes: dict[str, int], sets: int) -> Pass:
 
 def flashrnn(sizes: dict[str, int], sets: int) -> Pass:
     """FlashRNN's Elman network with one head, alternating kernel (`cuda`), which waits for streams of its own at a pass's end."""
+    B, T, D = sizes["B"], sizes["T"], sizes["D"]
+    if B * T * D >= 2**31:  # past its 32-bit offsets (flashrnn_backward.cu) it writes where it should not
+        raise Absent(f"flashrnn: {B} x {T} x {D} elements are 2^31 or more, which it cannot address")
     try:
         from flashrnn import flashrnn as run
     except Exception as error:  # it compiles itself when imported, and fails in its compiler's ways
         raise Absent(f"flashrnn: {type(error).__name__}: {error}".splitlines()[0]) from error
-    B, T, D = sizes["B"], sizes["T"], sizes["D"]
+    if B * T * D >= 2**31:
+        raise Absent(
+            f"flashrnn: {B} x {T} x {D} states are 2^31 or more, past its 32-bit offsets (flashrnn_backward.cu)"
+        )
     R, b, start = noise(1, 1, D, D), noise(1, 1, D), noise(1, B, 1, 1, D)
 
     def forward(wx, R, b, start):

@@ -22,6 +22,10 @@ CAPTURES = 3  # runs of each pass before its graph is replayed
 REFUSALS = (rivals.Absent, UserError, CheckFailed, RuntimeError, ValueError, AssertionError)
 
 
+class ContextLost(CheckFailed):
+    """An error on the GPU that this process cannot go on after."""
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One contender at one shape. Times in microseconds of a whole pass: median, 10 and 90 per cent quantile; `both` is forward and
     backward with all gradients. `gb_s` and `tflop_s` are of the kernel's declared tensors and work; `note` says why there is no time, or how it was taken.
@@ -83,10 +87,29 @@ def rows(
             continue
         try:
             yield from at(spec, shape, device, vouching, seed, left / (len(shapes) - number), alone)
+        except ContextLost:
+            raise
         except REFUSALS as error:
             yield row_of(spec, OWN, shape, note=reason(error))
+        check_context(device, f"{spec.name} at {shape.text()}")
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def check_context(device: torch.device, after: str) -> None:
+    """Stop where an error on the GPU has ended this process's use of it, since every later call only repeats that error.
+
+    Raises:
+        ContextLost: naming what came before.
+    """
+    try:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    except RuntimeError as error:
+        raise ContextLost(
+            f"{after} left an error on the GPU that no kernel of this process survives: {reason(error)}. Rows before it are in the record; "
+            "time the others in another run, without this size."
+        ) from error
 
 
 def row_of(spec: Spec, contender: str, shape: Shape, **facts) -> Row:
@@ -151,6 +174,7 @@ def contenders(
             if needed > seconds:
                 raise rivals.Absent(f"timing it takes {needed:.0f} s, more than its share of --seconds")
         except REFUSALS as error:  # sizes that a library refuses, in its own way
+            check_context(device, f"{name} at {shape.text()}")
             absent[name] = reason(error)
         else:
             passes[name] = one

@@ -79,6 +79,16 @@ def test_where_our_pid_is_listed_every_other_is_foreign(box):
     assert [p.pid for p in found] == [1] and how == ""  # it exists here, and is not ours
 
 
+def test_a_process_of_ours_that_has_ended_is_ours_until_it_leaves_the_list(box):
+    """Seen on an H200: the last sample of a run listed its trainer, which had ended two seconds before."""
+    sight = Sight()
+    assert sight.look(seen(1), {1, 7}) == ([], "")
+    assert sight.look(seen(1), {7}) == ([], "") and sight.look(seen(1), {7}) == ([], "")
+    assert sight.look(seen(), {7})[0] == []
+    assert [p.pid for p in sight.look(seen(1), {7})[0]] == [1]  # the number came back with another's process
+    assert [p.pid for p in Sight().look(seen(7, 1), {7})[0]] == [1]
+
+
 def test_of_pids_of_another_namespace_the_first_is_taken_for_ours_from_then_on(box):
     sight = Sight()
     assert sight.look(seen(4_000_001), {99}) == ([], "assumed")
