@@ -169,7 +169,7 @@ def _difference(found: _Found, base: str, question: str, p: float, entries: list
         p_adjusted=p,
         verdict=verdict,
         more_seeds=more,
-        text=_words(found, base, question, verdict, more, reason, (low, high)) + _lost(entries),
+        text=_words(found, base, question, verdict, more, reason, (low, high), (p, error)) + _lost(entries),
     )
 
 
@@ -192,7 +192,14 @@ def _no_verdict(entries: list[Entry], question: str) -> str:
 
 
 def _words(
-    found: _Found, base: str, question: str, verdict: str, more: int | None, reason: str, interval: tuple
+    found: _Found,
+    base: str,
+    question: str,
+    verdict: str,
+    more: int | None,
+    reason: str,
+    interval: tuple[float | None, float | None],
+    chance: tuple[float, float],
 ) -> str:
     value, where = found.estimate.value, QUESTIONS[question]
     within = "" if None in interval else f" [{interval[0]:+.4f}, {interval[1]:+.4f}]"
@@ -211,6 +218,9 @@ def _words(
         tell = f"about {more} more seed{'s' * (more > 1)} would tell"
     else:
         tell = f"at least {more} more seed{'s' * (more > 1)} would be needed to tell, for the noise seen within one run alone"
+    low, high = interval
+    if low is not None and low * high > 0:  # the interval is of this difference alone and of one look
+        tell = f"p {chance[0]:.3f}, where {chance[1]:.3f} is asked to allow for several rows and for seeds added later; {tell}"
     return f"{found.row} and {base} {where}: cannot tell apart ({number}); {tell}."
 
 

@@ -65,6 +65,7 @@ def test_adding_seeds_after_looking_asks_for_more_evidence(make_run):
     first, second = claims(planned)["b"], claims(peeked)["b"]
     assert first.p == second.p and 0.05 / 12 < first.p < 0.025
     assert (first.verdict, second.verdict) == ("higher", "cannot tell apart")
+    assert second.low > 0 and f"p {second.p_adjusted:.3f}, where 0.004 is asked" in second.text
     assert any("1, then 2, then 3 a row" in note for note in peeked.notes)
 
 
