@@ -5,68 +5,19 @@
 """
 
 import ctypes
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from host_backend.binding import kernel
+from planted_kernels import EXCHANGE, NEIGHBOURS, PRODUCT, ROUND, SOURCE, WORDS, Planted, expected
 
-from elmanctl import build, launch, toolchain
-from elmanctl.flavours import ASAN, FLAVOURS, HOST, RACE
-from elmanctl.verify.sanitize import host, report
-from elmanctl.verify.sanitize.child import places
+from elmanctl import launch
+from elmanctl.flavours import HOST, RACE
 
-SOURCE = Path(__file__).parent / "host_backend" / "planted.cu.cc"
-MISTAKES = [
-    "none",
-    "missing_sync_block",
-    "missing_sync_warp",
-    "shuffle_as_fence",
-    "divergent_collective",
-    "divergent_barrier",
-    "returned_lanes",
-    "past_the_end",
-    "into_the_next",
-    "past_the_launch",
-    "forgotten_wait",
-    "misaligned_pair",
-    "other_block_unordered",
-    "wait_in_plain_launch",
-    "early_exit",
-    "skipped_group_barrier",
-    "bad_threads",
-    "bad_blocks",
-    "too_much_shared",
-    "local_array",
-    "published_twice",
-    "mark_published",
-    "never_published",
-    "words_in_plain_launch",
-]
-NEIGHBOURS, EXCHANGE, PRODUCT, ROUND, WORDS = 100, 101, 102, 103, 104
 ORDERS = [(0, 0), (1, 0), (2, 1), (2, 2), (2, 3)]
-
-
-class Planted:
-    """A build of the planted kernels: `run(which)` returns (y, error text). The race build watches every tensor."""
-
-    def __init__(self, target):
-        self.target, self.library = target, build.load(kernel, {}, "float32", target)
-
-    def run(self, which, order=(0, 0), x=None):
-        x = torch.arange(1.0, 129.0) if x is None else x
-        choice = torch.zeros(MISTAKES.index(which) if isinstance(which, str) else which, dtype=torch.int32)
-        self.library.order(*order)
-        watch = (lambda library, tensors: library.watch(places(tensors))) if self.target == RACE else None
-        try:
-            with launch.on_host(self.target, watch), launch.guarded():
-                return launch.run_forward(kernel, {}, {"x": x, "choice": choice})["y"], ""
-        except RuntimeError as error:
-            return None, str(error)
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +28,6 @@ def plain():
 @pytest.fixture(scope="module")
 def race():
     return Planted(RACE)
-
-
-def expected(which):
-    x = torch.arange(1.0, 129.0)
-    if which == "none":
-        return x[:64].flip(0)
-    if which == WORDS:
-        return x.view(2, 64).flip(0).reshape(128)
-    return x[:32].view(16, 2).flip(1).reshape(32) if which == NEIGHBOURS else 2 * x.view(2, 64).flip(0).reshape(128)
 
 
 @pytest.mark.parametrize("which", ["none", NEIGHBOURS, EXCHANGE, WORDS])
@@ -208,56 +150,3 @@ def test_libraries_share_the_stacks_of_their_threads(plain, race):
     }
     assert len(places) == 1 and plain.run("none")[1] == race.run("none")[1] == ""
     assert Path("/proc/self/maps").read_text().count("---p") >= 64  # a guard page for each thread
-
-
-def test_a_device_build_needs_the_cuda_language(tmp_path):
-    compiler = toolchain.compiler(toolchain.HOST)[0]
-    call = [
-        compiler,
-        "-std=c++20",
-        f"-I{toolchain.csrc_folder()}",
-        "-DELMAN_DEVICE",
-        "-x",
-        "c++",
-        "-fsyntax-only",
-        str(SOURCE),
-    ]
-    ran = subprocess.run(call, capture_output=True, text=True)
-    assert ran.returncode and "pass -x cu to nvcc" in ran.stderr
-
-
-CHILD = """
-import sys
-from test_host_backend import ASAN, Planted, expected
-import torch
-library = Planted(ASAN)
-for which in ("none", "early_exit", "none"):
-    y, error = library.run(which)
-    assert which != "none" or (error == "" and torch.equal(y[:64], expected("none"))), error
-print("right kernels pass", flush=True)
-library.run(sys.argv[1])
-print("not reached" if sys.argv[1] == "local_array" else "done")
-"""
-
-
-def test_address_and_undefined_sanitizers_see_into_fibers():
-    build.build(kernel, {}, "float32", ASAN)
-    environment = os.environ | host.OPTIONS | {"LD_PRELOAD": ":".join(toolchain.preload(ASAN))}
-    environment["PYTHONPATH"] = str(Path(__file__).parent)
-    call = [sys.executable, "-c", CHILD, "local_array"]
-    ran = subprocess.run(call, capture_output=True, text=True, env=environment)
-    assert "right kernels pass" in ran.stdout, ran.stderr
-    assert "not reached" not in ran.stdout
-    found = report.read(ran.stderr, {})
-    assert re.search(r"out of bounds|stack-buffer-overflow", found) and "at planted.cu.cc:" in found
-    assert found.endswith(" in turn_around")
-
-
-def test_a_build_for_address_sanitizer_does_not_end_a_process_without_it():
-    with pytest.raises(RuntimeError, match="can be loaded only with LD_PRELOAD=.*libasan"):
-        build.load(kernel, {}, "float32", ASAN)
-
-
-def test_flavours_are_builds_of_their_own():
-    folders = {build.build(kernel, {}, "float32", target) for target in FLAVOURS}
-    assert len(folders) == 3 and all((f / "kernel.so").exists() for f in folders)

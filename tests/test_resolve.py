@@ -1,13 +1,10 @@
 """Names of variants: collisions, the grammar as the registry reads it, and near misses."""
 
 import pytest
+from plugin_problems import problems
 
 from elmanctl.errors import UserError
 from elmanctl.plugins.registry import natural, registry
-
-
-def problems():
-    return {p.plugin: p for p in registry().problems()}
 
 
 def test_two_plugins_of_one_name_are_a_problem_that_names_both(project):

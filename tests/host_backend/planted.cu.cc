@@ -1,4 +1,5 @@
-// Kernels with one mistake each, chosen by `which`, and right ones; tests/test_host_backend.py asserts what the host says of them.
+// Kernels with one mistake each, chosen by `which`, and right ones;
+// tests/test_host_backend.py and test_host_flavours.py assert what the host says of them.
 #include <elman/elman.cuh>
 
 #include "elman_args.h"

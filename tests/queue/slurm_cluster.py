@@ -14,6 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from elmanctl.queue.states import Slurm
+
+LOW = Slurm(partition="low")  # what a job asks for that others may preempt
 DAEMONS = ("munged", "slurmctld", "slurmd")
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 UP_SECONDS = 20.0

@@ -1,4 +1,4 @@
-"""`make_run`: a run's records with synthetic losses on shared batches, as bench leaves them."""
+"""`make_run`: a run's records with synthetic losses on shared batches, as bench leaves them; `run`: results alone, without steps."""
 
 import msgspec
 import numpy as np
@@ -77,3 +77,64 @@ def make_run(tmp_path, monkeypatch):
         return folder
 
     return make
+
+
+ROW_TRIAL = Trial(
+    label="",
+    model="",
+    dim=128,
+    depth=2,
+    params=1_000_000,
+    budget=Budget(minutes=10),
+    training=Training(),
+    device="cuda",
+)
+ROW_RESULT = Result(
+    status="ok",
+    steps=500,
+    tokens=8_192_000,
+    seconds=600.0,
+    last100_loss=1.5,
+    heldout_loss=1.6,
+    tokens_per_second=123_456.0,
+    peak_memory_bytes=24 * 2**30,
+    data="data/pile.txt",
+    data_hash="blake2b:abc",
+    execution="kernel",
+    receipt="0123456789abcdef",
+    norm="torch",
+    graph=True,
+    device_name="NVIDIA H200",
+    versions={"torch": "2.13.0", "python": "3.11"},
+)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Return a function that writes a run: label -> (changes to the trial, changes to the result or None)."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(entries, name="r", **changes):
+        folder = tmp_path / "runs" / name
+        planned = []
+        for label, (trial, result) in entries.items():
+            made = msgspec.structs.replace(ROW_TRIAL, **{"label": label, "model": label, **trial})
+            write_json(folder / label / "trial.json", made)
+            if result is not None:
+                write_json(folder / label / "result.json", msgspec.structs.replace(ROW_RESULT, **result))
+            planned.append(
+                plan.PlannedRow(label=label, folder=label, model=made.model, depth=2, dim=made.dim, params=made.params)
+            )
+        facts = {
+            "suite": "s",
+            "description": "a test",
+            "created": "2026-01-01T00:00:00",
+            "params": 1_000_000,
+            "tolerance": 0.06,
+            "matched": True,
+            "relaxed": (),
+        }
+        write_json(folder / "run.json", plan.Run(**{**facts, **changes}, rows=tuple(planned)))
+        return folder
+
+    return write

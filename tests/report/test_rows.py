@@ -1,79 +1,14 @@
-"""Reports from records made here: ranking, what is unequal, and the text forms."""
+"""Rows of a report, from records made here: ranking, what is unequal, the facts of the run, and which run is reported."""
 
-import csv
-import io
-import json
 import math
 import time
 
-import msgspec
 import pytest
 
 from elmanctl import plan
 from elmanctl.errors import UserError
-from elmanctl.files import write_json
-from elmanctl.records import Budget, Result, Training, Trial
-from elmanctl.report import batches, render, rows
-
-TRIAL = Trial(
-    label="",
-    model="",
-    dim=128,
-    depth=2,
-    params=1_000_000,
-    budget=Budget(minutes=10),
-    training=Training(),
-    device="cuda",
-)
-RESULT = Result(
-    status="ok",
-    steps=500,
-    tokens=8_192_000,
-    seconds=600.0,
-    last100_loss=1.5,
-    heldout_loss=1.6,
-    tokens_per_second=123_456.0,
-    peak_memory_bytes=24 * 2**30,
-    data="data/pile.txt",
-    data_hash="blake2b:abc",
-    execution="kernel",
-    receipt="0123456789abcdef",
-    norm="torch",
-    graph=True,
-    device_name="NVIDIA H200",
-    versions={"torch": "2.13.0", "python": "3.11"},
-)
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Return a function that writes a run: label -> (changes to the trial, changes to the result or None)."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(entries, name="r", **changes):
-        folder = tmp_path / "runs" / name
-        planned = []
-        for label, (trial, result) in entries.items():
-            made = msgspec.structs.replace(TRIAL, **{"label": label, "model": label, **trial})
-            write_json(folder / label / "trial.json", made)
-            if result is not None:
-                write_json(folder / label / "result.json", msgspec.structs.replace(RESULT, **result))
-            planned.append(
-                plan.PlannedRow(label=label, folder=label, model=made.model, depth=2, dim=made.dim, params=made.params)
-            )
-        facts = {
-            "suite": "s",
-            "description": "a test",
-            "created": "2026-01-01T00:00:00",
-            "params": 1_000_000,
-            "tolerance": 0.06,
-            "matched": True,
-            "relaxed": (),
-        }
-        write_json(folder / "run.json", plan.Run(**{**facts, **changes}, rows=tuple(planned)))
-        return folder
-
-    return write
+from elmanctl.records import Budget, Training
+from elmanctl.report import render, rows
 
 
 def labels(report):
@@ -173,44 +108,6 @@ def test_rows_with_a_width_of_their_own_are_named(run):
     assert "waived for b, which" in note
 
 
-def test_markdown_has_one_line_a_row_with_units(run):
-    text = render.markdown(
-        rows.build(run({"a|b": ({}, {}), "kernelless": ({}, {"execution": "library", "receipt": ""})}))
-    )
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
-    assert (
-        "| a\\|b | 1M | 128x2 | 1 | 500 | 1.5000 |  |  |  | 4.482 | 1.6000 | 123.5K | 24 GiB | ok | 0123456789ab | kernel |  |"
-        in table
-    )
-    assert "nats per byte" in text and text.startswith("# Suite s\n")
-
-
-def test_a_kernel_without_a_receipt_says_none(run):
-    (row,) = rows.build(run({"a": ({}, {"receipt": ""})})).rows
-    assert render.receipt(row) == "none"
-    assert render.receipt(msgspec.structs.replace(row, execution="reference")) == ""
-
-
-def test_a_narrow_terminal_leaves_out_whole_columns_and_never_the_result(run):
-    report = rows.build(run({"a": ({}, {}), "b": ({}, {})}))
-    table = [render.cells(row) for row in report.rows]
-    assert render.fitting(table, 200) == (list(render.COLUMNS), table)
-    columns, narrow = render.fitting(table, 80)
-    assert len(columns) < len(render.COLUMNS) and all(len(row) == len(columns) for row in narrow)
-    assert sum(max(map(len, c)) for c in zip(columns, *narrow, strict=True)) + 2 * (len(columns) - 1) <= 80
-    least, _ = render.fitting(table, 1)
-    assert least == ["model", "last-100 loss", "held-out loss", "tok/s", "status"]
-
-
-def test_csv_and_json_carry_full_numbers(run):
-    report = rows.build(run({"a": ({}, {"tokens_per_second": 123_456.789}), "x": ({}, None)}))
-    (first, second) = csv.DictReader(io.StringIO(render.as_csv(report)))
-    assert float(first["tokens_per_second"]) == 123_456.789 and second["last100_loss"] == ""
-    data = json.loads(render.as_json(report))
-    assert data["rows"][0]["peak_memory_bytes"] == 24 * 2**30 and data["rows"][1]["status"] == "unfinished"
-
-
 def test_a_single_trials_folder_is_a_report_of_one_row(run):
     folder = run({"a": ({}, {})})
     report = rows.build(folder / "a")
@@ -231,25 +128,3 @@ def test_no_run_at_all_says_how_to_make_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="elmanctl bench SUITE"):
         plan.find(None)
-
-
-def test_a_batch_table_has_a_column_a_batch_and_says_why_a_cell_is_empty(run):
-    folder = run(
-        {
-            "m@8": ({}, {"tokens_per_second": 1000.0, "peak_memory_bytes": 2**30}),
-            "m@64": ({}, {"status": "oom", "tokens_per_second": None, "message": "out of memory"}),
-            "k@8": ({}, None),
-        },
-        kind=plan.BATCHES,
-    )
-    assert plan.is_batches(folder)
-    cells = batches.build(folder)
-    assert batches.table(cells) == (
-        ["model", "batch 8", "batch 64"],
-        [["m", "1K tok/s, 1 GiB", "oom"], ["k", "waiting", ""]],
-    )
-    assert "| m | 1K tok/s, 1 GiB | oom |" in batches.markdown(cells) and "* m: out of memory" in batches.markdown(
-        cells
-    )
-    assert len(json.loads(batches.as_json(cells))) == 3
-    assert batches.as_csv(cells).splitlines()[1].startswith("m,8,ok,1000.0,1073741824")
