@@ -97,7 +97,9 @@ def beside(device: torch.device) -> torch.cuda.Stream | None:
     """Return the stream of a GPU that `together` works on, which has waited for the present one; None where there are no streams."""
     if device.type != "cuda":
         return None
-    stream = _streams.setdefault(device, torch.cuda.Stream(device))
+    if device not in _streams:
+        _streams[device] = torch.cuda.Stream(device)
+    stream = _streams[device]
     stream.wait_stream(torch.cuda.current_stream(device))
     return stream
 

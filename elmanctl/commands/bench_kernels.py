@@ -61,18 +61,15 @@ def time_kernels(
     rivals = "" if against else " with their rivals"
     note(f"{total} shapes of {len(specs)} kernels{rivals}, in about {seconds:g} s at most (--seconds).")
     folder = Path("runs") / (run or "kernels")
-
-    def record() -> show.Record:
-        return show.Record(
-            device_name=chosen.name,
-            started=started,
-            base=base.text(),
-            ceilings=measured,
-            versions=versions(specs[0].variant),
-            rows=rows,
-            against=against or "",
-        )
-
+    record = show.Record(
+        device_name=chosen.name,
+        started=started,
+        base=base.text(),
+        ceilings=measured,
+        versions=versions(specs[0].variant),
+        rows=rows,  # as many as there are when it is written
+        against=against or "",
+    )
     for (spec, _), own in zip(todo, sizes, strict=True):
         left = max(0.0, seconds - (time.monotonic() - began))
         share = left * len(own) / total
@@ -80,9 +77,9 @@ def time_kernels(
         for row in timing.rows(spec, own, device, vouching[spec.name], seconds=share, alone=against is not None):
             rows.append(row)
             note(show.progress(row))
-            write(record(), folder, {})  # a rival's error or a kill costs no row that was timed
-    written = write(record(), folder, pictures(rows, todo) if axes else {})
-    print_json(record()) if json else show.print_record(record())
+            write(record, folder, {})  # a rival's error or a kill costs no row that was timed
+    written = write(record, folder, pictures(rows, todo) if axes else {})
+    print_json(record) if json else show.print_record(record)
     note(f"Record: {', '.join(map(str, written))}")
 
 

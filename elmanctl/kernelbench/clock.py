@@ -14,9 +14,7 @@ import torch
 ROUNDS, LEAST_ROUNDS = 40, 5
 WARM_ROUNDS = 3
 L2_TIMES = 3  # the rotated inputs are together at least this many times the second-level cache
-ALONE_TIMES = (
-    16  # one set of inputs that is so many times as large leaves nothing of itself in the cache for its next turn
-)
+ALONE_TIMES = 16  # one set that is so many times as large leaves nothing of itself in the cache for its next turn
 
 
 @dataclass(frozen=True)
