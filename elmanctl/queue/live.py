@@ -22,6 +22,7 @@ class Watch:
         self._live = None
         self._followers: dict[Path, Follower] = {}
         self._told: dict[str, str] = {}
+        self._begun: dict[str, int] = {}  # the attempt of each job that is told already
         self._next = 0.0
 
     def __enter__(self) -> "Watch":
@@ -127,6 +128,8 @@ class Watch:
         names = _names(now)
         for job in now.queue.jobs.values():
             text = _state(job, now, names, counting=False)
+            begun = self._begun.setdefault(job.label, job.attempt - (job.state in ACTIVE))
+            started = f"started on {_place(job, names)}"
             if job.state == ENDED:
                 if self._told.get(job.label, "").startswith(f"{job.status} after"):
                     continue
@@ -134,11 +137,14 @@ class Watch:
                     Path(job.label), Follower(now.queue.run / job.spec.folder / STEPS)
                 )
                 follower.update()
+                if job.attempt > begun and job.child is not None:  # it ran between two looks
+                    note(f"{job.label}: {started}")
+                    self._begun[job.label] = job.attempt
                 text = f"{job.status} after {len(follower.steps)} steps"
             elif job.state in ACTIVE and job.label in now.waiting:
                 text = now.waiting[job.label]
             elif job.state == RUNNING:
-                text = f"started on {_place(job, names)}"
+                text, self._begun[job.label] = started, job.attempt
             elif job.state == STARTING or text == "queued" or text.startswith("waits for"):
                 continue
             if self._told.get(job.label) != text:

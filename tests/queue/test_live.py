@@ -5,6 +5,7 @@ import io
 import msgspec
 import pytest
 
+from elmanctl.queue import process
 from elmanctl.queue.follow import Follower
 from elmanctl.queue.live import Watch
 from elmanctl.queue.states import Slurm
@@ -71,7 +72,6 @@ def shown(watch, now):
 def test_the_view_shows_jobs_with_reasons_gpus_and_the_time_left(line, box):
     from elmanctl.gpus.choice import Pool
     from elmanctl.gpus.free import Sampler
-    from elmanctl.queue import process
 
     for label in ("finished", "running", "waiting", "held"):
         line.add(label, pool=Pool(("GPU-0", "GPU-1")))
@@ -134,3 +134,26 @@ def test_elsewhere_each_change_is_one_line(line, capsys):
     now.run({"a", "b"})
     said = capsys.readouterr().err.splitlines()
     assert said == ["a: started on CPU", "a: ok after 0 steps", "b: started on CPU", "b: failed after 0 steps"]
+
+
+def test_a_trial_that_runs_between_two_looks_is_told_too(line, capsys):
+    for label in ("quick", "over", "cancelled"):
+        line.add(label)
+    for label in ("over", "quick"):
+        line.queue.write("start", label, device="CPU")
+        line.queue.write("run", label, supervisor=process.me(), child=process.me())
+        line.queue.write("end", label, status="ok")
+        if label == "over":
+            watch, now = Watch(), line.scheduler()
+            now.queue.refresh()
+            watch.observe(now)
+    line.queue.write("end", "cancelled", status="interrupted", ask="cancel")
+    now.queue.refresh()
+    watch.observe(now)
+    watch.observe(now)
+    assert capsys.readouterr().err.splitlines() == [
+        "over: ok after 0 steps",
+        "quick: started on CPU",
+        "quick: ok after 0 steps",
+        "cancelled: interrupted after 0 steps",
+    ]
