@@ -14,7 +14,10 @@ H200 = DEVICES["sm_90a"]
 
 @pytest.mark.parametrize(
     ("name", "N", "B", "T", "D", "division"),
-    [("E29c", 11, 2, 18, 16, {"RING": 8}), ("E29a", 3, 33, 2, 80, {"TILES": 3, "WARPS": 8, "TURNS": 3})],
+    [
+        ("E29c", 11, 2, 18, 16, {"RING": 8, "FAR": 0}),
+        ("E29a", 3, 33, 2, 80, {"TILES": 3, "WARPS": 8, "TURNS": 3, "FAR": 1}),
+    ],
     ids=[
         "two slots a lane, two saved tapes, the shortest ring twice around",
         "an empty turn, a block with two of three tiles",

@@ -11,6 +11,7 @@ from elmanctl import tiles
 from elmanctl.families import cell
 from elmanctl.kernel import Kernel
 from elmanctl.rules import Multiple, Range, Rules
+from elmanctl.tensors import cdiv
 from elmanctl.tiles import BYTES, ROWS, TILE, Device, DoesNotFit, Product, Tiling
 from elmanctl.variant import option, tagged
 
@@ -25,7 +26,10 @@ RULES = Rules(
     },
 )
 PRODUCTS = (Product(sums=2),)  # W_h h and W_w h, of the same h
-REGISTERS = 96  # of a thread, besides matrix, operand and sums
+REGISTERS = 104  # of a thread, besides matrix, operand and sums
+CARRIED = 12  # pairs of numbers that a thread of several turns carries, at most
+TRIP = 600  # cycles until what a warp asks for has come
+DELAY = 200  # cycles after a block's barrier before it first looks for the state of the others
 WARPS = 12  # of a block at most: with more a thread has too few registers
 
 
@@ -41,13 +45,35 @@ class Options:
 
 
 def shared_bytes(constants: Mapping[str, int], sizes: Mapping[str, int], dtype: str) -> int:
-    """Return the shared memory of a block of the backward pass, which takes more than the forward pass (TapeLayout in the header)."""
-    wide, N = 8 if dtype == "float64" else 4, sizes["N"]
-    warps, turns, channels = constants["WARPS"], constants["TURNS"], constants["TILES"] * TILE
+    """Return the shared memory of a block, of the pass that takes more (TapeLayout in the header; FAR says where the tapes between two saved ones are)."""
+    wide, warps, turns, channels = (
+        8 if dtype == "float64" else 4,
+        constants["WARPS"],
+        constants["TURNS"],
+        constants["TILES"] * TILE,
+    )
     matrix = constants["SHARED"] * warps * constants["CHUNKS"] * 64 * 8 * BYTES[dtype]
     parts = 2 * warps * channels * ROWS * wide
-    values = (2 * N + 1) * ROWS * (constants["TILES"] + 2) * wide
-    return matrix + parts + values + turns * channels * ROWS * (2 * N + 8) * wide
+    tapes = 2 if constants["FAR"] else 1 + STEPS
+    carried = CARRIED if turns > 1 else 0
+    handed = (
+        max(5 + cdiv(sizes["N"], 8), 3 + 2 * cdiv(sizes["N"], 8))
+        if turns == 1 and warps >= 4 * constants["TILES"]
+        else 0
+    )
+    return matrix + parts + channels * ROWS * (turns * (tapes * sizes["N"] + carried) + handed) * wide
+
+
+def registers(constants: Mapping[str, int], N: int) -> int:
+    """Return the registers of a thread besides matrix, operand and sums: more with several eights of slots, more than two tiles or several turns."""
+    return REGISTERS + 12 * min(cdiv(N, 8) - 1, 2) + 32 * (constants["TILES"] > 2) + 16 * (constants["TURNS"] > 1)
+
+
+def trips(constants: Mapping[str, int], sizes: Mapping[str, int]) -> int:
+    """Return how often beyond once for each eight slots a warp asks for a step's shared values, of which it has a few on the way at a time."""
+    joint = constants["TILES"] & -constants["TILES"]  # tiles whose parts a warp adds up before they are shared
+    asked = cdiv(cdiv(sizes["D"], TILE * joint), 16 * joint) * cdiv(sizes["N"], 8)
+    return constants["TURNS"] * (asked - 1)
 
 
 def choose(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[str, int]:
@@ -57,11 +83,20 @@ def choose(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[
         DoesNotFit: where there is none.
     """
     if device is None:
-        return tiles.divide(sizes, dtype, None, PRODUCTS, REGISTERS, carry=True)
+        # By B, so that helpers and neither, and tapes in both places, are verified.
+        found = tiles.divide(sizes, dtype, None, PRODUCTS, REGISTERS, carry=True) | {"DELAY": 0, "FAR": 0}
+        if found["TURNS"] == 1 and sizes["B"] % 2:
+            found["WARPS"] = 4 * found["TILES"]
+        limit = max(d.shared_bytes for d in tiles.DEVICES.values())
+        far = sizes["B"] % 4 in (1, 2) or shared_bytes(found, sizes, dtype) > limit
+        return found | {"FAR": int(far)}
     found = [
-        d
-        for d in tiles.divisions(sizes, dtype, device, PRODUCTS, REGISTERS, carry=True)
-        if d.constants["WARPS"] <= WARPS and shared_bytes(d.constants, sizes, dtype) <= device.shared_bytes
+        (d.cycles + trips(d.constants, sizes) * TRIP, constants["FAR"], constants)
+        for needed in sorted({registers({"TILES": m, "TURNS": t}, sizes["N"]) for m in (1, 3) for t in (1, 2)})
+        for d in tiles.divisions(sizes, dtype, device, PRODUCTS, needed, carry=True)
+        for constants in (d.constants | {"DELAY": DELAY, "FAR": far} for far in (0, 1))
+        if constants["WARPS"] <= WARPS and registers(constants, sizes["N"]) == needed
+        if shared_bytes(constants, sizes, dtype) <= device.shared_bytes
     ]
     if not found:
         raise DoesNotFit(
@@ -69,10 +104,11 @@ def choose(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[
             f"shared memory of {device.multiprocessors} multiprocessors, where the persistent kernel keeps them. Fewer slots or rows take less "
             "room. The option recurrence=cublas takes library products in each step instead, at any size."
         )
-    return min(found, key=lambda d: d.cycles).constants
+    return min(found, key=lambda d: d[:2])[2]
 
 
-TILING = Tiling(tiles.COMMON | tiles.OF_A_PRODUCT, choose, {"B": 32, "D": 1024})
+PLACE = {"FAR": "1 where the backward pass keeps the tapes between two saved ones in global memory, 0 in shared memory"}
+TILING = Tiling(tiles.COMMON | tiles.OF_A_PRODUCT | PLACE, choose, {"B": 32, "D": 1024})
 
 
 def kernel(package: str, vectors: int = 0) -> Kernel:
@@ -83,7 +119,7 @@ def kernel(package: str, vectors: int = 0) -> Kernel:
         vectors: how many vectors [D] the score of the readout's gate takes.
     """
     summed = {"gate": f"{vectors} D"} if vectors else {}
-    words = "RING*cdiv(B,8)*8*(2*N+{})*cdiv(D,16*TILES)"
+    partials = "RING*cdiv(B,8)*8*16*cdiv(N,8)*cdiv(D,16) @acc"
     return Kernel(
         package=package,
         inputs={
@@ -95,11 +131,11 @@ def kernel(package: str, vectors: int = 0) -> Kernel:
         },
         outputs={"y": "B T D", "h_last": "B D @acc", "tape_last": "B N D @acc"},
         saved={"h": "B T D @acc", "w": "B T D @acc", "kept": "B T+1 3*N @acc", "tapes": "B cdiv(T,K) N D @acc"},
-        scratch={"exchange": "RING*8*cdiv(B,8)*D", "partials": words.format(1) + " @acc"},
+        scratch={"exchange": "RING*8*cdiv(B,8)*D", "partials": partials},
         backward_scratch={
             "exchange": "RING*8*cdiv(B,8)*2*D",
-            "partials": words.format(0) + " @acc",
-            "history": "B K N D @acc",
+            "partials": partials,
+            "history": "B FAR*K N D @acc",
         },
         backward_outputs={
             "d_sums": "B T+1 2*D",

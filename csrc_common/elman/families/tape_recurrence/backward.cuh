@@ -1,153 +1,191 @@
 #pragma once
 // The backward pass of tape_recurrence.cuh, which includes it. Iteration i = T..0; with G = d y, M and w as they were in step i - 1, M' = written
 // (what h[i] was made from), g the gradient of M' without its term in dphi, and d_r, d_pre those of step i (zero for i = T):
-//   shared sums   da_n = <d_r, M'_n>,   mu_n = <g_n + a_n d_r, w - M_n>
+//   shared sums   da_n = <d_r, M'_n> = (1 - beta_n) e_n + beta_n rho,   mu_n = <g_n + a_n d_r, w - M_n> = G_n + a_n (rho - e_n)
+//                 from e_n = <d_r, M_n>, rho = <d_r, w> and, before d_r is known, G_n = <g_n, w - M_n>
 //   dphi = s a (da - sum a da),   dbeta = mu + dphi kappa,   deps = s beta (dbeta - sum beta dbeta)
 //   dM'_n = g_n + a_n d_r + dphi_n h[i-1],   d_w = sum beta_n dM'_n + deps_n M_n,   g_n <- (1 - beta_n) dM'_n + deps_n w
 //   d_h[i-1] = W_h^T d_pre + W_w^T d_w + sum dphi_n M'_n + what y[i-1] gives     (at i = 0 the gradient of h0, and g that of the first tape)
+// On the chain from one block to another, marked by >:
+//   > W_w^T d_w; > barrier; > d_h, d_pre, which is published at once, and the sums, published;   while the sums travel what of d_w needs no dphi
+//   > the row's sums, two softmaxes' slopes, d_w, published;   barrier;   while d_w travels W_h^T d_pre, which has long come, then g and G_n
+//   and by helpers loads, the readout's slopes, tapes restored and stores
+// The owners' look at d_w comes behind what they do meanwhile, and by then all is there: before it, both took longer.
+#include <elman/families/tape_recurrence/tapes.cuh>
 
 namespace elman::tape {
-template <class Step, class C, class S, class Args> struct BackwardPass {
+template <class Step, class A> struct BackwardCarry {
+  Pair<A> d_pre, d_r, d_h, d_q;  // of step i; what of d_h[i-1] and d_r[i-1] does not come from the products
+  A gate_x[Gate<Step, A>::held], gate_y[Gate<Step, A>::held];
+};
+template <class Step, class C, class S>
+using BackwardEngine =
+    Engine<S, C, BackwardCarry<Step, Acc<S>>, 2, C::FAR ? 2 : 1 + C::K, 5 + (C::N + lanes - 1) / lanes, true>;
+
+template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<C, S, BackwardEngine<Step, C, S>, Args> {
   using A = Acc<S>;
-  struct Carry {
-    Pair<A> d_pre, d_r, past, r;  // of step i; sum dphi_n M'_n; r of step i - 1
-    A gate_x[Gate<Step, A>::held], gate_y[Gate<Step, A>::held];
+  using Carry = BackwardCarry<Step, A>;
+  using E = BackwardEngine<Step, C, S>;
+  using Base = Tapes<C, S, E, Args>;
+  using Base::p, Base::T, Base::D, Base::e, Base::kept, Base::w_at, Base::found, Base::meet;
+  using Base::restores, Base::partner, Base::restore, Base::fetch_writing, Base::prefetch_writing;
+  static constexpr int N = C::N, octets = (N + lanes - 1) / lanes;
+  static constexpr bool alone = C::TURNS == 1;
+  // What forward kept of iteration i: beta and kappa of step i - 1, a of step i; and w of step i - 1.
+  struct Row {
+    Slots<A, N> beta, kappa, a;
+    Pair<A> w;
   };
-  using E = Engine<S, C, Carry, 2, true>;
-  static constexpr int N = C::N;
-  enum { G, M };  // what the tapes in shared memory hold: g, and M of step i - 1
-  const Args p;
-  const int T, D;
   const A scale;
   A* const gate_part;
-  E e;
-  Gate<Step, A> gate;
+  const A* const vectors;
+  Row now{}, next{};  // of iterations i and i - 1
+  Pair<A> h{}, d_w{};  // of step i - 1, as d_y and z
+  Packed<S> d_y{}, z{};
+  typename E::Sum sum;  // of the products of an iteration
+  Slots<A, N> d_phi, d_eps;
+  A of_w{};  // sum of beta dphi
 
-  ELMAN_FN BackwardPass(const Operand<2>& operand, const Args& p, const A* vectors, A* gate_part, Division split)
-      : p(p), T((int)p.T), D((int)p.D), scale(rsqrt_of(A(p.D))), gate_part(gate_part),
-        e(operand, p.W, p.exchange, p.partials, split, (int)p.B, (int)p.D, (int)p.T + 1) {
-    if (e.owner()) gate.load(vectors, D, e.channel());
-  }
+  ELMAN_FN BackwardPass(const Args& p, const A* vectors, A* gate_part, Division split)
+      : Base(p, split), scale(rsqrt_of(A(p.D))), gate_part(gate_part), vectors(vectors) {}
 
-  ELMAN_FN const A* kept(int64_t b, int i) const { return p.kept + (b * (T + 1) + i) * (3 * N); }
-  // beta, kappa (which = 0, 1) of step i - 1, a (2) of step i; zero for rows that are none.
-  ELMAN_FN void load(Slots<A, N>& to, int which, int i, int turn) const {
-    const bool mine = e.mine(turn);
-    const A* const from = kept(e.row(turn), i) + which * N;
-    to.fill([&](int n, int) { return mine ? elman::load(from + n) : A(0); });
+  // Nothing is written before step 0; rows that are none have zeros.
+  ELMAN_FN void load(Row& to, int i, int turn) const {
+    if (i < 0 || e.row(turn) >= e.B) return;
+    const A* const from = kept(e.row(turn), i);
+    to.beta.fill([&](int n, int) { return elman::load(from + n); });
+    to.kappa.fill([&](int n, int) { return elman::load(from + N + n); });
+    to.a.fill([&](int n, int) { return elman::load(from + 2 * N + n); });
+    if (i == 0) to.w = {0, 0};
+    else if (e.held(turn)) to.w = load2(w_at(i - 1, turn));
   }
-  ELMAN_FN Pair<A> w_of(int step, int turn) const {  // nothing is written before step 0
-    return load_if(e.mine(turn) && step >= 0, p.w + at_time(e.row(turn), T, step, D, e.channel()));
-  }
-  ELMAN_FN Pair<A> h_of(int step, int turn) const {
-    const int64_t b = e.row(turn);
-    return load_if(e.mine(turn), step >= 0 ? p.h + at_time(b, T, step, D, e.channel()) : p.h0 + b * D + e.channel());
-  }
-
-  // Put the tape that `step` found into shared memory. At the last step of each K, and first of all, make all up to it again.
-  ELMAN_FN void load_tape(int step, int turn) {
-    const int64_t b = e.row(turn);
-    const bool mine = e.mine(turn);
-    const int segment = step / C::K, first = segment * C::K, own = (int)lane() % lanes;
-    A* const history = p.history + at_slot(b, C::K, 0, N, 0, D, e.channel());
-    if (step == T - 1 || step - first == C::K - 1) {
-#pragma unroll 1
-      for (int n = 0; n < N; n += lanes) {
-        Pair<A> tape[lanes];
-#pragma unroll
-        for (int j = 0; j < lanes; ++j)
-          tape[j] = load_if(mine && n + j < N, p.tapes + at_slot(b, ceil_div(T, C::K), segment, N, n + j, D, e.channel()));
-        for (int t = first; t <= step; ++t) {
-          const Pair<A> w = w_of(t, turn);
-          const A beta = mine && n + own < N ? elman::load(kept(b, t + 1) + n + own) : A(0);
-#pragma unroll
-          for (int j = 0; j < lanes; ++j) {
-            if (mine && n + j < N) store2(history + ((int64_t)(t - first) * N + n + j) * D, tape[j].x, tape[j].y);
-            tape[j] = written(tape[j], shfl(beta, (int)lane() / lanes * lanes + j), w);
-          }
-        }
-      }
+  // What iteration i reads of step i - 1.
+  ELMAN_FN void fetch(int i, int turn) {
+    if (e.owner) {
+      load(next, i - 1, turn);
+      if (i > 1 && restores(i - 1)) fetch_writing(partner(i - 1), turn);
     }
-#pragma unroll
-    for (int n = 0; n < N; ++n) e.slot_of(M, turn, n) = load_if(mine, history + ((int64_t)(step - first) * N + n) * D);
+    if (!e.held(turn)) return;
+    const int64_t b = e.row(turn), at = at_time(b, T, i - 1, D, e.channel);
+    h = load2(i > 0 ? p.h + at : p.h0 + b * D + e.channel);
+    if (e.spare && i > 0) d_y = load_packed(p.d_y + at), z = load_packed(p.xz + at_time(b, T, i - 1, 2 * D, e.channel) + D);
   }
 
-  // What the block's channels add to the sums of iteration i.
-  ELMAN_FN void add(const Slots<A, N>& beta, const Slots<A, N>& a, Pair<A> w, Pair<A> d_r, int turn) {
-    const int own = (int)lane() % lanes;
+  ELMAN_FN Pair<A>& g_of(int turn, int n) const { return e.slot_of(0, turn, n); }
+  // G_n of the iteration whose row is `of`, with the tape that `step` found.
+  ELMAN_FN void match(A (&of_g)[octets], const Row& of, int step, int turn) const {
 #pragma unroll
     for (int n = 0; n < N; n += lanes) {
-      A of_a[lanes] = {}, of_beta[lanes] = {};
+      A x[lanes] = {};
 #pragma unroll
       for (int j = 0; j < lanes; ++j)
-        if (n + j < N) {
-          const Pair<A> tape = e.slot_of(M, turn, n + j);
-          of_a[j] = dot(d_r, written(tape, beta.at(n + j), w));
-          of_beta[j] = dot(e.slot_of(G, turn, n + j) + a.at(n + j) * d_r, w - tape);
-        }
-      const A d_a = scattered_sum(of_a), mu = scattered_sum(of_beta);
-      if (n + own < N) e.give(n + own, d_a), e.give(N + n + own, mu);
+        if (n + j < N) x[j] = dot(g_of(turn, n + j), of.w - found(step, turn, n + j));
+      of_g[n / lanes] = e.team_sums(x);
     }
   }
 
   ELMAN_FN void begin(int turn) {
-    if (!e.owner()) return;
+    if (!e.owner) return;
     const bool mine = e.mine(turn);
-    const Pair<A> none = {0, 0};
     Carry& c = e.carry(turn);
     c = Carry{};
+    e.publish_operand(0, turn, 0, c.d_pre);
 #pragma unroll
-    for (int n = 0; n < N; ++n) e.slot_of(G, turn, n) = load_if(mine, p.d_tape_last + at_slot(e.row(turn), 1, 0, N, n, D, e.channel()));
-    load_tape(T - 1, turn);
-    Slots<A, N> beta, a;
-    load(beta, 0, T, turn), load(a, 2, T, turn);
-    add(beta, a, w_of(T - 1, turn), none, turn);
+    for (int n = 0; n < N; ++n) g_of(turn, n) = load_if(mine, p.d_tape_last + at_slot(e.row(turn), 1, 0, N, n, D, e.channel));
+    const int first = (T - 1) / C::K * C::K;
+    for (int step = first; step < T; ++step) fetch_writing(step, turn), restore(step, turn);
+    for (int step = first + C::K - 1; step >= T; --step) fetch_writing(partner(step), turn), restore(partner(step), turn);
+    meet(T - 1, turn);
+    load(now, T, turn);
+    A of_g[octets];
+    match(of_g, now, T - 1, turn);
+#pragma unroll
+    for (int j = 0; j < octets; ++j) e.publish_values(0, turn, j, A(0), of_g[j]);
   }
 
   // From the sums of iteration i to the operands of its product.
   ELMAN_FN void step(int i, int turn) {
-    const bool mine = e.mine(turn);
-    Slots<A, N> beta, kappa, a, next, d_phi, d_eps;
-    Pair<A> h = {}, w = {};
-    if (e.owner()) {
-      load(beta, 0, i, turn), load(kappa, 1, i, turn), load(a, 2, i, turn), load(next, 2, max_of(i - 1, 0), turn);
-      h = h_of(i - 1, turn), w = w_of(i - 1, turn);
-    }
-    e.gather(T - i, turn);
-    if (!e.owner()) return;
+    const int s = T - i, before = max_of(i - 1, 0);
     Carry& c = e.carry(turn);
-    d_phi.fill([&](int n, int j) { return a.own[j] * e.value(n, turn); });
-    const A mean = d_phi.sum();
-    d_phi.fill([&](int n, int j) { return scale * a.own[j] * (e.value(n, turn) - mean); });
-    kappa.fill([&](int n, int j) { return e.value(N + n, turn) + d_phi.own[j] * kappa.own[j]; });  // now d beta
-    d_eps.fill([&](int, int j) { return beta.own[j] * kappa.own[j]; });
-    const A middle = d_eps.sum();
-    d_eps.fill([&](int, int j) { return scale * beta.own[j] * (kappa.own[j] - middle); });
-    Pair<A> d_w = {0, 0};
-    c.past = c.r = {0, 0};
+    if (!alone && e.owner) load(now, i, turn);
+    if (e.owner) {
+      fetch(i, turn);
+      Slots<A, N> weighted;
+      Pair<A> fixed = {0, 0}, mean_tape = {0, 0};
+      const auto under_way = [&] {
+        if (alone && !E::helped) prefetches(i, turn);
+        weighted.fill([&](int, int j) { return now.beta.own[j] * now.a.own[j]; });
+        fixed = weighted.sum() * c.d_r;
 #pragma unroll
-    for (int n = 0; n < N; ++n) {
-      const A of_beta = beta.at(n), of_phi = d_phi.at(n), of_eps = d_eps.at(n);
-      const Pair<A> tape = e.slot_of(M, turn, n), d = e.slot_of(G, turn, n) + a.at(n) * c.d_r + of_phi * h;
-      c.past = c.past + of_phi * written(tape, of_beta, w);
-      d_w = d_w + of_beta * d + of_eps * tape;
-      c.r = c.r + next.at(n) * tape;
-      e.slot_of(G, turn, n) = (1 - of_beta) * d + of_eps * w;
+        for (int n = 0; n < N; ++n) {
+          const A beta = now.beta.at(n);
+          fixed = fixed + beta * g_of(turn, n);
+          mean_tape = mean_tape + beta * found(before, turn, n);
+        }
+      };
+      e.gather(s, turn, d_phi, d_eps, under_way);
+      weighted.fill([&](int, int j) { return now.a.own[j] * d_phi.own[j]; });
+      const A mean = weighted.sum();
+      d_phi.fill([&](int, int j) { return scale * now.a.own[j] * (d_phi.own[j] - mean); });
+      weighted.fill([&](int, int j) { return now.beta.own[j] * d_phi.own[j]; });
+      of_w = weighted.sum();
+      weighted.fill([&](int, int j) { return now.beta.own[j] * (d_eps.own[j] + d_phi.own[j] * now.kappa.own[j]); });  // beta d beta
+      const A middle = weighted.sum();
+      d_w = {0, 0};
+#pragma unroll
+      for (int n = 0; n < N; ++n) d_w = d_w + weighted.at(n) * found(before, turn, n);
+      d_w = fixed + of_w * h + scale * (d_w - middle * mean_tape);
+      d_eps.fill([&](int, int j) { return scale * (weighted.own[j] - now.beta.own[j] * middle); });
+      e.publish_operand(s, turn, 1, d_w);
+      if (alone) e.template look<0>(s, turn);
+      if (E::helped) hand([&](int which, Pair<A>& x) { e.handed(which) = x; });
+    } else if (alone) {
+      help(i, turn);
     }
-    e.phase.value[0] = c.d_pre, e.phase.value[1] = d_w;
-    e.publish_operands(T - i, turn);
-    e.erase_operands(T - i - 1, turn);
-    if (!mine) return;
-    const int64_t b = e.row(turn);
-    S* const to = p.d_sums + at_time(b, T + 1, i, 2 * D, e.channel());
-    store2_streamed(to, c.d_pre.x, c.d_pre.y), store2_streamed(to + D, d_w.x, d_w.y);
-    store2_streamed(p.former + at_time(b, T + 1, i, D, e.channel()), h.x, h.y);
-    if (i == 0)
+    sync_block();
+    e.since = cycles();
+    if (!e.owner) return;
+    e.erase_operands(s - 1, turn);
+    if (!alone) stores(i, turn), readout(i, turn), carry_on(i, turn), update(i, turn);
+  }
+
+  // What an owner tells its helper.
+  template <class Each> ELMAN_FN void hand(Each each) {
+    Carry& c = e.own;
+    each(0, c.d_pre), each(1, d_w), each(4, c.d_r);
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
-        const Pair<A> d = e.slot_of(G, turn, n);
-        store2(p.d_tape0 + at_slot(b, 1, 0, N, n, D, e.channel()), d.x, d.y);
-      }
+    for (int j = 0; j < octets; ++j) {
+      Pair<A> x{d_phi.own[j], d_eps.own[j]};
+      each(5 + j, x);
+      d_phi.own[j] = x.x, d_eps.own[j] = x.y;
+    }
+  }
+
+  // What other warps do while owners gather the sums of iteration i: W_h^T d_pre, and helpers the readout and a tape restored.
+  ELMAN_FN void help(int i, int turn) {
+    const bool restoring = e.helper && i < T && !restores(i);
+    if (restoring) fetch_writing(partner(i), turn);
+    if (e.helper) {
+      fetch(i, turn);
+      if (i > 0 && e.row(turn) < e.B) next.a.fill([&](int n, int) { return elman::load(kept(e.row(turn), i - 1) + 2 * N + n); });
+      load(now, i, turn);
+    }
+    pause(e.since, 3 * C::DELAY);  // until the owners of all blocks have published d_pre
+    e.template look<0>(T - i, turn);
+    if (restoring) restore(partner(i), turn);
+    if (e.helper) {
+      readout(i, turn);
+      e.handed(2) = e.own.d_h, e.handed(3) = e.own.d_q;
+    }
+    first_product(i, turn);
+  }
+  ELMAN_FN void first_product(int i, int turn) {
+    e.template wait<0>(T - i, turn);
+#pragma unroll
+    for (auto& of_tile : sum)
+#pragma unroll
+      for (A& x : of_tile) x = 0;
+    e.multiply(e.front, sum, 0);
   }
 
   // One channel of step i - 1, before the state's slope: what y gives to d_h, d_r and d_z.
@@ -156,72 +194,156 @@ template <class Step, class C, class S, class Args> struct BackwardPass {
   };
   ELMAN_FN Read read(A d_y, A z, A r, A h, const A (&vectors)[Gate<Step, A>::held], A (&part)[Gate<Step, A>::held]) const {
     const Score<A> s = Step::score(z, r, h, vectors);
-    const A d_q = d_y * h * silu_slope(s.q);
+    const A d_q = d_y * h * silu_slope_for<S>(s.q);
 #pragma unroll
     for (int v = 0; v < Step::vectors; ++v) part[v] += d_q * s.by_gate[v];
-    return {d_y * silu_of(s.q) + d_q * s.by_h, d_q * s.by_r, d_q * s.by_z};
+    return {d_y * silu_for<S>(s.q) + d_q * s.by_h, d_q * s.by_r, d_q * s.by_z};
   }
 
-  // The product of iteration i, the gradients of step i - 1, and what its channels add to the next sums.
-  ELMAN_FN void product(int i, int turn) {
-    const bool mine = e.mine(turn);
-    const int64_t b = e.row(turn);
-    const int t = i - 1;
-    Pair<A> h = {}, w = {}, last = {};
-    Packed<S> d_y = {}, z = {};
-    Slots<A, N> beta, a;
-    if (e.owner() && i > 0) {
-      h = h_of(t, turn), w = w_of(t - 1, turn);
-      if (mine) d_y = load_packed(p.d_y + at_time(b, T, t, D, e.channel())), z = load_packed(p.xz + at_time(b, T, t, 2 * D, e.channel()) + D);
-      if (i == T) last = load_if(mine, p.d_h_last + b * D + e.channel());
-      load(beta, 0, t, turn), load(a, 2, t, turn);
-      if (t > 0) load_tape(t - 1, turn);  // at t = 0 the first tape is there: beta is 0 and w nothing
-    }
-    Pair<A> sum[1];
-    e.multiply(T - i, turn, sum);
-    if (!e.owner()) return;
+  // What y gives to step i - 1. Without a branch around it: behind one the compiler takes loads for pending and waits for later ones.
+  ELMAN_FN void readout(int i, int turn) {
     Carry& c = e.carry(turn);
-    const Pair<A> d_h = sum[0] + c.past + last;
+    Pair<A> r = {0, 0}, of_y = unpacked(d_y), of_z = unpacked(z);
+    if (i == 0) of_y = {0, 0};
+#pragma unroll
+    for (int n = 0; n < N; ++n) r = r + next.a.at(n) * found(max_of(i - 1, 0), turn, n);
+    Gate<Step, A> gate;  // read again, since registers are full
+    if (e.channel < D) gate.load(vectors, D, e.channel);
+    const Read x = read(of_y.x, of_z.x, r.x, h.x, gate.x, c.gate_x), y = read(of_y.y, of_z.y, r.y, h.y, gate.y, c.gate_y);
+    c.d_h = {x.d_h, y.d_h}, c.d_q = {x.d_r, y.d_r};
+    if (i == 0 || !e.held(turn)) return;
+    store2_streamed(p.d_xz + at_time(e.row(turn), T, i - 1, 2 * D, e.channel) + D, x.d_z, y.d_z);
+    if (i == T) c.d_h = c.d_h + load2(p.d_h_last + e.row(turn) * D + e.channel);
+  }
+
+  // What M gives to step i - 1, and the tape before.
+  ELMAN_FN void carry_on(int i, int turn) {
+    Carry& c = e.carry(turn);
+    Pair<A> past = {0, 0};
+    Slots<A, N> of_h;  // sum dphi M' = sum of_h M + (sum dphi beta) w
+    of_h.fill([&](int, int j) { return (1 - now.beta.own[j]) * d_phi.own[j]; });
+#pragma unroll
+    for (int n = 0; n < N; ++n) past = past + of_h.at(n) * found(max_of(i - 1, 0), turn, n);
+    if (E::helped) c.d_h = e.handed(2), c.d_q = e.handed(3);
+    c.d_h = c.d_h + past + of_w * now.w;
+    if (i > 1) {  // iteration 0 has the first tape, beta 0 and no w
+      if (restores(i - 1)) restore(partner(i - 1), turn);
+      meet(i - 2, turn);
+    }
+  }
+
+  // g of the tape before: g <- left (g + a d_r + dphi h) + deps w.
+  ELMAN_FN void update(int i, int turn) {
+    const Pair<A> d_r = e.carry(turn).d_r;
+    Slots<A, N> left, of_r, of_h;
+    left.fill([&](int, int j) { return 1 - now.beta.own[j]; });
+    of_r.fill([&](int, int j) { return left.own[j] * now.a.own[j]; });
+    of_h.fill([&](int, int j) { return left.own[j] * d_phi.own[j]; });
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      Pair<A>& g = g_of(turn, n);
+      g = left.at(n) * g + of_r.at(n) * d_r + of_h.at(n) * h + d_eps.at(n) * now.w;
+    }
+    if (i > 0 || !e.held(turn)) return;
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      const Pair<A> d = g_of(turn, n);
+      store2(p.d_tape0 + at_slot(e.row(turn), 1, 0, N, n, D, e.channel), d.x, d.y);
+    }
+  }
+
+  // The gradients of step i - 1, and what its channels add to the next sums.
+  ELMAN_FN void product(int i, int turn) {
+    const int s = T - i;
+    if (!alone) {
+      e.template look<0>(s, turn), e.template look<1>(s, turn);
+      first_product(i, turn);
+    } else if (e.owner) {
+      if (!E::helped) stores(i, turn), readout(i, turn), update(i, turn);
+      first_product(i, turn);
+      carry_on(i, turn);
+    } else if (e.helper) {
+      hand([&](int which, Pair<A>& x) { x = e.handed(which); });
+      update(i, turn);
+      stores(i, turn);
+      if (i < T) prefetch_writing(partner(i - 1), turn);
+      prefetches(i, turn);
+    } else {
+      pause(e.since, C::DELAY);
+    }
+    if (alone) e.template look<1>(s, turn);
+    e.template wait<1>(s, turn);
+    e.multiply(e.rest, sum, 1);
+    e.put(0, sum);
+    sync_block();
+    e.since = cycles();
+    if (e.owner) gradients(i, turn);
+    if (!alone || i == 0) sync_block();  // a next turn stores where this one has read
+  }
+
+  ELMAN_FN void gradients(int i, int turn) {
+    const int s = T - i;
+    Carry& c = e.carry(turn);
+    const Pair<A> d_h = e.take(0) + c.d_h;
     if (i == 0) {
-      if (mine) store2(p.d_h0 + b * D + e.channel(), d_h.x, d_h.y);
+      if (e.mine(turn)) store2(p.d_h0 + e.row(turn) * D + e.channel, d_h.x, d_h.y);
       return;
     }
-    const Pair<A> of_y = unpacked(d_y), of_z = unpacked(z);
-    const Read x = read(of_y.x, of_z.x, c.r.x, h.x, gate.x, c.gate_x), y = read(of_y.y, of_z.y, c.r.y, h.y, gate.y, c.gate_y);
-    c.d_pre = {(d_h.x + x.d_h) * tanh_slope(h.x), (d_h.y + y.d_h) * tanh_slope(h.y)};
-    c.d_r = {x.d_r + c.d_pre.x, y.d_r + c.d_pre.y};
-    add(beta, a, w, c.d_r, turn);
-    if (!mine) return;
-    S* const to = p.d_xz + at_time(b, T, t, 2 * D, e.channel());
-    store2_streamed(to, c.d_pre.x, c.d_pre.y), store2_streamed(to + D, x.d_z, y.d_z);
-    if (t == 0) return;
-    const int64_t before = at_time(b, T, t - 1, D, e.channel());
-    prefetch(p.d_y + before), prefetch(p.h + before), prefetch(p.xz + at_time(b, T, t - 1, 2 * D, e.channel()) + D);
-    if (t > 1) prefetch(p.w + before - D);
+    if (!alone) fetch(i, turn);
+    c.d_pre = {d_h.x * tanh_slope(h.x), d_h.y * tanh_slope(h.y)};
+    c.d_r = c.d_q + c.d_pre;
+    e.publish_operand(s + 1, turn, 0, c.d_pre);
+    A of_g[octets];
+    match(of_g, next, max_of(i - 2, 0), turn);
+    const A rho = e.team_sum(dot(c.d_r, next.w));
+#pragma unroll
+    for (int n = 0; n < N; n += lanes) {
+      A of_r[lanes] = {};
+#pragma unroll
+      for (int j = 0; j < lanes; ++j)
+        if (n + j < N) of_r[j] = dot(c.d_r, found(max_of(i - 2, 0), turn, n + j));
+      const int o = n / lanes;
+      const A x = e.team_sums(of_r), beta = next.beta.own[o];
+      e.publish_values(s + 1, turn, o, (1 - beta) * x + beta * rho, of_g[o] + next.a.own[o] * (rho - x));
+    }
+    e.erase_values(s, turn);
+    now = next;
+  }
+
+  // What iteration i leaves for nobody who waits.
+  ELMAN_FN void stores(int i, int turn) {
+    if (!e.held(turn)) return;
+    const Pair<A> d = e.carry(turn).d_pre;
+    const int64_t b = e.row(turn);
+    S* const to = p.d_sums + at_time(b, T + 1, i, 2 * D, e.channel);
+    store2_streamed(to, d.x, d.y), store2_streamed(to + D, d_w.x, d_w.y);
+    store2_streamed(p.former + at_time(b, T + 1, i, D, e.channel), h.x, h.y);
+    if (i < T) store2_streamed(p.d_xz + at_time(b, T, i, 2 * D, e.channel), d.x, d.y);
+  }
+  // Bring to the L2 cache what the next fetch reads.
+  ELMAN_FN void prefetches(int i, int turn) const {
+    if (!e.held(turn) || i < 2) return;
+    const int64_t b = e.row(turn), at = at_time(b, T, i - 2, D, e.channel);
+    prefetch(p.d_y + at), prefetch(p.h + at), prefetch(p.xz + at_time(b, T, i - 2, 2 * D, e.channel) + D);
+    prefetch(kept(b, i - 2) + (int)lane() % lanes);
+    if (!E::helped) prefetch_writing(partner(i - 2), turn);
   }
 
   ELMAN_FN void run() {
-    for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) {
-      sync_block();  // those who publish the turn before have read
-      begin(turn);
-      e.share(0, turn);
-    }
+    for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) begin(turn);
+    sync_block();  // helpers read the tapes
     for (int i = T; i >= 0; --i) {
       for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) step(i, turn);
-      for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) {
-        product(i, turn);
-        if (i > 0) e.share(T - i + 1, turn);
-        else sync_block();  // the next turn stores where this one has read
-      }
+      for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) product(i, turn);
       if ((T - i) % fence_steps<C> == 0) fence_words();
     }
     if constexpr (Step::vectors > 0)
       for (int turn = 0; turn < C::TURNS; ++turn)
-        if (e.mine(turn))
+        if (e.spare && e.held(turn))
 #pragma unroll
           for (int v = 0; v < Step::vectors; ++v) {
             const Carry& c = e.carry(turn);
-            store2(gate_part + (e.row(turn) * Step::vectors + v) * D + e.channel(), c.gate_x[v], c.gate_y[v]);
+            store2(gate_part + (e.row(turn) * Step::vectors + v) * D + e.channel, c.gate_x[v], c.gate_y[v]);
           }
   }
 };
