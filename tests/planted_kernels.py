@@ -35,8 +35,9 @@ MISTAKES = [
     "mark_published",
     "never_published",
     "words_in_plain_launch",
+    "missing_role_barrier",
 ]
-NEIGHBOURS, EXCHANGE, PRODUCT, ROUND, WORDS = 100, 101, 102, 103, 104
+NEIGHBOURS, EXCHANGE, PRODUCT, ROUND, WORDS, ROLES = 100, 101, 102, 103, 104, 105
 
 
 class Planted:
@@ -61,6 +62,8 @@ def expected(which):
     x = torch.arange(1.0, 129.0)
     if which == "none":
         return x[:64].flip(0)
+    if which == ROLES:
+        return 2 * x[:64].flip(0)
     if which == WORDS:
         return x.view(2, 64).flip(0).reshape(128)
     return x[:32].view(16, 2).flip(1).reshape(32) if which == NEIGHBOURS else 2 * x.view(2, 64).flip(0).reshape(128)

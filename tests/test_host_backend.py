@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from host_backend.binding import kernel
-from planted_kernels import EXCHANGE, NEIGHBOURS, PRODUCT, ROUND, SOURCE, WORDS, Planted, expected
+from planted_kernels import EXCHANGE, NEIGHBOURS, PRODUCT, ROLES, ROUND, SOURCE, WORDS, Planted, expected
 
 from elmanctl import launch
 from elmanctl.flavours import HOST, RACE
@@ -30,7 +30,7 @@ def race():
     return Planted(RACE)
 
 
-@pytest.mark.parametrize("which", ["none", NEIGHBOURS, EXCHANGE, WORDS])
+@pytest.mark.parametrize("which", ["none", NEIGHBOURS, EXCHANGE, WORDS, ROLES])
 @pytest.mark.parametrize("library", ["plain", "race"])
 def test_right_kernels_pass_in_every_order(which, library, request):
     for order in ORDERS:
@@ -80,6 +80,7 @@ def test_a_missing_block_barrier_reads_nan_in_some_order(plain):
 RACES = {
     "missing_sync_block": ["race: read after write of shared memory byte", "race: write after read of shared memory byte"],
     "missing_sync_warp": ["race: read after write of shared memory byte", "race: write after read of shared memory byte"],
+    "missing_role_barrier": ["race: read after write of shared memory byte", "race: write after read of shared memory byte"],
     "shuffle_as_fence": ["race: read after write of shared memory byte"],
     "other_block_unordered": ["after write of tensor y byte", "write after read of tensor y byte"],
     "skipped_group_barrier": ["after write of tensor y byte", "write after read of tensor y byte"],

@@ -49,7 +49,7 @@ def check(name, dtype, T, **more):
         assert error <= LIMITS[stored], (name, dtype, T, more, errors)
 
 
-@pytest.mark.parametrize("name", ["E75h3n8", "E88h3n8", "E88h3n16"])
+@pytest.mark.parametrize("name", ["E75h3n8", "E88h3n8", "E88h3n16", "E74n8:state=diagonal"])
 def test_every_length_around_the_chunk(name):
     K = registry().resolve(name).variant.module("binding").constants(registry().resolve(name).config)["K"]
     for T in (1, 2, 3, K - 1, K, K + 1, 2 * K + 3):

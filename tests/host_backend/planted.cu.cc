@@ -1,6 +1,7 @@
 // Kernels with one mistake each, chosen by `which`, and right ones;
 // tests/test_host_backend.py and test_host_flavours.py assert what the host says of them.
 #include <elman/elman.cuh>
+#include <elman/roles.cuh>
 
 #include "elman_args.h"
 
@@ -10,7 +11,7 @@ enum Mistake : int {
   none, missing_sync_block, missing_sync_warp, shuffle_as_fence, divergent_collective, divergent_barrier, returned_lanes,
   past_the_end, into_the_next, past_the_launch, forgotten_wait, misaligned_pair, other_block_unordered, wait_in_plain_launch,
   early_exit, skipped_group_barrier, bad_threads, bad_blocks, too_much_shared, local_array,
-  published_twice, mark_published, never_published, words_in_plain_launch
+  published_twice, mark_published, never_published, words_in_plain_launch, missing_role_barrier
 };
 
 struct Layout {
@@ -95,6 +96,29 @@ ELMAN_KERNEL(32) pass_words(const float* x, float* y, uint32_t* words, int mista
   for (unsigned i = 0; i < 4 && lane() < 16; ++i) y[mine + i] = __builtin_bit_cast(float, got.w[i]);
 }
 
+// y[t] = 2 x[63 - t] in three stages: threads 64 to 95 read x, threads 0 to 63 turn it around among themselves, threads 64 to 95 write.
+ELMAN_KERNEL(96) two_roles(const float* x, float* y, int mistake) {
+  using Meeting = Roles<64, 96>;
+  Carve c;
+  float *a = shared<float>(c.take<float>(64), 64), *b = shared<float>(c.take<float>(64), 64);
+  unsigned* mark = shared<unsigned>(c.take<unsigned>(1), 1);
+  const unsigned t = thread_x();
+  for (int stage = 0; stage < 3; ++stage) {
+    if (t >= 64) {
+      for (unsigned i = t - 64; i < 64; i += 32)
+        if (stage == 0) b[i] = x[i];
+        else if (stage == 2) y[i] = a[i];
+    } else if (stage == 1) {
+      a[t] = b[t];
+      if (mistake != missing_role_barrier) Meeting::meet(mark);
+      const float v = a[63 - t];
+      Meeting::meet(mark);
+      a[t] = 2 * v;
+    }
+    Meeting::meet_all(mark);
+  }
+}
+
 // D = A B for A[i][k] = x[(i + k) % 8], B[k][j] = x[(k * j) % 8] by one warp; y [16, 8].
 ELMAN_KERNEL(32) product(const float* x, float* y) {
   const unsigned g = lane() >> 2, t = 2 * (lane() & 3);
@@ -145,6 +169,8 @@ ELMAN_FORWARD(a) {
     case words_in_plain_launch:
       ELMAN_TRY(fill_async(words, 0xFF, 128 * sizeof *words, a.stream));
       return launch(pass_words, "pass_words", 2, 32, 0, a.stream, a.x, a.y, words, which);
+    case missing_role_barrier:
+    case 105: return launch(two_roles, "two_roles", 1, 96, bytes + 64 + shared_gap, a.stream, a.x, a.y, which);
     case 102: return launch(product, "product", 1, 32, 0, a.stream, a.x, a.y);
     case 103: return launch(round_all, "round_all", 1, 32, 0, a.stream, a.x, a.y);
     default: return launch(turn_around, "turn_around", 1, 64, bytes, a.stream, a.x, a.y, which);

@@ -12,7 +12,7 @@ from elmanctl.commands.verify import prove_one
 from elmanctl.plugins.registry import registry
 from elmanctl.verify import cases, hashes, receipt, truth
 from elmanctl.verify.plan import Plan, Request
-from elmanctl.verify.prove import extents, proof, show, terms
+from elmanctl.verify.prove import extents, faults, proof, show, terms
 from elmanctl.verify.prove.findings import Findings
 from elmanctl.verify.prove.truth_mutants import Verdict, verdicts
 from elmanctl.verify.record import Proof, Receipt
@@ -88,6 +88,15 @@ def test_terms_are_found_in_the_familys_reference_too(name, files):
     case = cases.Case("float32", (("B", 1), ("T", 2), *(plan.cases(["float32"], quick=True)[0].sizes[2:])), "typical")
     found = terms.terms(truth.draw(plan.kernel, plan.reference, plan.constants, case, 0), plan.reference.__file__)
     assert {Path(t.file).name for t in found} == files and len({(t.file, t.line) for t in found}) > 1
+
+
+@pytest.mark.parametrize(("shape", "applies"), [((2, 1, 3), False), ((2, 3, 1), False), ((2, 2, 3), True)])
+def test_a_row_alone_is_its_own_transpose_and_nothing_that_could_survive(shape, applies):
+    spec = SimpleNamespace(name="p", dims=("H", "K", "N"))
+    right = {"d_p": torch.arange(float(torch.Size(shape).numel())).view(shape)}
+    scene = SimpleNamespace(right=right, before=right, kernel=SimpleNamespace(input_specs=[spec]))
+    found = dict(faults.of_one_tensor(scene, "d_p"))["transposed d_p (not square)"]
+    assert isinstance(found, dict) == applies and (not applies or not torch.equal(found["d_p"], right["d_p"]))
 
 
 def test_masks_find_a_head_in_products_and_sums_of_dimensions():

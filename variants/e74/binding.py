@@ -16,6 +16,7 @@ TIED = {"tied_kq": 1, "tied_kvq": 2}
 SHARED = (
     32 * 32
 )  # elements of a state up to which, beside rows of up to 64, a chunk's states fit in shared memory, in fp64 too
+WORKERS = 256  # lanes of a block that share a chunk of a diagonal's steps, up to four elements each
 COLUMNS = 8  # least that the matrix family takes: a low-rank state is filled up with zeros
 LOGITS = {
     "ema": ("retain_logit",),
@@ -45,7 +46,7 @@ kernel = Kernel(
     saved={
         "slots": "B H cdiv(T,K) M N @acc ?MATRIX",
         "readout": "B T H*M @acc ?MATRIX",
-        "states": "B H T M @acc ?DIAGONAL",
+        "states": "B H T+1 M @acc ?DIAGONAL",
         "numbers": "B T H*NUMBERS @acc ?NUMBERS",
     },
     backward_scratch={
@@ -57,7 +58,7 @@ kernel = Kernel(
         "N": "columns of a state",
         "M": "rows of a state",
         "RANK": "columns of a state that are in use",
-        "K": "steps between two saved states",
+        "K": "steps of a chunk; of a matrix between two saved states",
         "GLOBAL_HISTORY": "1: a chunk's states go to global memory, since they do not fit on the chip",
         "MATRIX": "1: the state is a matrix",
         "DIAGONAL": "1: the state is a diagonal",
@@ -108,11 +109,12 @@ def constants(config) -> dict[str, int]:
     n, low_rank, diagonal = config.n_state, config.state == "low_rank", config.state == "diagonal"
     rows = BLOCK if config.state == "block" else n
     columns = COLUMNS if low_rank else 1 if diagonal else rows
+    chunk = next(steps for steps in (32, 16, 8) if n * steps <= 4 * WORKERS)
     found = {
         "N": columns,
         "M": rows,
         "RANK": config.rank if low_rank else columns,
-        "K": STEPS,
+        "K": chunk if diagonal else STEPS,
         "GLOBAL_HISTORY": int(not diagonal and (rows * columns > SHARED or rows > 64)),
         "MATRIX": int(not diagonal),
         "DIAGONAL": int(diagonal),

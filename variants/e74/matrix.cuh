@@ -6,7 +6,7 @@
 namespace e74 {
 struct Step : Rule {
   using Scalar = scalar;
-  static constexpr int K = Constant::K;
+  static constexpr int K = diagonal ? 8 : Constant::K;  // a diagonal has chunks of its own (walk.cuh)
   using Team = matrix_state::Team<N, M>;
   using Place = matrix_state::Place;
   static constexpr int EN = N / Team::width, EM = M / Team::width;
@@ -16,16 +16,23 @@ struct Step : Rule {
   static constexpr bool spread = Constant::SPREAD || low_rank;
   using Record = matrix_state::Record<Step>;
 
-  // Raw vectors: those of `projected` but for the input gate, and the query, key and reader of `keys`.
+  // Raw vectors: those of `projected` but for the input gate, and the query, key and reader of `keys`. In the backward pass of the
+  // energy gate, the squared error of the step.
   struct Raw {
     matrix_state::Slice<scalar, EM> x[VECTORS - input_gate];
     matrix_state::Slice<scalar, EN> keys[low_rank ? Constant::KEYS : 1];
+    acc squares;
   };
   template <class T> ELMAN_FN static T* part(T* projected, const Place& at, const Team& team, int vector) {
     return team.template part<EM>(at, projected, VECTORS * at.H * M, vector * at.H * M);
   }
   template <class T> ELMAN_FN static T* key_part(T* keys, const Place& at, const Team& team, int vector) {
     return team.template part<EN>(at, keys, Constant::KEYS * at.H * N, vector * at.H * N);
+  }
+  // Numbers of the whole state that the forward pass notes and the backward pass recalls.
+  template <class Args> static constexpr bool recalls = coupled && requires(const Args& a) { a.d_y; };
+  template <class Args> ELMAN_FN static auto* numbers_of(const Args& a, const Place& at) {
+    return a.numbers + (int64_t)at.head() * noted_numbers;
   }
   template <class Args> ELMAN_FN static Raw load(const Args& a, const Place& at, const Team& team) {
     Raw raw;
@@ -34,6 +41,7 @@ struct Step : Rule {
 #pragma unroll
     for (int i = 0; i < (low_rank ? Constant::KEYS : 0); ++i)
       raw.keys[i] = matrix_state::read_slice<EN>(key_part(a.keys, at, team, i));
+    if constexpr (energy && recalls<Args>) raw.squares = numbers_of(a, at)[ENERGY];
     return raw;
   }
   template <class Args> ELMAN_FN static void parameter(const Args& a, const Place& at, const Team& team, int i, acc (&x)[EM]) {
@@ -47,11 +55,10 @@ struct Step : Rule {
     for (int j = 0; j < EM; ++j) x[j] = elman::sigmoid_for<scalar>(x[j] + raw.x[vector][j]);
   }
 
-  // In the backward pass, the numbers of the whole state that a step used in the forward pass.
+  // Those of them that a lane has beside its step.
   struct RawScalars {
     acc x[read_scalars > 0 ? read_scalars : 1];
   };
-  template <class Args> static constexpr bool recalls = coupled && requires(const Args& a) { a.d_y; };
   template <class Args> ELMAN_FN static RawScalars load_scalars(const Args& a, const Place& at) {
     RawScalars raw{};
     if constexpr (recalls<Args>) for (int i = 0; i < read_scalars; ++i) raw.x[i] = numbers_of(a, at)[i];
@@ -60,9 +67,6 @@ struct Step : Rule {
   template <class Args> ELMAN_FN static void prepare_scalars(const Args&, const Place&, const RawScalars& raw, acc* record) {
     if constexpr (recalls<Args>)
       for (int i = 0; i < read_scalars; ++i) record[Record::scalar(i)] = raw.x[i];
-  }
-  template <class Args> ELMAN_FN static auto* numbers_of(const Args& a, const Place& at) {
-    return a.numbers + (int64_t)at.head() * read_scalars;
   }
   template <class Args, class Sums>
   ELMAN_FN static void finish_scalars(const Args&, const Place&, const RawScalars&, const acc*, const acc*, Sums&) {}
@@ -94,7 +98,10 @@ struct Step : Rule {
     else if constexpr (rows > 1) parameter(a, at, team, FIRST, x);
 #pragma unroll
     for (int j = 0; j < EM; ++j) {
-      if (energy) x[j] += raw.x[energy ? LOGIT : 0][j];
+      if constexpr (energy) {
+        x[j] += raw.x[LOGIT][j];
+        if constexpr (recalls<Args>) x[j] = elman::sigmoid_for<scalar>(x[j] + acc(1) / M * raw.squares);
+      }
       if (ema) v[j] *= 1 - x[j];
     }
     if constexpr (rows > 1) team.put(record + Record::row(EXTRA), x);
@@ -214,7 +221,7 @@ struct Step : Rule {
     acc x[EM];
     if constexpr (coupled) {
       if (team.first())
-        for (int i = 0; i < read_scalars; ++i) numbers_of(a, at)[i] = matrix_state::noted<Step>(at.t)[i];
+        for (int i = 0; i < noted_numbers; ++i) numbers_of(a, at)[i] = matrix_state::noted<Step>(at.t)[i];
     }
     if constexpr (input_gate) input_logit(a, at, team, x);
 #pragma unroll

@@ -13,13 +13,13 @@ struct Rule : Form {
   static constexpr acc used_columns = Constant::RANK, elements = M * Constant::RANK;
   static constexpr bool coupled = normed || energy;
 
-  // Record, by row: what is written, or for the delta rule the value; then what the update or the gate has for each row. A
-  // further column: the vector that the memory is read with, unless that is the key. Numbers: in the
-  // backward pass, what the forward pass made of the step's sums over the state; and the factor of the key's norm.
+  // Record, by row: what is written, or for the delta rule the value; then what the update or the gate has for each row, in the
+  // backward pass of the energy gate the weight itself. A further column: the vector that the memory is read with, unless that is
+  // the key. Numbers: in the backward pass, the factors that the forward pass noted; and the factor of the key's norm.
   enum { WRITE, EXTRA, MORE };
   enum { READ };
-  static constexpr int read_scalars = energy + 2 * normed;
-  enum { ENERGY = 0, FACTOR = energy, PULL, K_FACTOR = read_scalars };
+  static constexpr int read_scalars = 2 * normed, noted_numbers = read_scalars + energy;
+  enum { FACTOR, PULL, ENERGY = read_scalars, K_FACTOR = read_scalars };
   static constexpr int rows = 1 + (keeps || ntm || residual || weighs) + memory_gate, columns = reads && (modulated || low_rank);
   static constexpr int scalars = read_scalars + 1, grad_scalars = 0;
 
@@ -39,8 +39,6 @@ struct Rule : Form {
   template <class Lane, int R, int C>
   ELMAN_FN static void weigh(Rows<R>& row, const Lane& lane, const acc (&s)[R][C], const typename Lane::Inputs& in,
                              const acc (&memory)[R]) {
-    acc squares = 0;
-    if constexpr (energy) squares = error(lane, in, memory);
     if constexpr (memory_gate) {
       acc(&seen)[R] = row.seen;
 #pragma unroll
@@ -55,29 +53,38 @@ struct Rule : Form {
     }
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      row.weight[r] = retrieved ? extra(in, r) : acc(1);
-      if constexpr (energy) row.weight[r] = elman::sigmoid_for<scalar>(extra(in, r) + acc(1) / M * squares);
+      row.weight[r] = retrieved || energy ? extra(in, r) : acc(1);  // energy: in the backward pass only
       if constexpr (memory_gate) row.weight[r] = share(extra(in, r) * row.seen[r] + in.row[MORE][r]);
       row.u[r] = reads ? row.weight[r] * (in.row[WRITE][r] - memory[r]) : in.row[WRITE][r];
     }
   }
 
-  // |delta|^2, and the factor of P, from a sum in the forward pass, which notes what the backward pass then has in its record.
-  template <class Lane, int R>
-  ELMAN_FN static acc error(const Lane& lane, const typename Lane::Inputs& in, const acc (&memory)[R]) {
-    if constexpr (matrix_state::walks_back<Lane>) {
-      return in.scalar[ENERGY];
-    } else {
-      acc sum = 0;
-      for (int r = 0; r < R; ++r) {
-        const acc delta = in.row[WRITE][r] - memory[r];
-        sum += delta * delta;
+  // The energy gate's P in the forward pass, which sums and notes |delta|^2. Everything else is there before the weights.
+  template <class Lane, int R, int C>
+  ELMAN_FN static void weigh_and_update(const Lane& lane, acc (&s)[R][C], const typename Lane::Inputs& in, const acc (&memory)[R],
+                                        acc scale) {
+    acc write[R][C], sum = 0;
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      const acc delta = in.row[WRITE][r] - memory[r];
+      sum += delta * delta;
+#pragma unroll
+      for (int c = 0; c < C; ++c) {
+        write[r][c] = scale * delta * in.k[c];
+        s[r][c] *= scale;
       }
-      sum = matrix_state::whole_sum<Lane::Tile::KG>(lane, sum);
-      matrix_state::note(lane, ENERGY, sum);
-      return sum;
+    }
+    sum = matrix_state::whole_sum<Lane::Tile::KG>(lane, sum);
+    matrix_state::note(lane, ENERGY, sum);
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      const acc weight = elman::sigmoid_for<scalar>(extra(in, r) + acc(1) / M * sum);
+#pragma unroll
+      for (int c = 0; c < C; ++c) s[r][c] = weight * write[r][c] + s[r][c];
     }
   }
+
+  // The factor of P, which the backward pass has in its record.
   template <class Lane, int R, int C>
   ELMAN_FN static acc factor(const Lane& lane, const typename Lane::Inputs& in, const acc (&p)[R][C]) {
     if constexpr (matrix_state::walks_back<Lane>) {
@@ -125,8 +132,13 @@ struct Rule : Form {
       for (int r = 0; r < R; ++r) memory[r] *= lane.factor;
       for (int i = 0; i < R * C; ++i) s[i / C][i % C] *= lane.factor;
     }
-    weigh(row, lane, s, in, memory);
-    update(s, in, row.u, tanh ? elman::tanh_scale<scalar> : acc(1));
+    constexpr acc scale = tanh ? elman::tanh_scale<scalar> : acc(1);
+    if constexpr (energy && !matrix_state::walks_back<Lane>) {
+      weigh_and_update(lane, s, in, memory, scale);
+    } else {
+      weigh(row, lane, s, in, memory);
+      update(s, in, row.u, scale);
+    }
     if constexpr (tanh) elman::tanh_each<scalar, Lane::share>(reinterpret_cast<acc(&)[R * C]>(s));
     if constexpr (normed) {
       const acc by = factor(lane, in, s);
@@ -242,7 +254,7 @@ struct Rule : Form {
       minus_delta[r] = -row.weight[r] * tau[r];
       if constexpr (retrieved) d_extra[r] = d_weight;
       if constexpr (energy) {
-        d_extra[r] = d_weight * elman::sigmoid_slope(row.weight[r]);
+        d_extra[r] = tau[r] * (delta * elman::sigmoid_slope(row.weight[r]));
         total += d_extra[r];
       }
       if constexpr (memory_gate) {
@@ -253,8 +265,8 @@ struct Rule : Form {
       }
     }
     if constexpr (energy) {
-      total = acc(2) / M * matrix_state::whole_sum<Lane::Tile::KG>(lane, total);
-      for (int r = 0; r < R; ++r) minus_delta[r] -= total * (in.row[WRITE][r] - memory[r]);
+      total = matrix_state::whole_sum<Lane::Tile::KG>(lane, total);
+      for (int r = 0; r < R; ++r) minus_delta[r] -= total * (acc(2) / M * (in.row[WRITE][r] - memory[r]));
     }
   }
 };

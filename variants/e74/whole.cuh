@@ -3,11 +3,11 @@
 // a block, and the sum over a state's warps. Such a Step says `coupled = true`, and calls `whole_sum` in its forward step and in
 // its derivative; what the forward pass made of its sums it notes (`note`), so that the backward pass sums once a step for each
 // of them and its replay not at all.
-// * A block holds one state. While its warps wait for each other inside a step, the producers wait with them: they meet at every
-//   barrier of a step until the consumers say that the stage has ended, and do their work on the way to the first of these.
+// * A block holds one state, whose warps, the consumers, wait for each other inside a step, but not for the producers.
 // * In the forward pass a lane holds its part of a state over a factor, lane.factor, that the next step's product with the memory
 //   need not wait for.
 #include <elman/families/matrix_state.cuh>
+#include <elman/roles.cuh>
 
 namespace elman::matrix_state {
 template <class Step>
@@ -23,12 +23,12 @@ struct Plan<Step, BACKWARD> {
   static constexpr int N = Step::N, M = Step::M, heads = 1;
   static constexpr Shape shape = choose(N, M, BACKWARD, false);
   using Tile = matrix_state::Tile<N, M, shape.R, shape.C>;
-  static constexpr bool split = Tile::lanes <= 256, lockstep = split && Tile::warps > 1, apart = BACKWARD && lockstep;
+  static constexpr bool split = Tile::lanes <= 256, apart = false;
   static constexpr int consumers = Tile::lanes, chunk = BACKWARD || M > 64 ? Step::K : 16 / Step::K * Step::K, items = chunk;
   static constexpr int together = 32 / Step::Team::width;
   static_assert(Step::K % together == 0, "the teams of a warp must all have a step, since they shuffle together");
   static constexpr int producers = split ? min_of(items / together, BACKWARD ? 2 : 4) * 32 : consumers;
-  static constexpr int threads = split ? consumers + (apart ? 2 : 1) * producers : consumers;
+  static constexpr int threads = split ? consumers + producers : consumers;
   static constexpr int teams = producers / Step::Team::width, passes = ceil_div(items, teams);
   static constexpr bool even = passes * teams == items;
   static_assert(items <= producers);
@@ -37,29 +37,14 @@ struct Plan<Step, BACKWARD> {
   static constexpr bool turned = BACKWARD && joint && N * M <= 1024 && Tile::KG < 32 && Tile::C % 2 == 0;
   static constexpr bool staged = BACKWARD && joint && N * M <= 1024 && Tile::C * sizeof(Acc<typename Step::Scalar>) == 16;
 
+  // The barrier of a sum, and the one between two stages.
   ELMAN_FN static void meet() {
-    if constexpr (split) sync_roles<threads>();
+    if constexpr (split) Roles<consumers, threads>::meet(WholeShared<Step, BACKWARD>::mark());
     else sync_block();
   }
   ELMAN_FN static void end_stage() {
-    if constexpr (lockstep) {
-      unsigned *ended = WholeShared<Step, BACKWARD>::marks(), *sums = ended + 2;
-      const bool speaks = thread_x() == 0;
-      if (thread_x() < consumers) {
-        const unsigned turn = speaks && !BACKWARD ? *sums % 2 : 0;  // backward, an even number
-        if (speaks) ended[turn] = 1;
-        meet();
-        meet();
-        if (speaks) ended[turn] = *sums = 0;
-      } else {
-        unsigned i = 0;
-        do meet();
-        while (!ended[i++ % 2]);
-        meet();  // so that a mark is not written while it is read
-      }
-    } else {
-      meet();
-    }
+    if constexpr (split) Roles<consumers, threads>::meet_all(WholeShared<Step, BACKWARD>::mark());
+    else sync_block();
   }
 };
 
@@ -72,24 +57,25 @@ ELMAN_DIVISION int parts_of_warp(int warps, int same) {
   return parts;
 }
 
-// A pass's shared memory, and after it the parts of two sums, one after the other; marks, whether a barrier ends the stage, of
-// two barriers, and the number of sums in the stage, which thread 0 alone uses; and in the forward pass what the steps of the last
-// two chunks noted.
+// A pass's shared memory, and after it the parts of two sums, one after the other; the mark of the roles' barriers; and in the
+// forward pass what the steps of the last two chunks noted.
 template <class Step, bool BACKWARD> struct WholeShared {
   using A = Acc<typename Step::Scalar>;
   using Plan = matrix_state::Plan<Step, BACKWARD>;
   static constexpr unsigned part_count = 16 > Plan::Tile::warps ? 16 : Plan::Tile::warps;
-  static constexpr unsigned steps = 2 * Plan::chunk, notes = BACKWARD ? 0 : steps * Step::read_scalars;
+  static constexpr unsigned steps = 2 * Plan::chunk, notes = BACKWARD ? 0 : steps * Step::noted_numbers;
   static ELMAN_BOTH Carve pass() {
     if constexpr (BACKWARD) return BackwardShared<Step>().carve;
     else return ForwardShared<Step>().carve;
   }
   Carve carve = pass();
-  unsigned part = carve.take<A>(2 * part_count), mark = carve.take<unsigned>(3), noted = carve.take<A>(notes);
-  ELMAN_FN static unsigned* marks() { return shared<unsigned>(WholeShared().mark, 3); }
+  unsigned part = carve.take<A>(2 * part_count), word = carve.take<unsigned>(1), noted = carve.take<A>(notes);
+  ELMAN_FN static A* parts(int turn) { return shared<A>(WholeShared().part, 2 * part_count) + turn * part_count; }
+  ELMAN_FN static unsigned* mark() { return shared<unsigned>(WholeShared().word, 1); }
 };
 
-// A lane of such a state: it counts the sums and steps that it has been at.
+// A lane of such a state: it counts steps, and knows where the parts of the next sum lie and those of the one after it, in turn: a
+// place is written again when all have been at the sum between.
 template <class Step> struct Uncoupled : Step {
   static constexpr bool coupled = false;
 };
@@ -99,12 +85,10 @@ struct Lane<Step, Plan> : Lane<Uncoupled<Step>, Plan> {
   using Base = Lane<Uncoupled<Step>, Plan>;
   using typename Base::A;
   using Base::C, Base::R;
-  mutable A factor = 1;
-  mutable unsigned sums = 0, steps = 0;
-  ELMAN_FN explicit Lane(int thread) : Base(thread) {
-    if (Plan::lockstep && thread == 0)
-      for (int i = 0; i < 3; ++i) WholeShared<Step, Plan::backward>::marks()[i] = 0;
-  }
+  using Shared = WholeShared<Step, Plan::backward>;
+  mutable A factor = 1, *parts = Shared::parts(0), *next_parts = Shared::parts(1);
+  mutable unsigned steps = 0;
+  ELMAN_FN explicit Lane(int thread) : Base(thread) {}
   ELMAN_FN void part(A (&sum)[R], const A (&s)[R][C], const A (&x)[C]) const {
     Base::part(sum, s, x);
 #pragma unroll
@@ -121,7 +105,9 @@ struct Lane<Step, Plan> : Lane<Uncoupled<Step>, Plan> {
 };
 
 template <class Lane> inline constexpr bool walks_back = false;
-template <class Step, class Plan> inline constexpr bool walks_back<Lane<Step, Plan>> = Plan::backward;
+template <class Step, class Plan>
+  requires Coupled<Step>
+inline constexpr bool walks_back<Lane<Step, Plan>> = Plan::backward;
 
 // The sum of x over all lanes of a state, or over every SAMEth where as many have the same; the same bits in each of them. All
 // its threads call it together.
@@ -132,10 +118,10 @@ template <int SAME = 1, class Step, class Plan, class A> ELMAN_FN A whole_sum(co
 #pragma unroll
   for (int mask = 16; mask >= SAME * parts; mask /= 2) x += shfl_xor(x, mask);
   if constexpr (warps > 1) {
-    const unsigned turn = at.sums++ % 2;  // the same place is written again when all have been at the sum between
-    A *to = shared<A>(Shared().part, 2 * Shared::part_count) + turn * Shared::part_count, all[total], some[4] = {};
+    A *to = at.parts, all[total], some[4] = {};
+    at.parts = at.next_parts;
+    at.next_parts = to;
     if ((int)lane() < SAME * parts && lane() % SAME == 0) to[warp() * parts + lane() / SAME] = x;
-    if (Plan::lockstep && !Plan::backward && thread_x() == 0) Shared::marks()[2] = at.sums;
     Plan::meet();
     read(all, to);
 #pragma unroll
@@ -148,7 +134,7 @@ template <int SAME = 1, class Step, class Plan, class A> ELMAN_FN A whole_sum(co
 // Forward: keep x, number i of this step, for the producers, who take a step's numbers from `noted` in the next stage.
 template <class Step> ELMAN_FN Acc<typename Step::Scalar>* noted(unsigned step) {
   using Shared = WholeShared<Step, false>;
-  return shared<Acc<typename Step::Scalar>>(Shared().noted, Shared::notes) + step % Shared::steps * Step::read_scalars;
+  return shared<Acc<typename Step::Scalar>>(Shared().noted, Shared::notes) + step % Shared::steps * Step::noted_numbers;
 }
 template <class Step, class Plan, class A> ELMAN_FN void note(const Lane<Step, Plan>& at, int i, A x) {
   if (thread_x() == 0) noted<Step>(at.steps)[i] = x;

@@ -234,7 +234,8 @@ def of_one_tensor(s: Scene, name: str) -> Iterator[tuple[str, Wrong]]:
     spec = {t.name: t for t in s.kernel.input_specs}.get(name.removeprefix("d_"))
     if gradient and spec and right.ndim >= 2 and ("B" not in spec.dims[-2:] and "T" not in spec.dims[-2:]):
         what = "square" if right.shape[-1] == right.shape[-2] else "not square"
-        yield f"transposed {name} ({what})", {name: _turned(right)}
+        turned = {name: _turned(right)} if min(right.shape[-2:]) > 1 else "a row or a column is its own transpose"
+        yield f"transposed {name} ({what})", turned
 
 
 def every(s: Scene) -> Iterator[tuple[str, Wrong]]:
