@@ -15,12 +15,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from elmanctl.spectral_programs import chosen
-
 MOST = 64  # tensors of a launch: with four pointers each, its arguments are 2 KB of the 4 KB that it may have
 FLAT = 1024  # elements of a tile, which is what a program of `update` moves
 SHARE = 16  # tiles that a program of `squares` adds up
 EPS_OF_NORM = 1e-6  # added to the norm that the clip is divided by, as torch.nn.utils.clip_grad_norm_ does
+
+
+@triton.jit
+def chosen(pointers, which, COUNT: tl.constexpr):
+    """Return one of several pointers."""
+    found = pointers[0]
+    for i in tl.static_range(1, COUNT):
+        found = tl.where(which == i, pointers[i], found)
+    return found
 
 
 @triton.jit

@@ -5,6 +5,7 @@
 * Layer checkpointing and loss chunking (recompute.py) change what is kept for the backward pass, and nothing else.
 """
 
+import contextlib
 import math
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from elmanctl.errors import UserError
 from elmanctl.norms import AddNorm, Rows
 from elmanctl.recompute import chunked_loss, recomputed
-from elmanctl.together import prepared
+from elmanctl.together import ahead, prepared
 from elmanctl.variant import Spec
 
 EMBEDDING_STD = 0.02
@@ -75,10 +76,12 @@ class LadderLM(nn.Module):
         """Return what the head reads, [B, T, dim], and the state after the last token; arguments as in `forward`."""
         x, residual, after = Rows(self.embedding, tokens), None, []
         before = [None] * len(self.layers) if state is None else state
-        with prepared(self.layers[self.recomputed :], self.embedding):
+        with prepared(self.layers[self.recomputed :]):
             for number, (norm, layer, carried) in enumerate(zip(self.norms, self.layers, before, strict=True)):
-                x, residual = norm(x, residual)
-                x, last = recomputed(layer, x, carried) if number < self.recomputed else layer(x, carried)
+                again = number < self.recomputed
+                with contextlib.nullcontext() if again else ahead(layer, self.embedding):
+                    x, residual = norm(x, residual)
+                    x, last = recomputed(layer, x, carried) if again else layer(x, carried)
                 after.append(last)
         x, _ = self.final_norm(x, residual, keep=False)
         return x, after

@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import json
 from collections.abc import Mapping, Sequence
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +21,11 @@ from elmanctl.launch import compute_dtype, dtype_name, run_backward, run_forward
 from elmanctl.norms import working_dtype
 from elmanctl.stepwise import product
 from elmanctl.tensors import ArgumentError, TensorSpec, dtype_of
+from elmanctl.zeros import zeros
 
 BACKENDS = ("reference", "host", "cuda")
 
+_Maybe = Optional[Tensor]  # noqa: UP045, a schema is read from it
 _forced: str | None = None  # a plain global: torch.compile guards on it, and cannot trace a context variable
 _kernels: dict[str, tuple[Kernel, dict[str, int]]] = {}
 _records: list[list[tuple[Kernel, dict[str, Tensor | None], dict[str, int]]]] = []
@@ -158,14 +161,16 @@ def _recurrence(call: str, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 @torch.library.custom_op("elmanctl::recurrence_backward", mutates_args=())
-def _recurrence_backward(call: str, kept: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+def _recurrence_backward(call: str, kept: Sequence[Tensor], gradients: Sequence[_Maybe]) -> list[Tensor]:
     kernel, constants = _kernels[call]
     names = [s.name for s in (*kernel.input_specs, *kernel.output_specs, *kernel.saved_specs) if s.present(constants)]
-    upstream = [s.name for s in kernel.output_gradient_specs if s.present(constants)]
-    result = run_backward(
-        kernel, constants, dict(zip(names, kept, strict=True)), dict(zip(upstream, gradients, strict=True))
-    )
-    return list(result.values())
+    tensors = dict(zip(names, kept, strict=True))
+    outputs = [s.name for s in kernel.output_specs if s.present(constants)]
+    upstream = {
+        f"d_{name}": zeros(tensors[name].shape, tensors[name].dtype, tensors[name].device) if given is None else given
+        for name, given in zip(outputs, gradients, strict=True)
+    }
+    return list(run_backward(kernel, constants, tensors, upstream).values())
 
 
 @_recurrence.register_fake
@@ -180,7 +185,7 @@ def _(call: str, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 @_recurrence_backward.register_fake
-def _(call: str, kept: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+def _(call: str, kept: Sequence[Tensor], gradients: Sequence[_Maybe]) -> list[Tensor]:
     kernel, constants = _kernels[call]
     return [
         torch.empty_like(t, memory_format=torch.contiguous_format)
@@ -190,17 +195,17 @@ def _(call: str, kept: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Te
 
 def _setup(ctx, inputs, output) -> None:
     call, tensors = inputs
-    ctx.call, ctx.count = call, len(tensors)
+    ctx.call = call
     ctx.set_materialize_grads(False)  # zeros for what backward saved, as large as that, would be written and not read
     ctx.save_for_backward(*tensors, *output)
 
 
 def _backward(ctx, gradients):
     kernel, constants = _kernels[ctx.call]
-    kept = ctx.saved_tensors
-    outputs = kept[ctx.count : ctx.count + sum(s.present(constants) for s in kernel.output_specs)]
-    upstream = [torch.zeros_like(o) if g is None else g for g, o in zip(gradients, outputs, strict=False)]
-    return None, list(torch.ops.elmanctl.recurrence_backward(ctx.call, list(kept), upstream))
+    upstream = list(
+        gradients[: sum(s.present(constants) for s in kernel.output_specs)]
+    )  # of what is saved there is none
+    return None, list(torch.ops.elmanctl.recurrence_backward(ctx.call, list(ctx.saved_tensors), upstream))
 
 
 _recurrence.register_autograd(_backward, setup_context=_setup)

@@ -1,19 +1,10 @@
 """What the Triton kernels of spectral normalisation do, statement by statement; spectral_kernels.py launches them and says why.
 
-Each takes several weights of one shape, of which a program's last index says the one that it works on. Sums are fp32, in a fixed order.
+Sums are fp32, in a fixed order.
 """
 
 import triton
 import triton.language as tl
-
-
-@triton.jit
-def chosen(pointers, which, COUNT: tl.constexpr):
-    """Return one of several pointers."""
-    found = pointers[0]
-    for i in tl.static_range(1, COUNT):
-        found = tl.where(which == i, pointers[i], found)
-    return found
 
 
 @triton.jit
@@ -24,19 +15,15 @@ def tile_of(W, row, at, end, columns):
 
 
 @triton.jit
-def spectral_columns(Ws, us, former, parts, kept, rows, columns, eps, COUNT: tl.constexpr, UNIT: tl.constexpr, WIDE: tl.constexpr,
-                     TALL: tl.constexpr, DEEP: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """parts[program 1] = W^T u over DEEP rows; kept = u: that of `us`, or where not UNIT `former` divided by its length."""
-    which = tl.program_id(2)
-    W, length = chosen(Ws, which, COUNT), 1.0
+def spectral_columns(W, u, parts, kept, rows, columns, eps, UNIT: tl.constexpr, WIDE: tl.constexpr, TALL: tl.constexpr,
+                     DEEP: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """parts[program 1] = W^T u over DEEP rows; kept = u, divided by its length unless UNIT."""
+    length = 1.0
     row = tl.program_id(1) * DEEP + tl.arange(0, TALL)
     at = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     end = tl.minimum(rows, (tl.program_id(1) + 1) * DEEP)
     tile = tile_of(W, row, at, end, columns)
-    if UNIT:
-        u = chosen(us, which, COUNT)
-    else:
-        u = former + which * rows
+    if not UNIT:
         whole = tl.load(u + tl.arange(0, WIDE), mask=tl.arange(0, WIDE) < rows, other=0.0)
         length = tl.sqrt(tl.sum(whole * whole, 0)) + eps
     value = tl.load(u + row, mask=row < end, other=0.0) / length
@@ -45,66 +32,62 @@ def spectral_columns(Ws, us, former, parts, kept, rows, columns, eps, COUNT: tl.
         next_tile = tile_of(W, row + TALL, at, end, columns)
         next_value = tl.load(u + row + TALL, mask=row + TALL < end, other=0.0) / length
         if tl.program_id(0) == 0:
-            tl.store(kept + which * rows + row, value, mask=row < end)
+            tl.store(kept + row, value, mask=row < end)
         total += tile * value[:, None]
         row, tile, value = row + TALL, next_tile, next_value
-    place = (which * tl.num_programs(1) + tl.program_id(1)) * columns + at
-    tl.store(parts + place, tl.sum(total, 0), mask=at < columns)
+    tl.store(parts + tl.program_id(1) * columns + at, tl.sum(total, 0), mask=at < columns)
 
 
 @triton.jit
-def sum_of_parts(parts, which, at, columns, PARTS: tl.constexpr):
+def sum_of_parts(parts, at, columns, PARTS: tl.constexpr):
     """Return some columns of W^T u."""
     value = tl.zeros(at.shape, tl.float32)
     for part in tl.static_range(PARTS):
-        value += tl.load(parts + (which * PARTS + part) * columns + at, mask=at < columns, other=0.0)
+        value += tl.load(parts + part * columns + at, mask=at < columns, other=0.0)
     return value
 
 
 @triton.jit
-def spectral_rows(Ws, parts, Wv, rows, columns, eps, COUNT: tl.constexpr, PARTS: tl.constexpr, SHORT: tl.constexpr,
-                  LONG: tl.constexpr):  # fmt: skip
+def spectral_rows(W, parts, Wv, rows, columns, eps, PARTS: tl.constexpr, SHORT: tl.constexpr, LONG: tl.constexpr):
     """Wv = W v for SHORT rows a program, v the sum of the parts divided by its length."""
-    which = tl.program_id(1)
-    W = chosen(Ws, which, COUNT)
     row = tl.program_id(0) * SHORT + tl.arange(0, SHORT)
     at = tl.arange(0, LONG)
-    tile, value = tile_of(W, row, at, rows, columns), sum_of_parts(parts, which, at, columns, PARTS)
+    tile, value = tile_of(W, row, at, rows, columns), sum_of_parts(parts, at, columns, PARTS)
     total = tl.zeros([SHORT, LONG], tl.float32)
     square = tl.zeros([LONG], tl.float32)
     for _ in range(0, columns, LONG):
         at += LONG
-        next_tile, next_value = tile_of(W, row, at, rows, columns), sum_of_parts(parts, which, at, columns, PARTS)
+        next_tile, next_value = tile_of(W, row, at, rows, columns), sum_of_parts(parts, at, columns, PARTS)
         square += value * value
         total += tile * value[None, :]
         tile, value = next_tile, next_value
     size = tl.sqrt(tl.sum(square, 0)) + eps
-    tl.store(Wv + which * rows + row, tl.sum(total, 1) / size, mask=row < rows)
+    tl.store(Wv + row, tl.sum(total, 1) / size, mask=row < rows)
 
 
 @triton.jit
-def spectral_scale(Ws, outs, buffers, u, parts, v, length, sigma, rows, columns, rho, eps, COUNT: tl.constexpr, KEEP: tl.constexpr,
-                   WIDE: tl.constexpr, PARTS: tl.constexpr, LONG: tl.constexpr, FLAT: tl.constexpr, SHARE: tl.constexpr):  # fmt: skip
+def spectral_scale(W, out, buffer, u, parts, v, length, sigma, rows, columns, rho, eps, KEEP: tl.constexpr, WIDE: tl.constexpr,
+                   PARTS: tl.constexpr, LONG: tl.constexpr, FLAT: tl.constexpr, SHARE: tl.constexpr):  # fmt: skip
     """v = the sum of the parts, length = |v| + eps, sigma = |v|^2 / length, out = rho / (sigma + eps) W; buffer = u if KEEP."""
-    which, first = tl.program_id(1), tl.program_id(0) == 0
+    first = tl.program_id(0) == 0
     square = tl.zeros([LONG], tl.float32)
     for start in range(0, columns, LONG):
         at = start + tl.arange(0, LONG)
-        value = sum_of_parts(parts, which, at, columns, PARTS)
+        value = sum_of_parts(parts, at, columns, PARTS)
         if first:
-            tl.store(v + which * columns + at, value, mask=at < columns)
+            tl.store(v + at, value, mask=at < columns)
         square += value * value
     whole = tl.sum(square, 0)
     size = tl.sqrt(whole) + eps
     found = whole / size
     if first:
-        tl.store(length + which, size)
-        tl.store(sigma + which, found)
+        tl.store(length, size)
+        tl.store(sigma, found)
         if KEEP:
             at = tl.arange(0, WIDE)
-            value = tl.load(u + which * rows + at, mask=at < rows, other=0.0)
-            tl.store(chosen(buffers, which, COUNT) + at, value, mask=at < rows)
-    W, out, scale = chosen(Ws, which, COUNT), chosen(outs, which, COUNT), rho / (found + eps)
+            value = tl.load(u + at, mask=at < rows, other=0.0)
+            tl.store(buffer + at, value, mask=at < rows)
+    scale = rho / (found + eps)
     for step in tl.static_range(SHARE):
         flat = (tl.program_id(0) * SHARE + step) * FLAT + tl.arange(0, FLAT)
         mask = flat < rows * columns
@@ -112,32 +95,28 @@ def spectral_scale(Ws, outs, buffers, u, parts, v, length, sigma, rows, columns,
 
 
 @triton.jit
-def spectral_dot(Gs, Ws, dots, count, COUNT: tl.constexpr, FLAT: tl.constexpr):
+def spectral_dot(G, W, dots, count, FLAT: tl.constexpr):
     """dots[program] = sum of G W over its share."""
-    which = tl.program_id(1)
-    G, W = chosen(Gs, which, COUNT), chosen(Ws, which, COUNT)
     total = tl.zeros([FLAT], tl.float32)
     for start in range(tl.program_id(0) * FLAT, count, tl.num_programs(0) * FLAT):
         flat = start + tl.arange(0, FLAT)
         mask = flat < count
         total += tl.load(G + flat, mask=mask, other=0.0).to(tl.float32) * tl.load(W + flat, mask=mask, other=0.0)
-    tl.store(dots + which * tl.num_programs(0) + tl.program_id(0), tl.sum(total, 0))
+    tl.store(dots + tl.program_id(0), tl.sum(total, 0))
 
 
 @triton.jit
-def spectral_gradient(Gs, dWs, u, v, length, sigma, dots, rows, columns, rho, eps, COUNT: tl.constexpr, PROGRAMS: tl.constexpr,
+def spectral_gradient(G, dW, u, v, length, sigma, dots, rows, columns, rho, eps, PROGRAMS: tl.constexpr,
                       ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """dW = s (G - <G, W> / (sigma + eps) u v^T / length), s = rho / (sigma + eps), without the second term where sigma is 0."""
-    which = tl.program_id(2)
-    G, dW = chosen(Gs, which, COUNT), chosen(dWs, which, COUNT)
-    found = tl.load(sigma + which)
-    both = tl.sum(tl.load(dots + which * PROGRAMS + tl.arange(0, PROGRAMS)), 0) / (found + eps)
-    both = tl.where(found > 0, both, 0.0) / tl.load(length + which)
+    found = tl.load(sigma)
+    both = tl.sum(tl.load(dots + tl.arange(0, PROGRAMS)), 0) / (found + eps)
+    both = tl.where(found > 0, both, 0.0) / tl.load(length)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     at = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     mask = (row < rows)[:, None] & (at < columns)[None, :]
     place = row[:, None] * columns + at[None, :]
-    left = tl.load(u + which * rows + row, mask=row < rows, other=0.0)
-    right = tl.load(v + which * columns + at, mask=at < columns, other=0.0)
+    left = tl.load(u + row, mask=row < rows, other=0.0)
+    right = tl.load(v + at, mask=at < columns, other=0.0)
     value = tl.load(G + place, mask=mask, other=0.0).to(tl.float32) - both * (left[:, None] * right[None, :])
     tl.store(dW + place, value * (rho / (found + eps)), mask=mask)

@@ -1,11 +1,12 @@
 """The kernels of spectral normalisation against spectral.py in fp64, on the device that is named: run by test_triton_kernels.py."""
 
+import contextlib
 import sys
 
 import torch
 
 from elmanctl.spectral import SpectralNorm
-from elmanctl.spectral_kernels import MOST, TOGETHER, groups, normalised, together
+from elmanctl.spectral_kernels import begun, normalised
 
 DEVICE = sys.argv[1]
 SHAPES = {"cpu": ((520, 300),), "cuda": ((48, 48), (1536, 1536), (2048, 2048), (1000, 640))}[DEVICE]
@@ -15,49 +16,44 @@ def error(a, b) -> float:
     return ((a.double() - b.double()).norm() / b.double().norm()).item()
 
 
-def check(shape: tuple[int, int], dtype: torch.dtype, training: bool, count: int) -> None:
-    """Compare `count` weights of different scale, taken at once where there are several."""
+def check(shape: tuple[int, int], dtype: torch.dtype, training: bool, ahead: bool) -> None:
+    """Compare a weight that its reader makes, or finds begun with."""
     generator = torch.Generator().manual_seed(shape[0])
-    draw = [[torch.randn(*shape, generator=generator).to(DEVICE) * (i + 1) for _ in "WG"] for i in range(count)]
-    Ws, Gs = ([pair[i] for pair in draw] for i in (0, 1))
-    norms = [SpectralNorm(shape[0], 0.95).to(DEVICE).train(training) for _ in Ws]
-    exact = [SpectralNorm(shape[0], 0.95).to(DEVICE).double().train(training) for _ in Ws]
-    for ours, truth in zip(norms, exact, strict=True):
-        truth.u.copy_(ours.u)
-    before, given = [norm.u.clone() for norm in norms], [W.clone().requires_grad_() for W in Ws]
-    with together(list(zip(norms, given, strict=True)) if count > 1 else [], dtype):
-        found = [normalised(norm, W, dtype) for norm, W in zip(norms, given, strict=True)]
-    gradients = torch.autograd.grad(found, given, [G.to(dtype) for G in Gs])
-    wide = [W.double().requires_grad_() for W in Ws]
-    truths = [norm(W) for norm, W in zip(exact, wide, strict=True)]
-    true_gradients = torch.autograd.grad(truths, wide, [G.to(dtype).double() for G in Gs])
-    bound, what = {torch.float32: 2e-6, torch.bfloat16: 2**-7}[dtype], (shape, dtype, training, count)
-    for i in range(count):
-        assert error(found[i], truths[i]) < bound, (*what, i, error(found[i], truths[i]))
-        assert error(gradients[i], true_gradients[i]) < 5e-6, (*what, i, error(gradients[i], true_gradients[i]))
-        assert gradients[i].dtype == torch.float32 and found[i].dtype == dtype
-        assert error(norms[i].u, exact[i].u) < 5e-6 and torch.equal(norms[i].u, before[i]) != training
-    with together(list(zip(norms, given, strict=True)), dtype):
-        one = [norm.u.clone() for norm in norms]
-        [normalised(norm, W, dtype) for norm, W in zip(norms, given, strict=True)]
-        assert all(torch.equal(norm.u, u) for norm, u in zip(norms, one, strict=True)), "u moves once a pass"
+    W, G = (torch.randn(*shape, generator=generator).to(DEVICE) for _ in "WG")
+    norm, exact = (SpectralNorm(shape[0], 0.95).to(DEVICE).train(training) for _ in range(2))
+    exact.double().u.copy_(norm.u)
+    before, given, wide = norm.u.clone(), W.clone().requires_grad_(), W.double().requires_grad_()
+    with begun(norm, given, dtype) if ahead else contextlib.nullcontext():
+        found = normalised(norm, given, dtype)
+    (gradient,) = torch.autograd.grad(found, given, G.to(dtype))
+    truth = exact(wide)
+    (true_gradient,) = torch.autograd.grad(truth, wide, G.to(dtype).double())
+    bound, what = {torch.float32: 2e-6, torch.bfloat16: 2**-7}[dtype], (shape, dtype, training, ahead)
+    assert error(found, truth) < bound, (*what, error(found, truth))
+    assert error(gradient, true_gradient) < 5e-6, (*what, error(gradient, true_gradient))
+    assert gradient.dtype == torch.float32 and found.dtype == dtype
+    assert error(norm.u, exact.u) < 5e-6 and torch.equal(norm.u, before) != training
 
 
-def check_groups() -> None:
-    """Weights of one kind are taken at once, as many as fit."""
-    norms = [SpectralNorm(1536, rho).train(mode) for rho, mode in ((0.9, True),) * 4 + ((0.5, True), (0.9, False))]
-    W = torch.empty(1536, 1536, device="meta")
-    sizes = [len(group) for group in groups([(norm, W) for norm in norms])]
-    most = TOGETHER // W.nbytes
-    assert sizes == [*(min(most, 4 - i) for i in range(0, 4, most)), 1, 1], sizes
-    narrow = [(SpectralNorm(8, 0.9), torch.empty(8, 8, device="meta")) for _ in range(MOST + 2)]
-    assert [len(group) for group in groups(narrow)] == [MOST, 2], "a launch takes so many pointers and no more"
+def check_once() -> None:
+    """A weight that was begun with is made once, for one reader, and forgotten where nobody asks."""
+    norm, W = SpectralNorm(48, 0.95).to(DEVICE), torch.randn(48, 48, device=DEVICE)
+    with begun(norm, W, torch.float32):
+        one = norm.u.clone()
+        normalised(norm, W, torch.float32)
+        assert torch.equal(norm.u, one), "u moves once a pass"
+        normalised(norm, W, torch.float32)
+        assert not torch.equal(norm.u, one), "the second reader makes its own"
+    with begun(norm, W, torch.float32):
+        two = norm.u.clone()
+    normalised(norm, W, torch.float32)
+    assert not torch.equal(norm.u, two), "nobody asked, so it is gone"
 
 
-check_groups()
+check_once()
 for shape in SHAPES:
-    check(shape, torch.float32, True, 1)
-    check(shape, torch.bfloat16, False, 2)
+    check(shape, torch.float32, True, False)
+    check(shape, torch.bfloat16, False, True)
     if DEVICE == "cuda":
         for kind in (torch.float32, torch.bfloat16):
-            check(shape, kind, True, 3)
+            check(shape, kind, True, True)

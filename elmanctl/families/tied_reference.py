@@ -14,6 +14,7 @@ from torch import Tensor
 from elmanctl.families import dense_reference as dense
 from elmanctl.families.dense_reference import DRAWS, Parts, exact
 from elmanctl.stepwise import product
+from elmanctl.streams import beside
 
 __all__ = ["DRAWS", "Parts", "Stepwise", "draw", "exact", "run", "weight_gradients"]
 
@@ -47,7 +48,14 @@ def weight_gradients(t: Mapping[str, Tensor]) -> dict[str, Tensor]:
         t: tensors of the call; d_pre and operand, x[t] + h[t-1] as it entered the product, [B, T, D] in the compute dtype; b_part [B, D], sums
             of d_pre over time.
     """
-    return {"d_W": t["d_pre"].flatten(0, 1).mT @ t["operand"].flatten(0, 1), "d_b": t["b_part"].sum(0)}
+    part = t["b_part"]
+    d_b, stream = part.new_empty(part.shape[1:]), beside(part.device)
+    with torch.cuda.stream(stream):  # a small sum, beside the product
+        torch.sum(part, 0, out=d_b)
+    d_W = t["d_pre"].flatten(0, 1).mT @ t["operand"].flatten(0, 1)
+    if stream is not None:
+        torch.cuda.current_stream(part.device).wait_stream(stream)
+    return {"d_W": d_W, "d_b": d_b}
 
 
 def draw(kind: str, shapes: Mapping[str, tuple], randn: Callable, bounded: bool) -> dict[str, Tensor]:
