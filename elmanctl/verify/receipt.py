@@ -107,7 +107,7 @@ def held(spec: Spec, targets: Iterable[str] | None = None) -> dict[str, Held]:
         found = [r for p in places(spec.variant, target) if (r := read(p).get(spec.name)) and r.target == target]
         if found:
             common = common or common_parts(spec.variant)
-            current = parts(spec.variant, target, common)
+            current = parts(spec, target, common)
             judged = [_held(spec, r, current) for r in found]
             result[target] = min(judged, key=lambda h: ("green", "red", "stale").index(h.state))
     return result

@@ -54,7 +54,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """What verify found of one configuration of a variant on one target, bound to the sources by their hash.
 
     Args:
-        parts: hash of each thing that it vouches for: kernel, headers, reference, layer, host runtime, flags, policy.
+        parts: hash of each thing that it vouches for: kernel, headers, reference, layer, host runtime, flags, policy, and where it runs, the second mode.
         keys: build key by dtype. compiler: the first line of what it says of itself.
         results: largest error over limit of each case, by its id; `tensors` the same by tensor, `worst` of all.
         failed: checks that failed; such a receipt vouches for nothing, and `list` shows it red.

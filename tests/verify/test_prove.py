@@ -135,7 +135,7 @@ def test_a_proof_goes_into_every_receipt_that_vouches_for_the_sources(spec, monk
     monkeypatch.setattr(show, "as_json", lambda _: {})
     for target in ("host", "sm_90a"):
         plain = {"target": target, "source_hash": hashes.source_hash(spec.variant), "dtypes": ("float32",), "cases": 1}
-        parts = hashes.parts(spec.variant, target)
+        parts = hashes.parts(spec, target)
         worst = {"worst": 0.5, "worst_tensor": "y", "seconds": 1.0, "created": "2026-11-22T10:00:00+00:00"}
         receipt.write(spec, Receipt(variant=spec.variant.name, model=spec.name, parts=parts, **plain, **worst))
     assert prove_one(SimpleNamespace(spec=spec, seed=5, target=passed), 2, json=False)[1]

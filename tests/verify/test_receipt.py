@@ -24,7 +24,7 @@ def made(spec, **more):
     fields = {
         "variant": "Integrator", "model": spec.name, "target": "host", "source_hash": hashes.source_hash(spec.variant),
         "dtypes": ("float32",), "cases": 3, "worst": 0.5, "worst_tensor": "y", "seconds": 1.0, "created": "2000-01-01",
-        "parts": hashes.parts(spec.variant, "host"),
+        "parts": hashes.parts(spec, "host"),
     }  # fmt: skip
     return Receipt(**fields | more)
 
