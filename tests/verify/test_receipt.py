@@ -11,7 +11,6 @@ import pytest
 
 from elmanctl import toolchain
 from elmanctl.commands.verify import keep
-from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
 from elmanctl.toolchain import csrc_folder
 from elmanctl.variant import Spec
