@@ -90,7 +90,7 @@ def identifiers(folder: Path) -> set[str]:
         with path.open("rb") as file, contextlib.suppress(SyntaxError, tokenize.TokenError):
             found |= {token.string.lower() for token in tokenize.tokenize(file.readline) if token.type == tokenize.NAME}
     for path in (*folder.rglob("*.cu.cc"), *folder.rglob("*.cuh")):
-        code = re.sub(r'//.*|/\*.*?\*/|"[^"\n]*"', " ", path.read_text(errors="replace"))
+        code = re.sub(r'//.*|/\*[\s\S]*?\*/|"[^"\n]*"', " ", path.read_text(errors="replace"))
         found |= {word.lower() for word in re.findall(r"[A-Za-z_]\w*", code)}
     return found
 
