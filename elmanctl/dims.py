@@ -20,6 +20,7 @@ TOLERANCE = 0.06
 # For a variant that states no rule on its width: the method's tile for a fair comparison.
 METHOD_STEP = 128
 WIDEST = 2**20
+DEEPEST = 10_000
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -60,17 +61,29 @@ def size(spec: Spec, dim: int, depth: int = DEPTH) -> Size:
         dim: model width; rules are not applied here.
         depth: number of residual layers.
     Raises:
-        UserError: when a package that the variant needs is absent, or the layer refuses the width.
+        UserError: when a package that the variant needs is absent, the layer refuses the width, or a size is beyond all reason.
     """
+    for name, given, most in (("depth", depth, DEEPEST), ("dim", dim, WIDEST)):
+        if given > most:
+            raise UserError(
+                f"{spec.name}: {name}={given} is more than {most}, the most that is counted. Give a smaller one."
+            )
     import torch
     from torch.utils._pytree import tree_flatten
 
     from elmanctl import meta
     from elmanctl.model import LadderLM
 
-    with meta.building():
-        model = LadderLM(spec, dim, depth)
-        states = [layer.initial_state(1, torch.device("meta"), torch.float32) for layer in spec.layers(dim)]
+    try:
+        with meta.building():
+            model = LadderLM(spec, dim, depth)
+            states = [layer.initial_state(1, torch.device("meta"), torch.float32) for layer in spec.layers(dim)]
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise UserError(
+            f"{spec.name} of width {dim} has tensors of more than 2^63 bytes. Give smaller sizes."
+        ) from error
     leaves, _ = tree_flatten(states)
     return Size(dim, depth, sum(p.numel() for p in model.parameters()), depth * sum(leaf.nbytes for leaf in leaves))
 

@@ -110,14 +110,14 @@ class Variant:
         """Return every head a name may start with, with the options it pins."""
         return {self.name: {}, **self.presets}
 
-    def match(self, text: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Match the part of a name before `:`; return (pinned by the head, given by tags), or None."""
+    def match(self, text: str) -> tuple[dict[str, Any], dict[str, str]] | None:
+        """Match the part of a name before `:`; return (pinned by the head, given by tags, as text), or None."""
         lower = text.lower()
         heads = {head: pinned for head, pinned in self.heads().items() if lower.startswith(head.lower())}
         tags = "".join(f"(?:{tag}(?P<{f.name}>[0-9]+))?" for tag, f in self.tags()) if heads else ""
         for head, pinned in sorted(heads.items(), key=lambda item: -len(item[0])):
             if found := re.fullmatch(tags, text[len(head) :], re.IGNORECASE):
-                return pinned, {name: int(value) for name, value in found.groupdict().items() if value is not None}
+                return pinned, {name: value for name, value in found.groupdict().items() if value is not None}
         return None
 
     def configure(self, label: str, *sources: tuple[str, dict[str, Any]]) -> Any:

@@ -72,6 +72,10 @@ def show_models(
     if dim is not None:
         if align is not None:
             raise UserError("--align steps through widths and --dim names one: give one of them.")
+        if tolerance is not None and params is None:
+            raise UserError(
+                "--tolerance is of a budget, and --dim counts without one: give --params too, or leave it out."
+            )
         found = []
         for spec in specs:
             # A count is no comparison, so only what the kernel cannot run is refused.
