@@ -23,7 +23,7 @@ from elmanctl.files import DAMAGED, write_json
 from elmanctl.flavours import is_host
 from elmanctl.variant import Spec, Variant, parse_options
 from elmanctl.verify.hashes import common_parts, parts
-from elmanctl.verify.record import SCHEMA, Proof, Receipt
+from elmanctl.verify.record import SCHEMA, Proof, Receipt, nothing
 
 UNPROVEN = ("prove",)  # what failed where every check passed, and planted mistakes too
 
@@ -124,7 +124,7 @@ def held(spec: Spec, targets: Iterable[str] | None = None) -> dict[str, Held]:
             try:
                 found = read(place).get(spec.name)
             except Damaged as error:
-                judged.append(Held(_nothing(spec, target), "red", str(error)))
+                judged.append(Held(nothing(spec.variant.name, spec.name, target), "red", str(error)))
                 continue
             if found and found.target == target:
                 common = common or common_parts(spec.variant)
@@ -132,20 +132,6 @@ def held(spec: Spec, targets: Iterable[str] | None = None) -> dict[str, Held]:
         if judged:
             result[target] = min(judged, key=lambda h: ("green", "red", "stale").index(h.state))
     return result
-
-
-def _nothing(spec: Spec, target: str) -> Receipt:
-    """Return what stands for the receipts of a damaged file: it was never made, and says nothing."""
-    facts = {
-        "source_hash": "",
-        "dtypes": (),
-        "cases": 0,
-        "worst": 0.0,
-        "worst_tensor": "",
-        "seconds": 0.0,
-        "created": "",
-    }
-    return Receipt(variant=spec.variant.name, model=spec.name, target=target, **facts)
 
 
 def recorded(variant: Variant) -> list[str]:

@@ -103,3 +103,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     def _digest(self, schema: int) -> str:
         plain = msgspec.structs.replace(self, seal="", schema=schema)
         return hashlib.sha256(msgspec.json.encode(plain, order="deterministic")).hexdigest()
+
+
+def nothing(variant: str, model: str, target: str) -> Receipt:
+    """Return what stands for the receipts of a file that cannot be read: it was never made (`created` is empty), and says nothing."""
+    facts = {"source_hash": "", "dtypes": (), "cases": 0, "worst": 0.0, "worst_tensor": "", "seconds": 0.0}
+    return Receipt(variant=variant, model=model, target=target, created="", **facts)
