@@ -176,3 +176,15 @@ def test_it_costs_little_beside_the_floor():
     truth = layers.evaluate(s, "library", torch.float64)
     bad = derivative.wrong(s.layer, layers.inputs_of(s), run, lambda live: layers.upstream_of(s, live), truth, 0)
     assert not bad and len(runs) == 1 + 2 * 4
+
+
+@pytest.mark.parametrize("name", [n for n, v in registry().variants().items() if not v.requires])
+def test_no_tensor_of_a_shipped_layer_can_hide(name):
+    """Every gradient is 2 % too large at once, and each is named."""
+    for s in layers.settings(registry().resolve(name), 0):
+        where = "reference" if layers.has_kernel(s) else "library"
+        truth = {n: 1.02 * t for n, t in layers.evaluate(s, where, torch.float64).items()}
+        runs = (lambda layer, inputs, w=where: layers.run(layer, inputs, w)), (lambda x, s=s: layers.upstream_of(s, x))
+        bad = derivative.wrong(s.layer, layers.inputs_of(s), *runs, truth, 0)
+        tensors = {**layers.inputs_of(s), **dict(s.layer.named_parameters())}
+        assert [way.name for way in bad] == [n for n, t in tensors.items() if t.numel()]
