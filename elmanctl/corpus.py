@@ -118,7 +118,10 @@ def check_place(out: Path) -> None:
         raise UserError(f"{out}: a corpus cannot end in .json, which its manifest does. Choose another --out.")
     if not os.path.lexists(manifest):
         if os.path.lexists(out):
-            refuse(out, f"exists and {manifest}, which a corpus has beside it, does not: it was not written by this command.")
+            refuse(
+                out,
+                f"exists and {manifest}, which a corpus has beside it, does not: it was not written by this command.",
+            )
         return
     try:
         written = read_json(manifest, Manifest)

@@ -41,7 +41,7 @@ def locate(path: str | Path, tell: bool = True) -> Path:
     if not path.is_file():
         if path.exists():
             raise UserError(
-                f"{path} is no regular file but a device, pipe or socket, which cannot be read from any place. Name a file. {MAKE}"
+                f"{path} is no regular file but a device, pipe or socket; training reads here and there in one file. Name one. {MAKE}"
             )
         raise UserError(
             f"The data file {path} does not exist. Name one that does: --data of train, training: {{data: FILE}} of a suite. {MAKE}"
