@@ -76,7 +76,9 @@ def register(app: typer.Typer) -> None:
         seconds: Annotated[
             float | None, typer.Option("--seconds", min=1, help="With --kernels: about the longest time. Default 540.")
         ] = None,
-        run: Annotated[str | None, typer.Option("--run", help="Name of the run below runs/, new or to join.")] = None,
+        run: Annotated[
+            str | None, typer.Option("--run", help="Name of the run below runs/, new or to join; with --kernels new.")
+        ] = None,
         again: Annotated[bool, typer.Option("--again", help="Run rows anew that are finished.")] = False,
         resume: Annotated[bool, typer.Option("--resume", help="Go on with a run, by default the newest.")] = False,
         checkpoint_minutes: Annotated[
