@@ -111,7 +111,7 @@ def prepare(name: str, asked: Asked) -> Bench:
         suites.check_sizes(suite, rows)
     else:
         suite = suites.resized(suite, asked.params)
-        rows = [sized_or_why(suite, row) for row in suite.rows]
+        rows = seeds.once_a_group(suite.rows, lambda row: sized_or_why(suite, row))
     obstacles: list[str] = []
 
     def need(check):
