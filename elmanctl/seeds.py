@@ -5,7 +5,8 @@ from dataclasses import replace
 import msgspec
 
 from elmanctl.errors import UserError, did_you_mean
-from elmanctl.suite import Row, Suite, slug
+from elmanctl.names import slug
+from elmanctl.suite import Row, Suite
 
 
 def expanded(suite: Suite, seeds: int | list[int]) -> Suite:

@@ -11,7 +11,8 @@ import os
 import sqlite3
 from pathlib import Path
 
-INDEX = "index.sqlite"
+from elmanctl.names import INDEX
+
 VERSION = 1
 BUSY_SECONDS = 2.0
 NETWORK = (
