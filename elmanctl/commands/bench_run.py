@@ -47,6 +47,10 @@ def execute(plan, name: str | None, again: bool, limits, checks: Checks, json: b
         groups = {planned.row.label: planned.row.group for planned in plan.rows}
         findings = preflight.steps(trials, devices, snapshot.environment(kept), runs.RUNS, groups) if devices else []
     if checks.only:
+        if not trials:
+            note("No row is left to try; --again also tries those that are finished.")
+        elif not findings:
+            raise CheckFailed("No step of a row was tried. Try again when a GPU is free; `elmanctl gpus` shows them.")
         show_preflight(plan, findings, json)
         if name:
             write_json(runs.RUNS / name / PREFLIGHT, preflight_record(plan, findings))
