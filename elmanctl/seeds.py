@@ -6,7 +6,8 @@ from dataclasses import replace
 import msgspec
 
 from elmanctl.errors import UserError, did_you_mean
-from elmanctl.suite import Row, Sized, Suite, slug
+from elmanctl.names import slug
+from elmanctl.suite import Row, Sized, Suite
 
 MOST = 1000
 

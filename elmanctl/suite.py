@@ -7,7 +7,6 @@
 """
 
 import importlib.util
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import msgspec
 import elmanctl
 from elmanctl import dims
 from elmanctl.errors import UserError, did_you_mean
+from elmanctl.names import slug, unusable
 from elmanctl.records import Budget, Training, Trial
 from elmanctl.sizes import parse_count, parse_share, short_count, short_share
 from elmanctl.suite_file import read, waived
@@ -127,9 +127,10 @@ def load(name: str, repeats: int | None = None) -> Suite:
         except UserError as error:
             raise UserError(f"{path}: rows[{number}]: {error}") from None
         label = given.label or spec.name
-        if slug(label) in rows:
-            raise UserError(f"{path}: rows[{number}]: the name {label} is given twice. Tell the rows apart with label.")
-        rows[slug(label)] = Row(label, spec, given.dim, given.depth or file.depth, align=given.align)
+        folder = slug(label)
+        if wrong := unusable(label, rows[folder].label if folder in rows else None):
+            raise UserError(f"{path}: rows[{number}]: {wrong}")
+        rows[folder] = Row(label, spec, given.dim, given.depth or file.depth, align=given.align)
     check_relaxed(f"{path}: relaxed", file.relaxed, [row.spec for row in rows.values()])
     suite = Suite(
         name=path.stem,
@@ -178,11 +179,6 @@ def resized(
         relaxed=waived(suite.relaxed, align),
         rows=rows,
     )
-
-
-def slug(label: str) -> str:
-    """Return a row's name as the name of its folder."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "_", label)
 
 
 def sized(suite: Suite) -> list[Sized]:

@@ -162,6 +162,14 @@ def test_a_loss_whose_perplexity_no_number_holds_is_reported_in_every_form(proje
     assert 'data-value="Infinity">inf<' in page and 'data-value="inf"' not in page
 
 
+def test_a_log_whose_name_is_none_for_a_folder_gets_another(project):
+    for name in ("previous", "é", ".x", "run.json"):
+        project.write(f"logs/{name}.log", log([2.0] * 20))
+    assert project.run("import", "logs", "--run", "old").code == 0
+    found = {path.name for path in (project.path / "runs/old").iterdir() if path.is_dir()}
+    assert found == {"log_previous", "log_", "log_.x", "log_run.json"}
+
+
 def test_foreign_files_are_named_counted_and_make_the_command_fail(project):
     project.write("logs/a.log", log([2.0] * 20))
     project.write("logs/b.log", "nothing of the kind\n")

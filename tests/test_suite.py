@@ -39,6 +39,8 @@ def test_values_take_their_declared_type(write_suite):
         ("options: {expansion: 1}", "options: [1]", "rows[1].options is a list; it must be a mapping"),
         ("{expansion: 1}", "{expansoin: 1}", "rows[1]: lstm: lstm has no option expansoin"),
         ("label: second", "label: gru", "rows[1]: the name gru is given twice"),
+        ("label: second", "label: run.json", "(run.json): elmanctl keeps that name"),
+        ("label: second", "label: grö, model: gru}\n  - {label: grü", "rows[2]: grö and grü would have one folder"),
         ("label: second", "label: second, label: third", "line 11: not readable as YAML: key 'label' is given twice"),
         ("model: gru", "model: gruu", "rows[0]: Unknown variant gruu. Close: gru"),
         ("params: 300K", "params: 300Q", "params 300Q: unknown suffix Q"),

@@ -9,6 +9,7 @@ from elmanctl.commands.build import at_a_time
 from elmanctl.console import note, print_json
 from elmanctl.errors import UserError
 from elmanctl.files import atomic, write_json
+from elmanctl.names import KERNELS, KERNELS_PAGE
 from elmanctl.plugins.registry import registry
 from elmanctl.variant import Spec
 
@@ -170,8 +171,8 @@ def write(record, folder: Path, pictures: dict[str, dict]) -> list[Path]:
     """Write kernels.json, kernels.md and each model's pictures (kernelbench.run.lines); return the files."""
     from elmanctl.kernelbench import plot, show
 
-    write_json(folder / "kernels.json", record)
-    texts = {"kernels.md": show.markdown(record)}
+    write_json(folder / KERNELS, record)
+    texts = {KERNELS_PAGE: show.markdown(record)}
     for model, named in pictures.items():
         for name, (axis, place, points) in named.items():
             title = f"{model}, {place}, {record.device_name}"
@@ -179,4 +180,4 @@ def write(record, folder: Path, pictures: dict[str, dict]) -> list[Path]:
     for name, text in texts.items():
         with atomic(folder / name) as file:
             file.write(text)
-    return [folder / name for name in ("kernels.json", *texts)]
+    return [folder / name for name in (KERNELS, *texts)]

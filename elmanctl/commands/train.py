@@ -140,7 +140,7 @@ def started(trial: Trial, folder: Path | None) -> Path:
         UserError: when the folder holds a run already.
     """
     if folder is None:
-        from elmanctl.suite import slug
+        from elmanctl.names import slug
 
         folder = new_folder(Path("runs"), f"train_{slug(trial.model)}_{time.strftime('%Y%m%d_%H%M%S')}")
     if (folder / TRIAL).exists():
