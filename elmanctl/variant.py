@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import importlib.util
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,14 @@ class Spec:
             )
         module = self.variant.module("layer")
         return [getattr(module, name)(dim, self.config) for name in self.variant.sublayers]
+
+
+def check_relaxed(given: str, relaxed: Iterable[str], specs: list[Spec]) -> None:
+    """Refuse to waive a rule on a size on which no model has one; `given` says where it was asked for."""
+    ruled = dict.fromkeys(("dim", *(name for spec in specs for name in spec.variant.rules.sizes)))
+    for name in relaxed:
+        if name not in ruled:
+            models = ", ".join(dict.fromkeys(spec.variant.name for spec in specs))
+            raise UserError(
+                f"{given} {name}: there is no rule on that size in {models}.{did_you_mean(name, ruled)} Rules are on: {', '.join(ruled)}."
+            )

@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
         params: Annotated[
             str | None, typer.Option("--params", help="Parameter budget: 100M, 1.27B, 98838400. Default 100M.")
         ] = None,
-        depth: Annotated[int | None, typer.Option("--depth", min=1, help="Number of layers. Default 20.")] = None,
+        depth: Annotated[
+            int | None, typer.Option("--depth", min=1, max=counting.DEEPEST, help="Number of layers. Default 20.")
+        ] = None,
         dim: Annotated[int | None, typer.Option("--dim", min=1, help="Count at this width; no search.")] = None,
         tolerance: Annotated[
             str | None, typer.Option("--tolerance", help="How far from the budget is near enough. Default 6%.")

@@ -62,7 +62,7 @@ def test_a_suite_is_sized_and_can_be_moved_to_another_budget(project):
         (["E75h4n32", "--dim", "1024", "--align", "16"], "give one of them"),
         (["E75h4n32", "--dim", "1024", "--tolerance", "1%"], "give --params too"),
         (["E75h4n32", "--dim", "2097152"], "dim=2097152 is more than 1048576"),
-        (["E75h4n32", "--depth", "100000000"], "depth=100000000 is more than 10000"),
+        (["E75h4n32", "--depth", "100000000"], "100000000 is not in the range 1<=x<=10000"),
         (["E75h99999999999999999999n32"], "n_heads=99999999999999999999 is more than 2147483647"),
         (["E75h4n32", "--align", "8"], "align 8 is not a multiple of 16"),
         (["E75h4n32", "--tolerance", "6"], "--tolerance 6 is not between 0 and 1"),
