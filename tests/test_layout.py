@@ -111,7 +111,7 @@ def test_ops_are_registered_once():
     everything = files("elmanctl", "variants", suffixes=(".py",))
     found = hits(r"custom_op\(|torch\.library\.Library|register_autograd\(|autograd\.Function\b", everything)
     # Triton's; no recurrences
-    triton = [f"elmanctl/{name}_kernels.py" for name in ("norm", "embedding", "conv", "spectral")]
+    triton = [f"elmanctl/{name}_kernels.py" for name in ("norm", "head_norm", "embedding", "conv", "spectral")]
     outside = [h for h in found if not h.startswith(("elmanctl/ops.py", *triton, "elmanctl/verify/"))]
     assert outside == []
     assert [h.split("custom_op")[1] for h in found if "custom_op(" in h] == [

@@ -114,7 +114,7 @@ def _tool() -> Path:
 @functools.cache
 def _building_blocks() -> dict[str, Path]:
     tool = _tool()
-    alone = (tool / f"{name}.py" for name in ("conv", "cudnn", "shells", "spectral"))
+    alone = (tool / f"{name}.py" for name in ("conv", "cudnn", "head_norm", "shells", "spectral"))
     return {path.stem: path for path in (*alone, *tool.glob("families/[a-z]*.py"))}
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from elmanctl import ops
 from elmanctl.conv import CONV_WIDTH, causal_conv
+from elmanctl.head_norm import head_norm
 
 from .binding import constants, kernel
 
@@ -120,13 +121,13 @@ class Layer(nn.Module):
         c, dtype = self.config, y.dtype
         if not (c.use_value_residual or c.use_output_norm):
             return y
-        y = y.to(self.W_out.dtype)
         if c.use_value_residual:
+            y = y.to(self.W_out.dtype)
             start = (1 if c.tie_kv else 2) * c.n_heads * c.n_state
             v = qkv[..., start:].reshape(y.shape).to(y.dtype)
             y = y + self.value_scale * (F.silu(v) if c.use_silu else v)
         if c.use_output_norm:
-            y = y * (y.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * self.norm_weight
+            return head_norm(y, self.norm_weight, gate, c.gate_activation, dtype)
         if gate is not None:
             gate = gate.view(y.shape).to(y.dtype)
             y = y * (F.silu(gate) if c.gate_activation == "silu" else torch.sigmoid(gate))
