@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 # Channels of a program, four a thread: 8 or 16 bytes a load or store, the same threads for both dtypes.
 WIDE, WARPS = 128, 1
-FORWARD = {"BLOCK": 64, "STEPS": 8}
+FORWARD = {"BLOCK": 64, "STEPS": 4}
 BACKWARD = {"BLOCK": 128, "STEPS": 4}  # its programs leave sums, which are read again: few and long
 ROWS, COLUMNS = 256, 16  # of a tile of conv_weight_gradient
 MINUS_LOG2E = tl.constexpr(-1.4426950408889634)
