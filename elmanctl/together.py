@@ -8,10 +8,14 @@ from torch import nn
 
 from elmanctl import casts
 from elmanctl.norms import working_dtype
+from elmanctl.streams import mark
 
 
 def prepared(layers: Sequence[nn.Module]) -> contextlib.AbstractContextManager:
     """Return a context with the casts of weights that layers ask for, made in a launch or a few; they run inside, and not again in the backward pass."""
+    layers = list(layers)
+    if layers and not torch.compiler.is_compiling():
+        mark(next(layers[0].parameters()).device)
     return casts.together(weight for layer in layers for weight in layer.parameters())
 
 
