@@ -15,7 +15,7 @@ def mark(device: torch.device) -> None:
 
 
 def beside(device: torch.device, early: bool = False) -> torch.cuda.Stream | None:
-    """Return the stream beside a GPU's present one, which has waited for it, `early` only up to the last `mark`; None, which `torch.cuda.stream` takes, where there are no streams.
+    """Return the stream beside a GPU's present one, which has waited for it, `early` only up to the last `mark`; None where there are no streams.
 
     A graph's capture wants the present stream to wait for it in the end.
     """
