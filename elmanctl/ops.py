@@ -8,6 +8,7 @@
 import contextlib
 import importlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
@@ -20,6 +21,7 @@ from elmanctl.kernel import Kernel
 from elmanctl.launch import compute_dtype, dtype_name, run_backward, run_forward
 from elmanctl.norms import working_dtype
 from elmanctl.stepwise import product
+from elmanctl.streams import mark
 from elmanctl.tensors import ArgumentError, TensorSpec, dtype_of
 from elmanctl.zeros import zeros
 
@@ -88,7 +90,12 @@ def recurrence(kernel: Kernel, inputs: Mapping[str, Tensor | None], constants: M
         results = reference.forward(**full, constants=constants)
         return dict(zip([name for name, _ in outputs], results, strict=True))
     given = [inputs[name] for name, _, present, _ in declared if present]
+    where = os.environ.get("TRY_MARK", "after")
+    if where == "before" and not torch.compiler.is_compiling():
+        mark(given[0].device)
     results = torch.ops.elmanctl.recurrence(call, given)
+    if where == "after" and not torch.compiler.is_compiling():
+        mark(given[0].device)
     return dict(zip([name for name, present in outputs if present], results, strict=False))
 
 

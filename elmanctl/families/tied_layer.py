@@ -1,7 +1,6 @@
 """The layer of a variant on the tied family: one matrix for input and state, in a single-branch shell whose silu the kernel takes."""
 
 import contextlib
-import os
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 from elmanctl.families.dense_layer import DenseLayer
 from elmanctl.norms import implementation, working_dtype
 from elmanctl.ops import project
-from elmanctl.streams import mark
 from elmanctl.zeros import zeros
 
 
@@ -43,16 +41,6 @@ class TiedLayer(DenseLayer):
             first = self.initial_state(x.shape[0], "meta", self.W_in.weight.dtype)
             state = {name: zeros(t.shape, t.dtype, x.device) for name, t in first.items()}
         return super().forward(x, state)
-
-    def cell(self, state: dict[str, Tensor], u: Tensor, *z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run the recurrence; the next layer's weight may be begun with once it is over."""
-        where = os.environ.get("TRY_MARK", "after")
-        if where == "before" and not torch.compiler.is_compiling():
-            mark(u.device)
-        out = super().cell(state, u, *z)
-        if where == "after" and not torch.compiler.is_compiling():
-            mark(u.device)
-        return out
 
     def inputs(self, u: Tensor) -> dict[str, Tensor]:
         return {"u": u, "W": self.weight(working_dtype(u)), "b": self.b}
