@@ -14,6 +14,7 @@ from elmanctl.files import read_lines
 
 SCHEMA = 1
 STATUSES = ("ok", "diverged", "oom", "timeout", "failed", "interrupted", "contaminated")
+VOUCHED = ("kernel", "cublas")  # of what a trial runs (provenance.execution), that for which a receipt vouches
 LAST = 100
 WARM_STEPS = 20
 SCHEDULES = ("cosine", "constant")

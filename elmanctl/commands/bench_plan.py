@@ -59,7 +59,7 @@ def show_plan(plan, json: bool) -> None:
             "device": place.get(planned.row.label, ""),
             "budget": budget_text(planned.trial.budget) if planned.trial else "",
             "batch": planned.trial.training.batch if planned.trial else None,
-            "execution": planned.sized.row.spec.kind(planned.trial.device) if planned.trial else "",
+            "execution": planned.execution(plan.target),
             "receipt": benching.receipt(planned, plan.target),
             "problem": planned.row.problem,
         }

@@ -7,6 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from elmanctl.records import VOUCHED
 from elmanctl.report import render
 from elmanctl.report.collect import Collected, Entry
 from elmanctl.report.curves import curve, front
@@ -187,7 +188,7 @@ def _vouched(entry: Entry) -> str:
     trial, result = entry.outcome.trial, entry.outcome.result
     if trial is not None and trial.unverified:
         return UNVERIFIED
-    return result.receipt[:12] or ("none" if result.execution == "kernel" else "")
+    return result.receipt[:12] or ("none" if result.execution in VOUCHED else "")
 
 
 def _data(report: Report, collected: Collected, colours: dict[str, str]) -> dict[str, Any]:

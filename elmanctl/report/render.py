@@ -6,6 +6,7 @@ import json
 
 import msgspec
 
+from elmanctl.records import VOUCHED
 from elmanctl.report.differences import QUESTIONS
 from elmanctl.report.rows import Report, ReportRow
 from elmanctl.sizes import short_bytes, short_count
@@ -72,7 +73,7 @@ def cells(row: ReportRow) -> list[str]:
 
 def receipt(row: ReportRow) -> str:
     """Return the start of a receipt's hash; `none` where a kernel ran without one, nothing where there is no kernel to vouch for."""
-    return row.receipt[:12] or ("none" if row.execution == "kernel" else "")
+    return row.receipt[:12] or ("none" if row.execution in VOUCHED else "")
 
 
 def remarks(report: Report) -> list[str]:

@@ -83,6 +83,18 @@ def test_a_figure_over_its_budget_exits_1(fresh, monkeypatch):
     assert "168 (+8)" in ran.out and "4 of 0" in ran.out
 
 
+@needs_gxx
+def test_on_a_chip_for_which_no_budget_was_set_a_figure_above_it_is_a_remark(fresh, monkeypatch):
+    monkeypatch.setattr(resources, "read_report", lambda log, target: REPORT)
+    monkeypatch.setattr(resources, "GATED", ())
+    assert resources.gated("host") and not resources.gated("sm_90a")
+    monkeypatch.setattr(resources, "gated", lambda target: False)
+    ran = fresh.run("build", "ZZ9", "--arch", "host", "--dtype", "float32")
+    assert ran.code == 0
+    assert ran.err == "Remark: ZZ9 float32 host: f: spill_bytes=4 is above the budget of 0 in binding.py.\n"
+    assert "4 of 0" in ran.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
