@@ -111,7 +111,7 @@ def prepare(name: str, asked: Asked) -> Bench:
         suites.check_sizes(suite, rows)
     else:
         suite = suites.resized(suite, asked.params)
-        rows = [sized_or_why(suite, row) for row in suite.rows]
+        rows = seeds.once_a_group(suite.rows, lambda row: sized_or_why(suite, row))
     obstacles: list[str] = []
 
     def need(check):
@@ -125,6 +125,8 @@ def prepare(name: str, asked: Asked) -> Bench:
             return None
 
     on_cpu = suite.device == "cpu" and asked.gpu_text is None
+    if on_cpu and asked.wait:
+        raise UserError(f"--wait: {suite.name} runs on the CPU, where nothing waits for a GPU. Leave it out.")
     pool, devices, target = (None, ("CPU",), HOST) if on_cpu else choose_devices(suite, asked, need)
     need(lambda: check_data(suite.training))
     if asked.batches:

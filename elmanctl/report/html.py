@@ -1,6 +1,7 @@
 """The report as one HTML file: tables that sort, curves with hover, scatter, memory, sources. Nothing is fetched; the file forbids it itself."""
 
 import json
+import math
 import re
 from html import escape
 from pathlib import Path
@@ -55,7 +56,8 @@ def table(columns: list[str], rows: list[list[str]], right: tuple[str, ...] = ()
     def cell(column: str, content) -> str:
         html, value = content if isinstance(content, tuple) else (content, None)
         number = ' class="n"' if column in right else ""
-        key = "" if value is None else f' data-value="{escape(str(value))}"'
+        shown = "Infinity" if value == math.inf else str(value)  # as the page's script reads it
+        key = "" if value is None else f' data-value="{escape(shown)}"'
         return f"<td{number}{key}>{html}</td>"
 
     head = "".join(

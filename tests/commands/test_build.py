@@ -122,6 +122,12 @@ def test_figure(arguments, expected):
         (["ZZ9", "--arch", "host", "--dtype", "float16"], "--dtype float16 is not one of float32, bfloat16, float64"),
         (["ZZ9", "--arch", "sm_90", "--dtype", "float64"], "no float64 build for sm_90a"),
         (["ZZ9", "-j", "0"], "-j"),
+        (["ZZ9", "--size", "B=3"], "--size B=3: the build of ZZ9 depends on no run-time size"),
+        (["E42", "--arch", "host", "--size", "Q=3"], "--size Q=3: the build of E42 depends on B and D"),
+        (["--all", "--size", "Q=3"], "--size Q=3: no build depends on it"),
+        (["E42", "--arch", "host", "--size", "B=1000000000000"], "B=1000000000000 is more than 2147483647"),
+        (["E42", "--size", "B=" + 5000 * "9"], "is more than 2147483647"),
+        (["E42", "--size", "B=3", "--size", "B=4"], "B=3 is given already"),
     ],
 )
 def test_a_bad_request_exits_2(fresh, arguments, message):
