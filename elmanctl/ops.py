@@ -8,7 +8,6 @@
 import contextlib
 import importlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
@@ -90,12 +89,9 @@ def recurrence(kernel: Kernel, inputs: Mapping[str, Tensor | None], constants: M
         results = reference.forward(**full, constants=constants)
         return dict(zip([name for name, _ in outputs], results, strict=True))
     given = [inputs[name] for name, _, present, _ in declared if present]
-    where = os.environ.get("TRY_MARK", "after")
-    if where == "before" and not torch.compiler.is_compiling():
-        mark(given[0].device)
+    if not torch.compiler.is_compiling():
+        mark(given[0].device)  # before it: what the next layer begins early then runs beside this recurrence
     results = torch.ops.elmanctl.recurrence(call, given)
-    if where == "after" and not torch.compiler.is_compiling():
-        mark(given[0].device)
     return dict(zip([name for name, present in outputs if present], results, strict=False))
 
 

@@ -1,7 +1,6 @@
 """One stream beside the present one on each GPU, for small work that nothing waits for at once. Torch is imported."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 
 import torch
@@ -37,9 +36,9 @@ def beside(device: torch.device, early: bool = False) -> torch.cuda.Stream | Non
     if device.type != "cuda":
         return None
     if device not in _beside:
-        _beside[device] = torch.cuda.Stream(device, priority=int(os.environ.get("TRY_PRIORITY", "0")))
+        _beside[device] = torch.cuda.Stream(device)
     stream = _beside[device]
-    if early and device in _marks and os.environ.get("TRY_EARLY", "1") == "1":
+    if early and device in _marks:
         stream.wait_event(_marks[device])
     else:
         stream.wait_stream(torch.cuda.current_stream(device))

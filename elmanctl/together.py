@@ -13,9 +13,9 @@ from elmanctl.streams import marked
 
 @contextlib.contextmanager
 def prepared(layers: Sequence[nn.Module], like: torch.Tensor) -> Iterator[None]:
-    """A context with the casts of weights that layers ask for, made in a launch or a few; they run inside, and not again in the backward pass.
+    """Return a context with the casts of weights that layers ask for, made in a launch or a few; they run inside, and not again in the backward pass.
 
-    What `ahead` begins with inside waits for nothing that comes after the beginning of this, or after the recurrence before.
+    What `ahead` begins inside waits for what the GPU was given before this, or before the last layer's recurrence: not for that recurrence.
 
     Args:
         like: a parameter of the model, which tells its device.

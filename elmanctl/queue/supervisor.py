@@ -193,7 +193,9 @@ def confinement(device: str) -> dict[str, str]:
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     if device == witness.CPU:
         return threads | {"CUDA_VISIBLE_DEVICES": ""}
-    return threads if device.startswith(PREFIX) else threads | {"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    if device.startswith(PREFIX):
+        return threads
+    return threads | {"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def hold(folder: Path) -> int | None:
