@@ -134,7 +134,9 @@ def prove_one(passed, mutants: int | None, json: bool, jobs: int | None = None) 
     The mistakes are compiled for the host, wherever the configuration passed: a planted one may write anywhere, and a device that it
     harmed would fail what comes next. The proof is of the sources, so it goes into every receipt of the configuration that vouches for them.
     """
-    from elmanctl.verify import plan, receipt
+    from msgspec.structs import replace
+
+    from elmanctl.verify import hashes, plan, receipt
     from elmanctl.verify.prove import proof, show
 
     spec = passed.spec
@@ -143,7 +145,7 @@ def prove_one(passed, mutants: int | None, json: bool, jobs: int | None = None) 
             f"--prove is not run: {spec.name} has no kernel of its own, so that there is nothing to plant mistakes in."
         )
         return None, True
-    request = plan.Request(spec, "cpu", passed.seed)
+    request, scope = plan.Request(spec, "cpu", passed.seed), hashes.proof_scope(spec)
     with err().status(f"{spec.name}: planting mistakes") if err().is_terminal else contextlib.nullcontext() as status:
 
         def progress(what: str, done: int, count: int) -> None:
@@ -152,7 +154,7 @@ def prove_one(passed, mutants: int | None, json: bool, jobs: int | None = None) 
 
         found = proof.prove(plan.Plan(request), mutants or proof.MUTANTS, progress, jobs)
     for target in receipt.held(spec):
-        receipt.attach(spec, target, found.record(), found.ok)
+        receipt.attach(spec, target, replace(found.record(), scope=scope), found.ok)
     if not json:
         show.show(spec.name, found)
     return show.as_json(found), found.ok

@@ -15,6 +15,7 @@ from elmanctl.variant import Spec, Variant
 from elmanctl.verify import policy
 
 SUFFIXES = (".cu.cc", ".cuh", ".py")
+_LAYER = re.compile(r"^\s*(?:from\s+\S*\blayer\s+import|(?:from\s+\S+\s+)?import\s+.*\blayer\b)", re.MULTILINE)
 
 
 def source_hash(variant: Variant) -> str:
@@ -49,6 +50,21 @@ def parts(spec: Spec, target: str, common: dict[str, str] | None = None) -> dict
 def second_mode(spec: Spec) -> list[Path]:
     """Return the tool's own file that runs a recurrence in the second mode: that of a configuration which asks for this, else none."""
     return [_tool() / "stepwise.py"] if takeover.by_products(spec) else []
+
+
+def proof_scope(spec: Spec) -> str:
+    """Return the hash of what `--prove` plants mistakes in and judges them by, and `--sanitize` runs: all that a host receipt is bound to but the layer.
+
+    layer.py and what only it reaches are left out, unless another file of the folder imports it.
+    """
+    folder, shared = spec.variant.folder.resolve(), csrc_folder().resolve()
+    files = code_files(folder)
+    others = [path for path in files if path != folder / "layer.py"]
+    if not any(_LAYER.search(path.read_text()) for path in others if path.suffix == ".py"):
+        files = others
+    headers = (p for p in sources(folder) if p.is_relative_to(shared))
+    paths = {*files, *_reached_modules(files), *headers, *runtime_sources("host")}
+    return digest(sorted(paths, key=_order), " ".join([*build_flags("host"), policy.digest()]))
 
 
 def _order(path: Path) -> tuple[str, ...]:
