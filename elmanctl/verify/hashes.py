@@ -10,7 +10,7 @@ from pathlib import Path
 import elmanctl
 from elmanctl import takeover
 from elmanctl.flavours import is_host
-from elmanctl.toolchain import build_flags, csrc_folder, runtime_sources, sources
+from elmanctl.toolchain import HOST, build_flags, csrc_folder, runtime_sources, sources
 from elmanctl.variant import Spec, Variant
 from elmanctl.verify import policy
 
@@ -52,8 +52,8 @@ def second_mode(spec: Spec) -> list[Path]:
     return [_tool() / "stepwise.py"] if takeover.by_products(spec) else []
 
 
-def proof_scope(spec: Spec) -> str:
-    """Return the hash of what `--prove` plants mistakes in and judges them by, and `--sanitize` runs: all that a host receipt is bound to but the layer.
+def kernel_scope(spec: Spec, target: str = HOST) -> str:
+    """Return the hash of what a kernel's checks on a target are of, and what `--prove` plants mistakes in: all that a receipt is bound to but the layer.
 
     layer.py and what only it reaches are left out, unless another file of the folder imports it.
     """
@@ -63,8 +63,9 @@ def proof_scope(spec: Spec) -> str:
     if not any(_LAYER.search(path.read_text()) for path in others if path.suffix == ".py"):
         files = others
     headers = (p for p in sources(folder) if p.is_relative_to(shared))
-    paths = {*files, *_reached_modules(files), *headers, *runtime_sources("host")}
-    return digest(sorted(paths, key=_order), " ".join([*build_flags("host"), policy.digest()]))
+    runtime = runtime_sources(target) if is_host(target) else ()
+    paths = {*files, *_reached_modules(files), *headers, *runtime, *second_mode(spec)}
+    return digest(sorted(paths, key=_order), " ".join([*build_flags(target), policy.digest()]))
 
 
 def _order(path: Path) -> tuple[str, ...]:

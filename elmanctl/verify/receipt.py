@@ -22,7 +22,7 @@ from elmanctl.errors import UserError
 from elmanctl.files import DAMAGED, write_json
 from elmanctl.flavours import is_host
 from elmanctl.variant import Spec, Variant, parse_options
-from elmanctl.verify.hashes import common_parts, parts, proof_scope
+from elmanctl.verify.hashes import common_parts, kernel_scope, parts
 from elmanctl.verify.record import SCHEMA, Proof, Receipt, nothing
 
 UNPROVEN = ("prove",)  # what failed where every check passed, and planted mistakes too
@@ -213,7 +213,7 @@ def _proven(spec: Spec, target: str) -> Receipt | None:
     old = known and known.receipt
     if not (old and old.proof and old.intact and old.failed in ((), UNPROVEN)):
         return None
-    return old if old.proof.scope == proof_scope(spec) else None
+    return old if old.proof.scope == kernel_scope(spec) else None
 
 
 def _change(spec: Spec, target: str, receipt: Receipt) -> Path:

@@ -11,7 +11,7 @@ from tests.verify.test_receipt import made
 @pytest.mark.parametrize("name", ["layer.py", "binding.py", "reference.py", "kernel"])
 def test_a_proof_outlives_a_change_of_the_layer_alone(spec, folder, name):
     shown = {"proof": Proof(truth_mutants=3, truth_killed=3, mutants=2, killed=2, score=1.0), "sanitized": ("race",)}
-    shown["proof"] = msgspec.structs.replace(shown["proof"], scope=hashes.proof_scope(spec))
+    shown["proof"] = msgspec.structs.replace(shown["proof"], scope=hashes.kernel_scope(spec))
     receipt.write(spec, made(spec, **shown))
     path = folder / (f"{folder.name}.cu.cc" if name == "kernel" else name)
     path.write_text(path.read_text() + " \n")
@@ -22,7 +22,7 @@ def test_a_proof_outlives_a_change_of_the_layer_alone(spec, folder, name):
 
 
 def test_a_proof_that_failed_and_a_receipt_changed_by_hand_are_not_carried_on_as_if_they_held(spec, folder):
-    failed = Proof(truth_mutants=3, truth_killed=2, mutants=2, killed=2, score=1.0, scope=hashes.proof_scope(spec))
+    failed = Proof(truth_mutants=3, truth_killed=2, mutants=2, killed=2, score=1.0, scope=hashes.kernel_scope(spec))
     path = receipt.write(spec, made(spec, proof=failed, failed=receipt.UNPROVEN))
     layer = folder / "layer.py"
     layer.write_text(layer.read_text() + " \n")
@@ -39,7 +39,7 @@ def test_a_layer_that_another_file_imports_is_part_of_what_a_proof_is_of(spec, f
     for line in ("", "from .layer import x\n", "from . import layer\n", "import variants.a.layer as b\n"):
         text = reference.read_text()
         reference.write_text(line + text)
-        scopes.append(hashes.proof_scope(spec))
+        scopes.append(hashes.kernel_scope(spec))
         layer.write_text(layer.read_text() + " \n")
-        assert (hashes.proof_scope(spec) == scopes[-1]) == (not line), line
+        assert (hashes.kernel_scope(spec) == scopes[-1]) == (not line), line
         reference.write_text(text)

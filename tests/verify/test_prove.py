@@ -142,7 +142,7 @@ def test_a_proof_goes_into_every_receipt_that_vouches_for_the_sources(spec, monk
         receipt.write(spec, Receipt(variant=spec.variant.name, model=spec.name, parts=parts, **plain, **worst))
     assert prove_one(SimpleNamespace(spec=spec, seed=5, target=passed), 2, json=False)[1]
     assert [(r.device, r.target, r.seed) for r in asked] == [("cpu", "host", 5)]
-    kept = msgspec.structs.replace(shown, scope=hashes.proof_scope(spec))
+    kept = msgspec.structs.replace(shown, scope=hashes.kernel_scope(spec))
     assert [receipt.find(spec, target).proof for target in ("host", "sm_90a")] == [kept, kept]
 
 
