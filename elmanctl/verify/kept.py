@@ -55,8 +55,6 @@ def joined(old: Receipt, new: Receipt, kernel: Iterable[str]) -> Receipt:
         cases=old.cases,
         worst=tensors.get(worst, 0.0),
         worst_tensor=worst,
-        quick=old.quick,
-        thorough=old.thorough,
         keys=old.keys,
         compiler=old.compiler,
         results=results,
