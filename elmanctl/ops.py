@@ -1,8 +1,8 @@
-"""The only place that registers ops: one generic custom op with its fake and its autograd serves every kernel, and one for projections.
+"""The only place that registers ops: one generic custom op with its fake and its autograd serves every kernel.
 
 * `recurrence(kernel, inputs, constants)` is what a layer calls. Tensors on a CPU run the variant's PyTorch reference,
   tensors on a CUDA device its kernel; `using(...)` forces another backend. There is no other fall-back.
-* `project(x, *weights)` is several linear projections of one input.
+* `project(x, *weights)` is several linear projections of one input (projections.py).
 """
 
 import contextlib
@@ -12,17 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import Optional
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from elmanctl.casts import cast
 from elmanctl.kernel import Kernel
 from elmanctl.launch import compute_dtype, dtype_name, run_backward, run_forward
-from elmanctl.norms import working_dtype
-from elmanctl.stepwise import product
+from elmanctl.projections import project
 from elmanctl.streams import mark
 from elmanctl.tensors import ArgumentError, TensorSpec, dtype_of
 from elmanctl.zeros import zeros
+
+__all__ = ["project", "recorded", "recurrence", "register", "using"]
 
 BACKENDS = ("reference", "host", "cuda")
 
@@ -212,38 +211,3 @@ def _backward(ctx, gradients):
 
 
 _recurrence.register_autograd(_backward, setup_context=_setup)
-
-
-class _Project(torch.autograd.Function):
-    """Several linear projections of one input, or of its silu, whose gradients by that input are summed inside the products.
-
-    Autograd would make one tensor of the input's size for each and add them: two passes over it more. The weights' casts are kept, as
-    autocast does; the silu, as large as the input, is not kept but made again.
-    """
-
-    @staticmethod
-    def forward(ctx, silu, x, *weights):
-        ctx.silu, ctx.dtypes = silu, [weight.dtype for weight in weights]
-        weights = [cast(weight, x.dtype) for weight in weights]
-        ctx.save_for_backward(x, *weights)
-        x = F.silu(x) if silu else x
-        return tuple(F.linear(x, weight) for weight in weights)
-
-    @staticmethod
-    def backward(ctx, *gradients):
-        x, *weights = ctx.saved_tensors
-        rows = (F.silu(x) if ctx.silu else x).flatten(0, -2)
-        gradients = [d.flatten(0, -2) for d in gradients]
-        total = None
-        for d, weight in sorted(zip(gradients, weights, strict=True), key=lambda pair: pair[1].shape[0]):
-            # The largest last: it hides the addition best.
-            total = d @ weight if total is None else total.addmm_(d, weight)
-        # In fp32 as the product sums it: neither a rounding to bf16 nor a pass over memory to widen it again.
-        d_weights = [product(d.mT, rows).to(dtype) for d, dtype in zip(gradients, ctx.dtypes, strict=True)]
-        total = total.view(x.shape)
-        return None, torch.ops.aten.silu_backward(total, x) if ctx.silu else total, *d_weights
-
-
-def project(x: Tensor, *weights: Tensor, silu: bool = False) -> tuple[Tensor, ...]:
-    """Return x W^T, or silu(x) W^T, for each weight W [out, in], in autocast's dtype where it is on; x is [..., in]."""
-    return _Project.apply(silu, x.to(working_dtype(x)), *weights)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elmanctl.conv import CONV_WIDTH, causal_conv
+from elmanctl.ops import project
 from elmanctl.rules import inner_width
 from elmanctl.spectral import SpectralNorm
 
@@ -112,7 +113,8 @@ class Shell(nn.Module):
     def forward(self, x: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Run over [B, T, dim] from `state`; return y [B, T, dim] and the state after the last step."""
         state = state or self.initial_state(x.shape[0], x.device, self.W_in.weight.dtype)
-        u, *z = self.W_in(x).chunk(2, dim=-1) if self.split else (self.W_in(x),)
+        # Halves of one product would be strided: the kernel would copy z, and autograd put both gradients together again.
+        u, *z = project(x, self.W_in.weight, rows=(self.inner, self.inner)) if self.split else (self.W_in(x),)
         last = {}
         if self.conv is not None:
             u, last["conv"] = self.conv(u, state["conv"], silu=True)

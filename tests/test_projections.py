@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from elmanctl import casts
+from elmanctl import casts, projections
 from elmanctl.model import LadderLM
 from elmanctl.ops import project
 from elmanctl.plugins.registry import registry
@@ -110,3 +110,71 @@ def test_a_model_casts_the_weights_that_it_has_projected_by_at_once(monkeypatch,
         for p in model.parameters():
             p.mul_(1.5)
     assert not passes()[0].equal(first[0]), "casts are of the weights as they are"
+
+
+SPLIT = (2, 9, 5)
+
+
+def by_rows(x, weight):
+    return project(x, weight, rows=SPLIT)
+
+
+def by_rows_silu(x, weight):
+    return project(x, weight, silu=True, rows=SPLIT)
+
+
+def cut(x, weight):
+    return F.linear(x, weight).split(SPLIT, -1)
+
+
+def cut_silu(x, weight):
+    return F.linear(F.silu(x), weight).split(SPLIT, -1)
+
+
+FORMS = [(by_rows, cut), (by_rows_silu, cut_silu)]
+
+
+@pytest.mark.parametrize(("mine", "plain"), FORMS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_by_rows_of_one_weight_are_the_columns_of_its_product(mine, plain, dtype):
+    x, weights = case(dtype)
+    found, wanted = gradients(mine, x, weights[:1]), gradients(plain, x, weights[:1])
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+    assert all(y.is_contiguous() for y in found[0]) and not any(y.is_contiguous() for y in wanted[0])
+
+
+@pytest.mark.parametrize(("mine", "plain"), FORMS)
+def test_by_rows_under_autocast_the_weight_is_cast_once_and_gets_one_fp32_gradient(monkeypatch, mine, plain):
+    x, weights = case(torch.float32)
+    asked = []
+    real = casts.cast
+    monkeypatch.setattr(projections, "cast", lambda w, dtype: (asked.append(tuple(w.shape)), real(w, dtype))[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs, d_x, (d_weight,) = gradients(mine, x, weights[:1])
+    assert asked == [SHAPES[1]] and {y.dtype for y in outputs} == {torch.bfloat16}
+    assert d_x.dtype == d_weight.dtype == torch.float32 and d_weight.is_contiguous()
+    _, wanted_x, (wanted,) = gradients(plain, x, weights[:1])
+    assert (d_x - wanted_x).norm() < 0.01 * wanted_x.norm() and (d_weight - wanted).norm() < 0.01 * wanted.norm()
+
+
+def test_by_rows_each_product_writes_its_rows_of_the_gradient(monkeypatch):
+    """Not a tensor for each and then one for all."""
+    written = []
+    mm = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *a, out: (written.append((len(out), out.data_ptr())), mm(*a, out=out))[1])
+    x, weights = case(torch.float32)
+    _, _, (d_weight,) = gradients(by_rows, x, weights[:1])
+    assert written == [(len(part), part.data_ptr()) for part in d_weight.split(SPLIT)]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("mine", [project, by_rows, by_rows_silu])
+def test_a_projection_compiles_to_one_graph_with_its_gradient(mine, autocast):
+    x, weights = case(torch.float32)
+    torch.compiler.reset()
+    compiled = torch.compile(mine, fullgraph=True, dynamic=False, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found, wanted = gradients(compiled, x, weights[:1]), gradients(mine, x, weights[:1])
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)

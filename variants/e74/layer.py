@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from elmanctl.families import matrix_reference
 from elmanctl.families.matrix_layer import MatrixLayer
-from elmanctl.ops import recurrence
+from elmanctl.ops import project, recurrence
 
 from . import binding
 
@@ -81,13 +81,14 @@ class Layer(MatrixLayer):
         return torch.cat([F.linear(q, V), F.linear(unit, W_key), *reader], -1)
 
     def cell(self, state: dict[str, Tensor], u: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        projected, s, keys = F.linear(u, self.W), state["s"], None
+        # First q and k where a low-rank state has matrices of its own for them, then what the kernel reads.
+        rows = [count for count in (self.own, len(self.W) - self.own) if count]
+        *own, projected = project(u, self.W, rows=rows)
+        s, keys = state["s"], None
         if self.low_rank:
-            # First q and k where they have matrices of their own, then what the kernel reads: v and logits.
-            own, projected = projected.split([self.own, projected.shape[-1] - self.own], -1)
-            q_and_k = own if self.own else projected[..., : self.config.n_state]
+            q_and_k = own[0] if own else projected[..., : self.config.n_state]
             q, k = q_and_k[..., : self.config.n_state], q_and_k[..., -self.config.n_state :]
-            keys, projected = self.keys(q, k, s.dtype), projected.contiguous()
+            keys = self.keys(q, k, s.dtype)
             s = F.pad(s, (0, self.constants["N"] - self.config.rank))
         given = {"projected": projected, "keys": keys, "parameters": self.parameters_of_rows(), "s0": s}
         out = recurrence(self.kernel, given, self.constants)

@@ -70,19 +70,20 @@ class Layer(nn.Module):
         raw, last = self.raw(x, state)
         given = {"qkvb": raw, "beta_bias": self.beta_bias, "A_log": self.A_log, "s0": state["s"]}
         out = ops.recurrence(kernel, given, self.constants)
-        return F.linear(out["y"], self.W_out), last | {"s": out["s_last"]}
+        return ops.project(out["y"], self.W_out)[0], last | {"s": out["s_last"]}
 
     def raw(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return q, k, v and the gates' logits of all heads, [B, T, 4 H n_state], and the convolution's new tail."""
         last = {}
         if self.config.post_conv:
             logits = self.beta_bias.numel()
-            qkv, logit = F.linear(x, self.W_qkvb).split([3 * logits, logits], -1)
+            # Two outputs, so that their gradients stay apart as well; the kernel reads both from one tensor.
+            qkv, logit = ops.project(x, self.W_qkvb, rows=(3 * logits, logits))
             qkv, last["conv"] = self.conv(qkv, state["conv"], silu=True)
             return torch.cat([qkv, logit], -1), last
-        u = F.linear(x, self.W_in)
+        (u,) = ops.project(x, self.W_in)
         if self.config.conv:
             u, last["conv"] = self.conv(u, state["conv"], silu=True)
         else:
             u = F.silu(u)
-        return F.linear(u, self.W_qkvb), last
+        return ops.project(u, self.W_qkvb)[0], last

@@ -122,10 +122,10 @@ class Layer(nn.Module):
         if not (c.use_value_residual or c.use_output_norm):
             return y
         if c.use_value_residual:
-            y = y.to(self.W_out.dtype)
             start = (1 if c.tie_kv else 2) * c.n_heads * c.n_state
-            v = qkv[..., start:].reshape(y.shape).to(y.dtype)
-            y = y + self.value_scale * (F.silu(v) if c.use_silu else v)
+            v = qkv[..., start:].reshape(y.shape)
+            # In the dtype of value_scale: product and sum widen what they read, and only silu wants a wide copy first.
+            y = y + self.value_scale * (F.silu(v.to(self.value_scale.dtype)) if c.use_silu else v)
         if c.use_output_norm:
             return head_norm(y, self.norm_weight, gate, c.gate_activation, dtype)
         if gate is not None:
@@ -139,7 +139,10 @@ class Layer(nn.Module):
         if how == "concat":
             return ops.project(y.flatten(2), self.W_out)[0]
         if how == "per_head":
-            return F.linear(y.flatten(2), self.W_out.transpose(0, 1).flatten(1))
+            # Side by side in one pass with the cast, a few MB. Without that copy each head would be a product of its own, and the sum
+            # of all, which is as large as the layer's output, be read and written once a head.
+            side_by_side = self.W_out.transpose(0, 1).to(y.dtype, memory_format=torch.contiguous_format).flatten(1)
+            return F.linear(y.flatten(2), side_by_side)
         if how == "weighted_sum":
             y = y * torch.softmax(self.head_weight, 0)[:, None].to(y.dtype)
         elif how == "input_weighted":
