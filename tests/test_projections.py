@@ -178,3 +178,21 @@ def test_a_projection_compiles_to_one_graph_with_its_gradient(mine, autocast):
         found, wanted = gradients(compiled, x, weights[:1]), gradients(mine, x, weights[:1])
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_columns_of_a_weight_are_its_halves_without_gaps_and_have_one_fp32_gradient():
+    def plain(weight, count, dtype):
+        return tuple(part.to(dtype) for part in weight.chunk(count, dim=1))
+
+    for dtype in (torch.float32, torch.bfloat16):
+        results = []
+        for form in (projections.columns, plain):
+            _, (weight, *_) = case(torch.float32)
+            parts = form(weight.requires_grad_(), 2, dtype)
+            sum((part.float() ** 2).sum() * (i + 1) for i, part in enumerate(parts)).backward()
+            results.append([*(part.detach() for part in parts), weight.grad])
+        assert all(
+            t.is_contiguous() and t.dtype == d for t, d in zip(results[0], (dtype, dtype, torch.float32), strict=True)
+        )
+        for found, wanted in zip(*results, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=0, atol=0)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elmanctl import ops
+from elmanctl import projections
 from elmanctl.plugins.registry import registry
 from elmanctl.shells import RecurrentWeight
 from elmanctl.verify import derivative, layers, liveness
@@ -83,15 +83,15 @@ def test_a_right_backward_pass_by_hand_passes_also_where_little_reaches_a_parame
 
 @pytest.mark.parametrize("fault", ["doubled", ""])
 def test_the_tools_own_projections_are_held_to_it_by_every_check_that_has_a_truth(fault, monkeypatch):
-    right = ops._Project.backward
+    right = projections._Project.backward
 
     def backward(ctx, *gradients):
-        silu, x, *weights = right(ctx, *gradients)
-        return silu, x, *(2 * w for w in weights)
+        silu, rows, x, *weights = right(ctx, *gradients)
+        return silu, rows, x, *(2 * w for w in weights)
 
     spec = registry().resolve("E42")
     if fault:
-        monkeypatch.setattr(ops._Project, "backward", staticmethod(backward))
+        monkeypatch.setattr(projections._Project, "backward", staticmethod(backward))
     option = liveness.flips(spec)[0]
     checks = [
         layers.check_layer(spec, "truth", "reference", "cpu", 0),
