@@ -163,6 +163,7 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
       if (E::helped)
         hand([&](int which, Pair<A>& x) { e.handed(which) = x; });
     }
+    if ((C::WAY & 1) && turn == 0) e.order(i);
     sync_block();
     e.since = cycles();
     if (e.owner) e.erase_operands(i, turn);
@@ -259,7 +260,7 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
     for (int i = 0; i <= T; ++i) {
       for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) product(i, turn);
       for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) step(i, turn);
-      if (i % fence_steps<C> == 0) fence_words();
+      if (!(C::WAY & 1) && i % fence_steps<C> == 0) fence_words();
     }
   }
 };
@@ -282,7 +283,7 @@ Status start(void (*kernel)(Given...), const char* name, const Args& a, Division
   ELMAN_TRY(check<C>(name, a.B, a.T, width));
   ELMAN_TRY((check<C, typename E::P>(name, Matrix<S>{a.W, (int)a.D, (int)width}, a.B)));
   const size_t slots = (size_t)min_of<int64_t>(C::RING, a.T + 1), teams = (size_t)ceil_div<int64_t>(a.D, E::joint * tile);
-  ELMAN_TRY(fill_async(a.partials, 0xFF, slots * (size_t)(ceil_div<int64_t>(a.B, rows) * rows) * teams * E::words * sizeof(Acc<S>), a.stream));
+  ELMAN_TRY(fill_async(a.partials, 0xFF, (counters(a.B) + slots * (size_t)(ceil_div<int64_t>(a.B, rows) * rows) * teams * E::words) * sizeof(Acc<S>), a.stream));
   return launch_pass<C, S>(kernel, name, a.exchange, a.B, width, a.T, split, typename E::At().carve.bytes, a.stream, arguments...);
 }
 

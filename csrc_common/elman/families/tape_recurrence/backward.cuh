@@ -142,6 +142,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     } else if (alone) {
       help(i, turn);
     }
+    if ((C::WAY & 1) && turn == 0) e.order(s);
     sync_block();
     e.since = cycles();
     if (!e.owner) return;
@@ -335,7 +336,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     for (int i = T; i >= 0; --i) {
       for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) step(i, turn);
       for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) product(i, turn);
-      if ((T - i) % fence_steps<C> == 0) fence_words();
+      if (!(C::WAY & 1) && (T - i) % fence_steps<C> == 0) fence_words();
     }
     if constexpr (Step::vectors > 0)
       for (int turn = 0; turn < C::TURNS; ++turn)

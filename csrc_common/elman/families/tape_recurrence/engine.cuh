@@ -24,6 +24,7 @@
 //   shared memory, TAPES of them.
 #include <elman/families/dense_recurrence/engine.cuh>
 #include <elman/families/tape_recurrence/slots.cuh>
+#include <elman/sync.cuh>
 
 namespace elman::tape {
 using namespace dense;
@@ -46,6 +47,10 @@ template <class S, class C, class Carry, int AREAS, int TAPES, int HANDED> struc
         carries(carve.take<Carry>(carry_size)),
         handed(carve.take<Pair<Acc<S>>>(handed_size)) {}
 };
+
+// Words before the shared values, of which a group's first one counts blocks. They begin as all values do, at the largest number.
+inline constexpr int counter_stride = 32;
+ELMAN_BOTH int64_t counters(int64_t B) { return counter_stride * ceil_div<int64_t>(B, rows); }
 
 // The channels; of a full build a constant, which saves tests and addresses.
 template <class C> ELMAN_FN int width(int64_t D) { return C::WHOLE ? C::WARPS * C::CHUNKS * chunk : (int)D; }
@@ -95,6 +100,8 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
   A* write;
   const A* read;
   A *to, *from;  // the team's values, and those that the lane gathers
+  unsigned* const counter;  // of the group
+  const unsigned members;
   Pair<A>*const tape, *const between;
   Carry own{};
   Carry* const carries;
@@ -105,7 +112,8 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
       : B(B), D(width<C>(channels)), steps(steps), teams(ceil_div(D, joint * tile)),
         tape(shared<Pair<A>>(layout.tapes, At::tape_size) + (helped ? thread_x() % At::owners : thread_x())),
         between(At::handed_size ? shared<Pair<A>>(layout.handed, At::handed_size) + thread_x() % At::owners : nullptr),
-        carries(At::carry_size ? shared<Carry>(layout.carries, At::carry_size) + thread_x() : nullptr) {
+        carries(At::carry_size ? shared<Carry>(layout.carries, At::carry_size) + thread_x() : nullptr),
+        counter(reinterpret_cast<unsigned*>(partials + counter_stride * (block_x() / split.blocks))), members(split.blocks) {
     const int block = (int)block_x() % split.blocks, group = (int)block_x() / split.blocks, l = (int)lane();
     const int g = l / 4, q = l % 4;
     // Blocks begin at different chunks, so that they do not all load the same lines at once.
@@ -138,7 +146,7 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
     write = parts + ((int)warp() * C::TILES * rows + q / 2 + q % 2 * 4) * tile + (g ^ q % 2 * 4) * 2;
     read = parts + ((m * rows + place) * lanes + l % lanes) * 2;
 
-    A* const values = partials + (int64_t)group * C::TURNS * rows * teams * words;
+    A* const values = partials + counters(B) + (int64_t)group * C::TURNS * rows * teams * words;
     values_slot = (int64_t)ceil_div(B, rows) * rows * teams * words;
     const int slot = l % lanes;
     to = values + ((int64_t)place * teams + block * sets + set) * words + slot % 4 * 4 + slot / 4 + (joint > 1 ? 2 * part : 0);
@@ -174,6 +182,15 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
     if (step < 0 || step + C::RING > steps || !mine(turn)) return;
 #pragma unroll
     for (int o = 0; o < OPERANDS; ++o) erase(operand(step, turn, o));
+  }
+
+  // Before a step's barrier, of all threads' looks and erasures: erasures before the barrier before are ordered before looks behind that of
+  // `behind` steps later. One thread of a block says so to its group, and hears so: a fence in every thread waits for that thread's stores.
+  static constexpr int lap = C::RING / 2, behind = C::RING / 4;
+  ELMAN_FN void order(int step) const {
+    if (step < lap || thread_x() != threads<C> - 1) return;
+    if (step % lap == 0) add_release(counter, 1u);
+    if (step % lap == behind) wait_until_acquire(counter, members * (step / lap) - 1);
   }
 
   // Load operand `o` of slot `step`; and wait until it is there.
