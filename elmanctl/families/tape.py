@@ -30,6 +30,7 @@ REGISTERS = 104  # of a thread, besides matrix, operand and sums
 CARRIED = 12  # pairs of numbers that a thread of several turns carries, at most
 TRIP = 600  # cycles until what a warp asks for has come
 DELAY = 200  # cycles after a block's barrier before it first looks for the state of the others
+VECTORS = 4  # of a gate, at most
 WARPS = 12  # of a block at most: with more a thread has too few registers
 
 
@@ -57,7 +58,7 @@ def shared_bytes(constants: Mapping[str, int], sizes: Mapping[str, int], dtype: 
     tapes = 2 if constants["FAR"] else 1 + STEPS
     carried = CARRIED if turns > 1 else 0
     handed = (
-        max(5 + cdiv(sizes["N"], 8), 3 + 2 * cdiv(sizes["N"], 8))
+        9 + 3 * cdiv(sizes["N"], 8) + VECTORS
         if turns == 1 and warps >= 4 * constants["TILES"]
         else 0
     )
@@ -111,7 +112,7 @@ PLACE = {
     "FAR": "1 where the backward pass keeps the tapes between two saved ones in global memory, 0 in shared memory",
     "WAY": "ways of the kernel that are timed against each other: sum of 1 and more",
 }
-WAY = 1
+WAY = 7
 TILING = Tiling(tiles.COMMON | tiles.OF_A_PRODUCT | PLACE, choose, {"B": 32, "D": 1024})
 
 

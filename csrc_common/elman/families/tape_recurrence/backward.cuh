@@ -20,7 +20,7 @@ template <class Step, class A> struct BackwardCarry {
 };
 template <class Step, class C, class S>
 using BackwardEngine =
-    Engine<S, C, BackwardCarry<Step, Acc<S>>, 2, C::FAR ? 2 : 1 + C::K, 5 + (C::N + lanes - 1) / lanes, true>;
+    Engine<S, C, BackwardCarry<Step, Acc<S>>, 2, C::FAR ? 2 : 1 + C::K, 9 + 3 * ((C::N + lanes - 1) / lanes) + Step::vectors, true>;
 
 template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<C, S, BackwardEngine<Step, C, S>, Args> {
   using A = Acc<S>;
@@ -28,9 +28,13 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   using E = BackwardEngine<Step, C, S>;
   using Base = Tapes<C, S, E, Args>;
   using Base::p, Base::T, Base::D, Base::e, Base::kept, Base::w_at, Base::found, Base::meet;
-  using Base::restores, Base::partner, Base::restore, Base::fetch_writing, Base::prefetch_writing;
+  using Base::restores, Base::partner, Base::past_beta, Base::past_w, Base::restore, Base::fetch_writing, Base::prefetch_writing;
   static constexpr int N = C::N, octets = (N + lanes - 1) / lanes;
   static constexpr bool alone = C::TURNS == 1;
+  // Whether a helper reads a step's tensors for its owner, too, and forms what an owner needs of them, of g and of the tape.
+  static constexpr bool ahead = E::helped && !C::FAR && (C::WAY & 4);
+  // Pairs handed from helper to owner, of iteration i: w, h[i-1], sums of beta g and of beta M, for each octet (beta, kappa) and (a, G); the gate.
+  static constexpr int given = 5 + octets, gates = given + 4 + 2 * octets;
   // What forward kept of iteration i: beta and kappa of step i - 1, a of step i; and w of step i - 1.
   struct Row {
     Slots<A, N> beta, kappa, a;
@@ -39,15 +43,20 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   const A scale;
   A* const gate_part;
   const A* const vectors;
-  Row now{}, next{};  // of iterations i and i - 1
+  Row now{}, next{}, after{};  // of iterations i, i - 1 and i - 2
   Pair<A> h{}, d_w{};  // of step i - 1, as d_y and z
+  Pair<A> h_after{};  // of step i - 2
   Packed<S> d_y{}, z{};
   typename E::Sum sum;  // of the products of an iteration
   Slots<A, N> d_phi, d_eps;
   A of_w{};  // sum of beta dphi
 
   ELMAN_FN BackwardPass(const Args& p, const A* vectors, A* gate_part, Division split)
-      : Base(p, split), scale(rsqrt_of(A(p.D))), gate_part(gate_part), vectors(vectors) {}
+      : Base(p, split), scale(rsqrt_of(A(p.D))), gate_part(gate_part), vectors(vectors) {
+    if (!e.helper) return;
+#pragma unroll
+    for (int v = 0; v < Step::vectors; ++v) e.handed(gates + v) = load_if(e.channel < D, vectors + v * D + e.channel);
+  }
 
   // Nothing is written before step 0; rows that are none have zeros.
   ELMAN_FN void load(Row& to, int i, int turn) const {
@@ -103,19 +112,84 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     for (int j = 0; j < octets; ++j) e.publish_values(0, turn, j, A(0), of_g[j]);
   }
 
+  // A helper's loads for iteration i, behind the product of the iteration before: `after`, and what restoring takes.
+  ELMAN_FN void fetch_ahead(int i, int turn) {
+    if (!e.helper || i < 0) return;
+    if (i > 0) fetch_writing(partner(i), turn);
+    load(after, i - 1, turn);
+    if (!e.held(turn)) return;
+    const int64_t b = e.row(turn), at = at_time(b, T, i - 1, D, e.channel);
+    h_after = load2(i > 0 ? p.h + at : p.h0 + b * D + e.channel);
+    if (i > 0) d_y = load_packed(p.d_y + at), z = load_packed(p.xz + at_time(b, T, i - 1, 2 * D, e.channel) + D);
+  }
+  // Hand over what of that the owner needs, and go on to iteration i.
+  ELMAN_FN void give(int i) {
+    now = next, next = after, h = h_after;
+    e.handed(given) = next.w, e.handed(given + 1) = h;
+#pragma unroll
+    for (int j = 0; j < octets; ++j) {
+      e.handed(given + 4 + 2 * j) = {next.beta.own[j], next.kappa.own[j]};
+      e.handed(given + 5 + 2 * j).x = next.a.own[j];
+    }
+  }
+  ELMAN_FN void receive() {
+    next.w = e.handed(given), h = e.handed(given + 1);
+#pragma unroll
+    for (int j = 0; j < octets; ++j) {
+      const Pair<A> x = e.handed(given + 4 + 2 * j);
+      next.beta.own[j] = x.x, next.kappa.own[j] = x.y, next.a.own[j] = e.handed(given + 5 + 2 * j).x;
+    }
+  }
+  // Of iteration i, whose row is `now`: sums of beta g and of beta M, and G. Where the owner restores M only now, it is made here as well.
+  ELMAN_FN void prepare(int i, int turn) {
+    const bool restoring = i > 0 && i < T && restores(i);
+    const int before = restoring ? i - 2 : max_of(i - 1, 0);
+    Pair<A> of_g = {0, 0}, of_tape = {0, 0};
+#pragma unroll
+    for (int n = 0; n < N; n += lanes) {
+      A x[lanes] = {};
+#pragma unroll
+      for (int j = 0; j < lanes; ++j)
+        if (n + j < N) {
+          const Pair<A> g = g_of(turn, n + j);
+          Pair<A> M = found(before, turn, n + j);
+          const A past = past_beta.at(n + j);
+          if (restoring) M = written(M, past, past_w);
+          const A beta = now.beta.at(n + j);
+          of_g = of_g + beta * g, of_tape = of_tape + beta * M;
+          x[j] = dot(g, now.w - M);
+        }
+      e.handed(given + 5 + 2 * (n / lanes)).y = e.team_sums(x);
+    }
+    e.handed(given + 2) = of_g, e.handed(given + 3) = of_tape;
+  }
+  // Before the first iteration.
+  ELMAN_FN void begin_ahead(int turn) {
+    load(next, T, turn);
+    fetch_ahead(T, turn);
+    give(T);
+    prepare(T, turn);
+  }
+
   // From the sums of iteration i to the operands of its product.
   ELMAN_FN void step(int i, int turn) {
     const int s = T - i, before = max_of(i - 1, 0);
     Carry& c = e.carry(turn);
     if (!alone && e.owner) load(now, i, turn);
     if (e.owner) {
-      fetch(i, turn);
+      if (!ahead) fetch(i, turn);
+      else if (i > 1 && restores(i - 1)) fetch_writing(partner(i - 1), turn);
       Slots<A, N> weighted;
       Pair<A> fixed = {0, 0}, mean_tape = {0, 0};
       const auto under_way = [&] {
+        if (ahead) receive();
         if (alone && !E::helped) prefetches(i, turn);
         weighted.fill([&](int, int j) { return now.beta.own[j] * now.a.own[j]; });
         fixed = weighted.sum() * c.d_r;
+        if (ahead) {
+          fixed = fixed + e.handed(given + 2), mean_tape = e.handed(given + 3);
+          return;
+        }
 #pragma unroll
         for (int n = 0; n < N; ++n) {
           const A beta = now.beta.at(n);
@@ -162,23 +236,30 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     }
   }
 
-  // What other warps do while owners gather the sums of iteration i: W_h^T d_pre, and helpers the readout and a tape restored.
+  // What other warps do while owners gather the sums of iteration i: W_h^T d_pre, and helpers the readout and a tape restored. Those come before
+  // the look at d_pre, since behind it their loads, which came long before, would be waited for with it.
   ELMAN_FN void help(int i, int turn) {
+    constexpr bool first = ahead || (C::WAY & 2);
     const bool restoring = e.helper && i < T && !restores(i);
-    if (restoring) fetch_writing(partner(i), turn);
-    if (e.helper) {
+    if (!ahead && restoring) fetch_writing(partner(i), turn);
+    if (!ahead && e.helper) {
       fetch(i, turn);
       if (i > 0 && e.row(turn) < e.B) next.a.fill([&](int n, int) { return elman::load(kept(e.row(turn), i - 1) + 2 * N + n); });
       load(now, i, turn);
     }
+    const auto work = [&] {
+      if (restoring) restore(partner(i), turn);
+      if (e.helper) {
+        readout(i, turn);
+        e.handed(2) = e.own.d_h, e.handed(3) = e.own.d_q;
+      }
+    };
+    if (first) work();
     pause(e.since, 3 * C::DELAY);  // until the owners of all blocks have published d_pre
     e.template look<0>(T - i, turn);
-    if (restoring) restore(partner(i), turn);
-    if (e.helper) {
-      readout(i, turn);
-      e.handed(2) = e.own.d_h, e.handed(3) = e.own.d_q;
-    }
+    if (!first) work();
     first_product(i, turn);
+    if (ahead) fetch_ahead(i - 1, turn);
   }
   ELMAN_FN void first_product(int i, int turn) {
     e.template wait<0>(T - i, turn);
@@ -209,7 +290,15 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
 #pragma unroll
     for (int n = 0; n < N; ++n) r = r + next.a.at(n) * found(max_of(i - 1, 0), turn, n);
     Gate<Step, A> gate;  // read again, since registers are full
-    if (e.channel < D) gate.load(vectors, D, e.channel);
+    if (!E::helped) {
+      if (e.channel < D) gate.load(vectors, D, e.channel);
+    } else {
+#pragma unroll
+      for (int v = 0; v < Step::vectors; ++v) {
+        const Pair<A> x = e.handed(gates + v);
+        gate.x[v] = x.x, gate.y[v] = x.y;
+      }
+    }
     const Read x = read(of_y.x, of_z.x, r.x, h.x, gate.x, c.gate_x), y = read(of_y.y, of_z.y, r.y, h.y, gate.y, c.gate_y);
     c.d_h = {x.d_h, y.d_h}, c.d_q = {x.d_r, y.d_r};
     if (i == 0 || !e.held(turn)) return;
@@ -267,8 +356,9 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       hand([&](int which, Pair<A>& x) { x = e.handed(which); });
       update(i, turn);
       stores(i, turn);
-      if (i < T) prefetch_writing(partner(i - 1), turn);
-      prefetches(i, turn);
+      if (ahead && i > 0) give(i - 1), prepare(i - 1, turn);
+      if (ahead ? i > 1 && i <= T : i < T) prefetch_writing(partner(i - 1 - ahead), turn);
+      prefetches(i - ahead, turn);
     } else {
       pause(e.since, C::DELAY);
     }
@@ -295,7 +385,12 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     c.d_r = c.d_q + c.d_pre;
     e.publish_operand(s + 1, turn, 0, c.d_pre);
     A of_g[octets];
-    match(of_g, next, max_of(i - 2, 0), turn);
+    if (ahead) {
+#pragma unroll
+      for (int j = 0; j < octets; ++j) of_g[j] = e.handed(given + 5 + 2 * j).y;
+    } else {
+      match(of_g, next, max_of(i - 2, 0), turn);
+    }
     const A rho = e.team_sum(dot(c.d_r, next.w));
 #pragma unroll
     for (int n = 0; n < N; n += lanes) {
@@ -333,6 +428,10 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   ELMAN_FN void run() {
     for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) begin(turn);
     sync_block();  // helpers read the tapes
+    if constexpr (ahead) {
+      if (e.helper) begin_ahead(0);
+      sync_block();
+    }
     for (int i = T; i >= 0; --i) {
       for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) step(i, turn);
       for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) product(i, turn);
