@@ -33,6 +33,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   static constexpr bool alone = C::TURNS == 1;
   // Whether a helper reads a step's tensors for its owner, too, and forms what an owner needs of them, of g and of the tape.
   static constexpr bool ahead = E::helped && !C::FAR && (C::WAY & 4);
+  static constexpr bool behind = ahead && (C::WAY & 16);  // whether most of that stands behind its look at d_w
   // Pairs handed from helper to owner, of iteration i: w, h[i-1], sums of beta g and of beta M, for each octet (beta, kappa) and (a, G); the gate.
   static constexpr int given = 5 + octets, gates = given + 4 + 2 * octets;
   // What forward kept of iteration i: beta and kappa of step i - 1, a of step i; and w of step i - 1.
@@ -112,7 +113,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     for (int j = 0; j < octets; ++j) e.publish_values(0, turn, j, A(0), of_g[j]);
   }
 
-  // A helper's loads for iteration i, behind the product of the iteration before: `after`, and what restoring takes.
+  // A helper's loads for iteration i, in the iteration before: `after`, and what restoring takes.
   ELMAN_FN void fetch_ahead(int i, int turn) {
     if (!e.helper || i < 0) return;
     if (i > 0) fetch_writing(partner(i), turn);
@@ -258,8 +259,8 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     pause(e.since, 3 * C::DELAY);  // until the owners of all blocks have published d_pre
     e.template look<0>(T - i, turn);
     if (!first) work();
+    if (ahead) fetch_ahead(i - 1, turn);  // here they come with the look, and are there for what follows the barrier
     first_product(i, turn);
-    if (ahead) fetch_ahead(i - 1, turn);
   }
   ELMAN_FN void first_product(int i, int turn) {
     e.template wait<0>(T - i, turn);
@@ -355,6 +356,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     } else if (e.helper) {
       hand([&](int which, Pair<A>& x) { x = e.handed(which); });
       update(i, turn);
+      if (behind) e.template look<1>(s, turn);
       stores(i, turn);
       if (ahead && i > 0) give(i - 1), prepare(i - 1, turn);
       if (ahead ? i > 1 && i <= T : i < T) prefetch_writing(partner(i - 1 - ahead), turn);
@@ -362,7 +364,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     } else {
       pause(e.since, C::DELAY);
     }
-    if (alone) e.template look<1>(s, turn);
+    if (alone && !(behind && e.helper)) e.template look<1>(s, turn);
     e.template wait<1>(s, turn);
     e.multiply(e.rest, sum, 1);
     e.put(0, sum);
