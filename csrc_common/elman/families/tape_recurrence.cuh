@@ -62,9 +62,12 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
     Pair<A> h, u, w;  // h[i-1], W_h h[i-1], W_w h[i-1]
     A chi[(C::N + lanes - 1) / lanes];  // the team's part of <h[i-1], M_n[i-1]>
   };
-  using E = Engine<S, C, Carry, 1, 1, 3 + 2 * ((C::N + lanes - 1) / lanes), false>;
+  using E = Engine<S, C, Carry, 1, 1, 3 + 3 * ((C::N + lanes - 1) / lanes), false>;
   static constexpr int N = C::N;
   static constexpr bool alone = C::TURNS == 1;
+  // Whether helpers write the tape and form chi, which is the first pair handed from `of_chi` on, and store while owners gather.
+  static constexpr bool relieved = E::helped && (C::WAY & 8);
+  static constexpr int of_chi = 3 + 2 * ((N + lanes - 1) / lanes);
   const Args p;
   const int T, D;
   const A scale;
@@ -101,6 +104,7 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
       for (int j = 0; j < lanes; ++j)
         if (n + j < N) of_h[j] = dot(c.h, e.slot_of(0, turn, n + j));
       c.chi[n / lanes] = e.team_sums(of_h);
+      if (relieved) e.handed(of_chi + n / lanes).x = c.chi[n / lanes];
     }
   }
 
@@ -108,7 +112,7 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
     if (!e.held(turn) || i >= T) return;
     const S* const xz = p.xz + at_time(e.row(turn), T, i, 2 * D, e.channel);
     if (e.owner) input = load_packed(xz);
-    if (e.spare) z = load_packed(xz + D);
+    if (e.spare && !relieved) z = load_packed(xz + D);
   }
 
   ELMAN_FN void scores(int i, int turn) {
@@ -123,15 +127,18 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
       for (int j = 0; j < lanes; ++j)
         if (n + j < N) of_w[j] = dot(c.w, e.slot_of(0, turn, n + j));
       const A by_w = e.team_sums(of_w);
-      e.publish_values(i, turn, n / lanes, by_w, square - c.chi[n / lanes]);
+      const A chi = relieved ? e.handed(of_chi + n / lanes).x : c.chi[n / lanes];
+      e.publish_values(i, turn, n / lanes, by_w, square - chi);
     }
     e.erase_values(i - 1, turn);
   }
 
   ELMAN_FN void product(int i, int turn) {
+    if (relieved && e.helper && i > 0) take_in();
     if (alone) pause(e.since, C::DELAY);
     e.template look<0>(i, turn);
-    if (alone && i > 0) finish(i - 1, turn);
+    if (relieved && e.helper && i > 0) write(i - 1, turn);
+    if (alone && !relieved && i > 0) finish(i - 1, turn);
     e.template wait<0>(i, turn);
     if (alone) fetch(i, turn);
     typename E::Sum of_w = {}, of_h = {};
@@ -162,6 +169,9 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
       if (!last) e.publish_operand(i + 1, turn, 0, c.h);
       if (E::helped)
         hand([&](int which, Pair<A>& x) { e.handed(which) = x; });
+    } else if (relieved && e.helper && e.held(turn)) {
+      if (i > 0) stores(i - 1, turn);
+      if (!last) z = load_packed(p.xz + at_time(e.row(turn), T, i, 2 * D, e.channel) + D);
     }
     if ((C::WAY & 1) && turn == 0) e.order(i);
     sync_block();
@@ -184,9 +194,12 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
 
   // What is left of step i: its stores, and the tape that the next scores need.
   ELMAN_FN void finish(int i, int turn) {
-    if (e.helper) hand([&](int which, Pair<A>& x) { x = e.handed(which); });
+    if (e.helper) take_in();
     if (e.spare && e.held(turn)) stores(i, turn);
-    if (e.owner) write(i, turn);
+    if (relieved ? e.helper : e.owner) write(i, turn);
+  }
+  ELMAN_FN void take_in() {
+    hand([&](int which, Pair<A>& x) { x = e.handed(which); });
   }
 
   // beta, a and r from the sums of w with the tape and kappa.
@@ -246,7 +259,7 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
     }
     match(turn);
     const bool saved = i % C::K == 0 && i < T;
-    if (!e.mine(turn) || !(saved || i == T)) return;
+    if (!e.held(turn) || !(saved || i == T)) return;
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       const Pair<A> M = e.slot_of(0, turn, n);
