@@ -63,11 +63,11 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
     A chi[(C::N + lanes - 1) / lanes];  // the team's part of <h[i-1], M_n[i-1]>
   };
   using E = Engine<S, C, Carry, 1, 1, 3 + 3 * ((C::N + lanes - 1) / lanes), false>;
-  static constexpr int N = C::N;
+  static constexpr int N = C::N, octets = (N + lanes - 1) / lanes;
   static constexpr bool alone = C::TURNS == 1;
   // Whether helpers write the tape and form chi, which is the first pair handed from `of_chi` on, and store while owners gather.
   static constexpr bool relieved = E::helped && (C::WAY & 8);
-  static constexpr int of_chi = 3 + 2 * ((N + lanes - 1) / lanes);
+  static constexpr int of_chi = 3 + 2 * octets;
   const Args p;
   const int T, D;
   const A scale;
@@ -117,6 +117,11 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
 
   ELMAN_FN void scores(int i, int turn) {
     Carry& c = e.carry(turn);
+    constexpr bool first = octets == 1 && (C::WAY & 128);  // whether the tape is read before the sums: one after the other costs more
+    Pair<A> M[lanes];
+    if (first)
+#pragma unroll
+      for (int n = 0; n < lanes && n < N; ++n) M[n] = e.slot_of(0, turn, n);
     c.w = e.take(0);
     if (i == 0) c.w = {0, 0};  // nothing is written before the first step
     const A square = e.team_sum(dot(c.h, c.w));
@@ -125,7 +130,7 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
       A of_w[lanes] = {};
 #pragma unroll
       for (int j = 0; j < lanes; ++j)
-        if (n + j < N) of_w[j] = dot(c.w, e.slot_of(0, turn, n + j));
+        if (n + j < N) of_w[j] = dot(c.w, first ? M[j] : e.slot_of(0, turn, n + j));
       const A by_w = e.team_sums(of_w);
       const A chi = relieved ? e.handed(of_chi + n / lanes).x : c.chi[n / lanes];
       e.publish_values(i, turn, n / lanes, by_w, square - chi);

@@ -34,6 +34,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   // Whether a helper reads a step's tensors for its owner, too, and forms what an owner needs of them, of g and of the tape.
   static constexpr bool ahead = E::helped && !C::FAR && (C::WAY & 4);
   static constexpr bool behind = ahead && (C::WAY & 16);  // whether most of that stands behind its look at d_w
+  static constexpr bool late = ahead && (C::WAY & 64);  // whether it stores an iteration later, behind its look at d_pre
   // Pairs handed from helper to owner, of iteration i: w, h[i-1], sums of beta g and of beta M, for each octet (beta, kappa) and (a, G); the gate.
   static constexpr int given = 5 + octets, gates = given + 4 + 2 * octets;
   // What forward kept of iteration i: beta and kappa of step i - 1, a of step i; and w of step i - 1.
@@ -46,11 +47,12 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   const A* const vectors;
   Row now{}, next{}, after{};  // of iterations i, i - 1 and i - 2
   Pair<A> h{}, d_w{};  // of step i - 1, as d_y and z
-  Pair<A> h_after{};  // of step i - 2
+  Pair<A> h_after{}, h_stored{};  // of step i - 2; and what is to be stored
   Packed<S> d_y{}, z{};
   typename E::Sum sum;  // of the products of an iteration
   Slots<A, N> d_phi, d_eps;
   A of_w{};  // sum of beta dphi
+  unsigned sent = 0;  // when the sums were published
 
   ELMAN_FN BackwardPass(const Args& p, const A* vectors, A* gate_part, Division split)
       : Base(p, split), scale(rsqrt_of(A(p.D))), gate_part(gate_part), vectors(vectors) {
@@ -125,6 +127,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   }
   // Hand over what of that the owner needs, and go on to iteration i.
   ELMAN_FN void give(int i) {
+    h_stored = h;
     now = next, next = after, h = h_after;
     e.handed(given) = next.w, e.handed(given + 1) = h;
 #pragma unroll
@@ -175,6 +178,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   // From the sums of iteration i to the operands of its product.
   ELMAN_FN void step(int i, int turn) {
     const int s = T - i, before = max_of(i - 1, 0);
+    if (C::HOLD > 0 && alone && e.owner) pause(sent, C::HOLD);
     Carry& c = e.carry(turn);
     if (!alone && e.owner) load(now, i, turn);
     if (e.owner) {
@@ -222,7 +226,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     e.since = cycles();
     if (!e.owner) return;
     e.erase_operands(s - 1, turn);
-    if (!alone) stores(i, turn), readout(i, turn), carry_on(i, turn), update(i, turn);
+    if (!alone) stores(i, turn, h), readout(i, turn), carry_on(i, turn), update(i, turn);
   }
 
   // What an owner tells its helper.
@@ -260,6 +264,10 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     e.template look<0>(T - i, turn);
     if (!first) work();
     if (ahead) fetch_ahead(i - 1, turn);  // here they come with the look, and are there for what follows the barrier
+    if (late && e.helper) {
+      if (i < T) stores(i + 1, turn, h_stored);
+      prefetch_ahead(i, turn);
+    }
     first_product(i, turn);
   }
   ELMAN_FN void first_product(int i, int turn) {
@@ -350,21 +358,25 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       e.template look<0>(s, turn), e.template look<1>(s, turn);
       first_product(i, turn);
     } else if (e.owner) {
-      if (!E::helped) stores(i, turn), readout(i, turn), update(i, turn);
+      if (!E::helped) stores(i, turn, h), readout(i, turn), update(i, turn);
       first_product(i, turn);
+      if (C::WAY & 32) e.template look<1>(s, turn);
       carry_on(i, turn);
     } else if (e.helper) {
       hand([&](int which, Pair<A>& x) { x = e.handed(which); });
       update(i, turn);
       if (behind) e.template look<1>(s, turn);
-      stores(i, turn);
+      if (!late || i == 0) stores(i, turn, h);
       if (ahead && i > 0) give(i - 1), prepare(i - 1, turn);
-      if (ahead ? i > 1 && i <= T : i < T) prefetch_writing(partner(i - 1 - ahead), turn);
-      prefetches(i - ahead, turn);
+      if (ahead && !late) prefetch_ahead(i, turn);
+      if (!ahead) {
+        if (i < T) prefetch_writing(partner(i - 1), turn);
+        prefetches(i, turn);
+      }
     } else {
       pause(e.since, C::DELAY);
     }
-    if (alone && !(behind && e.helper)) e.template look<1>(s, turn);
+    if (alone && !(behind && e.helper) && !((C::WAY & 32) && e.owner)) e.template look<1>(s, turn);
     e.template wait<1>(s, turn);
     e.multiply(e.rest, sum, 1);
     e.put(0, sum);
@@ -404,12 +416,13 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       const A x = e.team_sums(of_r), beta = next.beta.own[o];
       e.publish_values(s + 1, turn, o, (1 - beta) * x + beta * rho, of_g[o] + next.a.own[o] * (rho - x));
     }
+    if (C::HOLD > 0) sent = cycles();
     e.erase_values(s, turn);
     now = next;
   }
 
   // What iteration i leaves for nobody who waits.
-  ELMAN_FN void stores(int i, int turn) {
+  ELMAN_FN void stores(int i, int turn, Pair<A> h) {
     if (!e.held(turn)) return;
     const Pair<A> d = e.carry(turn).d_pre;
     const int64_t b = e.row(turn);
@@ -417,6 +430,10 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     store2_streamed(to, d.x, d.y), store2_streamed(to + D, d_w.x, d_w.y);
     store2_streamed(p.former + at_time(b, T + 1, i, D, e.channel), h.x, h.y);
     if (i < T) store2_streamed(p.d_xz + at_time(b, T, i, 2 * D, e.channel), d.x, d.y);
+  }
+  ELMAN_FN void prefetch_ahead(int i, int turn) const {
+    if (i > 1) prefetch_writing(partner(i - 2), turn);
+    prefetches(i - 1, turn);
   }
   // Bring to the L2 cache what the next fetch reads.
   ELMAN_FN void prefetches(int i, int turn) const {
