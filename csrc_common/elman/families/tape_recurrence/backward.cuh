@@ -34,6 +34,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   // Whether a helper reads a step's tensors for its owner, too, and forms what an owner needs of them, of g and of the tape.
   static constexpr bool ahead = E::helped && !C::FAR && (C::WAY & 4);
   static constexpr bool behind = ahead && (C::WAY & 16);  // whether most of that stands behind its look at d_w
+  static constexpr bool between = ahead && (C::WAY & 32);  // whether owners look at d_w between W_h^T d_pre and M
   static constexpr bool late = ahead && (C::WAY & 64);  // whether it stores an iteration later, behind its look at d_pre
   // Pairs handed from helper to owner, of iteration i: w, h[i-1], sums of beta g and of beta M, for each octet (beta, kappa) and (a, G); the gate.
   static constexpr int given = 5 + octets, gates = given + 4 + 2 * octets;
@@ -178,7 +179,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   // From the sums of iteration i to the operands of its product.
   ELMAN_FN void step(int i, int turn) {
     const int s = T - i, before = max_of(i - 1, 0);
-    if (C::HOLD > 0 && alone && e.owner) pause(sent, C::HOLD);
+    if (ahead && C::HOLD > 0 && e.owner) pause(sent, C::HOLD);
     Carry& c = e.carry(turn);
     if (!alone && e.owner) load(now, i, turn);
     if (e.owner) {
@@ -360,7 +361,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     } else if (e.owner) {
       if (!E::helped) stores(i, turn, h), readout(i, turn), update(i, turn);
       first_product(i, turn);
-      if (C::WAY & 32) e.template look<1>(s, turn);
+      if (between) e.template look<1>(s, turn);
       carry_on(i, turn);
     } else if (e.helper) {
       hand([&](int which, Pair<A>& x) { x = e.handed(which); });
@@ -376,7 +377,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     } else {
       pause(e.since, C::DELAY);
     }
-    if (alone && !(behind && e.helper) && !((C::WAY & 32) && e.owner)) e.template look<1>(s, turn);
+    if (alone && !(behind && e.helper) && !(between && e.owner)) e.template look<1>(s, turn);
     e.template wait<1>(s, turn);
     e.multiply(e.rest, sum, 1);
     e.put(0, sum);
@@ -416,7 +417,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       const A x = e.team_sums(of_r), beta = next.beta.own[o];
       e.publish_values(s + 1, turn, o, (1 - beta) * x + beta * rho, of_g[o] + next.a.own[o] * (rho - x));
     }
-    if (C::HOLD > 0) sent = cycles();
+    if (ahead && C::HOLD > 0) sent = cycles();
     e.erase_values(s, turn);
     now = next;
   }
