@@ -20,7 +20,7 @@ template <class Step, class A> struct BackwardCarry {
 };
 template <class Step, class C, class S>
 using BackwardEngine =
-    Engine<S, C, BackwardCarry<Step, Acc<S>>, 2, C::FAR ? 2 : 1 + C::K, 9 + 3 * ((C::N + lanes - 1) / lanes) + Step::vectors, true>;
+    Engine<S, C, BackwardCarry<Step, Acc<S>>, 2, C::FAR ? 2 : 1 + C::K, 9 + 4 * ((C::N + lanes - 1) / lanes) + 2 * Step::vectors, true>;
 
 template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<C, S, BackwardEngine<Step, C, S>, Args> {
   using A = Acc<S>;
@@ -36,8 +36,8 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   static constexpr bool behind = ahead && (C::WAY & 16);  // whether most of that stands behind its look at d_w
   static constexpr bool between = ahead && (C::WAY & 32);  // whether owners look at d_w between W_h^T d_pre and M
   static constexpr bool late = ahead && (C::WAY & 64);  // whether it stores an iteration later, behind its look at d_pre
-  // Pairs handed from helper to owner, of iteration i: w, h[i-1], sums of beta g and of beta M, for each octet (beta, kappa) and (a, G); the gate.
-  static constexpr int given = 5 + octets, gates = given + 4 + 2 * octets;
+  // Pairs handed from helper to owner, of iteration i: w, h[i-1], sums of beta g and of beta M, for each octet (beta, kappa) and (a, G); the gate and its gradient.
+  static constexpr int given = 5 + 2 * octets, gates = given + 4 + 2 * octets;
   // What forward kept of iteration i: beta and kappa of step i - 1, a of step i; and w of step i - 1.
   struct Row {
     Slots<A, N> beta, kappa, a;
@@ -53,18 +53,20 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   typename E::Sum sum;  // of the products of an iteration
   Slots<A, N> d_phi, d_eps;
   A of_w{};  // sum of beta dphi
-  unsigned sent = 0;  // when the sums were published
 
   ELMAN_FN BackwardPass(const Args& p, const A* vectors, A* gate_part, Division split)
       : Base(p, split), scale(rsqrt_of(A(p.D))), gate_part(gate_part), vectors(vectors) {
     if (!e.helper) return;
 #pragma unroll
-    for (int v = 0; v < Step::vectors; ++v) e.handed(gates + v) = load_if(e.channel < D, vectors + v * D + e.channel);
+    for (int v = 0; v < Step::vectors; ++v) {
+      e.handed(gates + v) = load_if(e.channel < D, vectors + v * D + e.channel);
+      e.handed(gates + Step::vectors + v) = {0, 0};
+    }
   }
 
   // Nothing is written before step 0; rows that are none have zeros.
   ELMAN_FN void load(Row& to, int i, int turn) const {
-    if (i < 0 || e.row(turn) >= e.B) return;
+    if (i < 0 || !e.in_batch(turn)) return;
     const A* const from = kept(e.row(turn), i);
     to.beta.fill([&](int n, int) { return elman::load(from + n); });
     to.kappa.fill([&](int n, int) { return elman::load(from + N + n); });
@@ -116,15 +118,38 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     for (int j = 0; j < octets; ++j) e.publish_values(0, turn, j, A(0), of_g[j]);
   }
 
-  // A helper's loads for iteration i, in the iteration before: `after`, and what restoring takes.
+  // A helper's loads for iteration i, in the iteration before: `after`, and what restoring takes; and to the L2 cache those of iteration i - 1.
   ELMAN_FN void fetch_ahead(int i, int turn) {
-    if (!e.helper || i < 0) return;
-    if (i > 0) fetch_writing(partner(i), turn);
-    load(after, i - 1, turn);
-    if (!e.held(turn)) return;
+    if (!e.helper || i < 0 || !e.in_batch(turn)) return;
+    const bool more = i > 2;
     const int64_t b = e.row(turn), at = at_time(b, T, i - 1, D, e.channel);
+    const int past = partner(i);
+    const A* const row = kept(b, i - 1);
+    if (i > 0) {
+      after.beta.fill([&](int n, int) { return elman::load(row + n); });
+      after.kappa.fill([&](int n, int) { return elman::load(row + N + n); });
+      after.a.fill([&](int n, int) { return elman::load(row + 2 * N + n); });
+    }
+    if (more) prefetch(row - 3 * N + (int)lane() % lanes);
+    if (past > 0 && past % C::K != 0) {
+      const A* const from = row + (past - i + 1) * (3 * N);
+      past_beta.fill([&](int n, int) { return elman::load(from + n); });
+      prefetch(from + 3 * N);
+    }
+    if (more && i % C::K == 0) prefetch_writing(partner(i - 1), turn);
+    if (!e.held(turn)) return;
+    if (past > 0 && past % C::K != 0) {
+      const A* const w = p.w + at + (past - i) * D;
+      past_w = load2(w);
+      prefetch(w + D);
+    }
+    if (i > 1) after.w = load2(p.w + at - D);
+    else after.w = {0, 0};
     h_after = load2(i > 0 ? p.h + at : p.h0 + b * D + e.channel);
-    if (i > 0) d_y = load_packed(p.d_y + at), z = load_packed(p.xz + at_time(b, T, i - 1, 2 * D, e.channel) + D);
+    const S* const of_y = p.d_y + at;
+    const S* const xz = p.xz + at_time(b, T, i - 1, 2 * D, e.channel) + D;
+    if (i > 0) d_y = load_packed(of_y), z = load_packed(xz);
+    if (more) prefetch(p.w + at - 2 * D), prefetch(p.h + at - D), prefetch(of_y - D), prefetch(xz - 2 * D);
   }
   // Hand over what of that the owner needs, and go on to iteration i.
   ELMAN_FN void give(int i) {
@@ -147,8 +172,10 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   }
   // Of iteration i, whose row is `now`: sums of beta g and of beta M, and G. Where the owner restores M only now, it is made here as well.
   ELMAN_FN void prepare(int i, int turn) {
-    const bool restoring = i > 0 && i < T && restores(i);
-    const int before = restoring ? i - 2 : max_of(i - 1, 0);
+    if (i > 0 && i < T && restores(i)) prepare<true>(i - 2, turn);
+    else prepare<false>(max_of(i - 1, 0), turn);
+  }
+  template <bool restoring> ELMAN_FN void prepare(int step, int turn) {
     Pair<A> of_g = {0, 0}, of_tape = {0, 0};
 #pragma unroll
     for (int n = 0; n < N; n += lanes) {
@@ -157,9 +184,8 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       for (int j = 0; j < lanes; ++j)
         if (n + j < N) {
           const Pair<A> g = g_of(turn, n + j);
-          Pair<A> M = found(before, turn, n + j);
-          const A past = past_beta.at(n + j);
-          if (restoring) M = written(M, past, past_w);
+          Pair<A> M = found(step, turn, n + j);
+          if (restoring) M = written(M, past_beta.at(n + j), past_w);
           const A beta = now.beta.at(n + j);
           of_g = of_g + beta * g, of_tape = of_tape + beta * M;
           x[j] = dot(g, now.w - M);
@@ -179,7 +205,6 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   // From the sums of iteration i to the operands of its product.
   ELMAN_FN void step(int i, int turn) {
     const int s = T - i, before = max_of(i - 1, 0);
-    if (ahead && C::HOLD > 0 && e.owner) pause(sent, C::HOLD);
     Carry& c = e.carry(turn);
     if (!alone && e.owner) load(now, i, turn);
     if (e.owner) {
@@ -218,7 +243,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       d_eps.fill([&](int, int j) { return scale * (weighted.own[j] - now.beta.own[j] * middle); });
       e.publish_operand(s, turn, 1, d_w);
       if (alone) e.template look<0>(s, turn);
-      if (E::helped) hand([&](int which, Pair<A>& x) { e.handed(which) = x; });
+      if (E::helped) tell();
     } else if (alone) {
       help(i, turn);
     }
@@ -230,16 +255,19 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     if (!alone) stores(i, turn, h), readout(i, turn), carry_on(i, turn), update(i, turn);
   }
 
-  // What an owner tells its helper.
-  template <class Each> ELMAN_FN void hand(Each each) {
-    Carry& c = e.own;
-    each(0, c.d_pre), each(1, d_w), each(4, c.d_r);
+  // What an owner tells its helper: pairs, and of each slot what `update` multiplies g, d_r, h and w by.
+  ELMAN_FN void tell() {
+    const Carry& c = e.own;
+    e.handed(0) = c.d_pre, e.handed(1) = d_w, e.handed(4) = c.d_r;
 #pragma unroll
     for (int j = 0; j < octets; ++j) {
-      Pair<A> x{d_phi.own[j], d_eps.own[j]};
-      each(5 + j, x);
-      d_phi.own[j] = x.x, d_eps.own[j] = x.y;
+      const A left = 1 - now.beta.own[j];
+      if (e.part == 0 && d_phi.present(j)) e.quad(5, d_phi.slot(j)) = {left, left * now.a.own[j], left * d_phi.own[j], d_eps.own[j]};
     }
+  }
+  ELMAN_FN void hear() {
+    Carry& c = e.own;
+    c.d_pre = e.handed(0), d_w = e.handed(1), c.d_r = e.handed(4);
   }
 
   // What other warps do while owners gather the sums of iteration i: W_h^T d_pre, and helpers the readout and a tape restored. Those come before
@@ -250,7 +278,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     if (!ahead && restoring) fetch_writing(partner(i), turn);
     if (!ahead && e.helper) {
       fetch(i, turn);
-      if (i > 0 && e.row(turn) < e.B) next.a.fill([&](int n, int) { return elman::load(kept(e.row(turn), i - 1) + 2 * N + n); });
+      if (i > 0 && e.in_batch(turn)) next.a.fill([&](int n, int) { return elman::load(kept(e.row(turn), i - 1) + 2 * N + n); });
       load(now, i, turn);
     }
     const auto work = [&] {
@@ -267,7 +295,6 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     if (ahead) fetch_ahead(i - 1, turn);  // here they come with the look, and are there for what follows the barrier
     if (late && e.helper) {
       if (i < T) stores(i + 1, turn, h_stored);
-      prefetch_ahead(i, turn);
     }
     first_product(i, turn);
   }
@@ -299,17 +326,21 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     if (i == 0) of_y = {0, 0};
 #pragma unroll
     for (int n = 0; n < N; ++n) r = r + next.a.at(n) * found(max_of(i - 1, 0), turn, n);
-    Gate<Step, A> gate;  // read again, since registers are full
-    if (!E::helped) {
-      if (e.channel < D) gate.load(vectors, D, e.channel);
-    } else {
+    Gate<Step, A> gate, part;  // read again, since registers are full
+    if (E::helped) {
 #pragma unroll
       for (int v = 0; v < Step::vectors; ++v) {
-        const Pair<A> x = e.handed(gates + v);
-        gate.x[v] = x.x, gate.y[v] = x.y;
+        const Pair<A> g = e.handed(gates + v), sum = e.handed(gates + Step::vectors + v);
+        gate.x[v] = g.x, gate.y[v] = g.y, part.x[v] = sum.x, part.y[v] = sum.y;
       }
+    } else if (e.channel < D) {
+      gate.load(vectors, D, e.channel);
     }
-    const Read x = read(of_y.x, of_z.x, r.x, h.x, gate.x, c.gate_x), y = read(of_y.y, of_z.y, r.y, h.y, gate.y, c.gate_y);
+    const Read x = read(of_y.x, of_z.x, r.x, h.x, gate.x, E::helped ? part.x : c.gate_x);
+    const Read y = read(of_y.y, of_z.y, r.y, h.y, gate.y, E::helped ? part.y : c.gate_y);
+    if (E::helped)
+#pragma unroll
+      for (int v = 0; v < Step::vectors; ++v) e.handed(gates + Step::vectors + v) = {part.x[v], part.y[v]};
     c.d_h = {x.d_h, y.d_h}, c.d_q = {x.d_r, y.d_r};
     if (i == 0 || !e.held(turn)) return;
     store2_streamed(p.d_xz + at_time(e.row(turn), T, i - 1, 2 * D, e.channel) + D, x.d_z, y.d_z);
@@ -336,13 +367,16 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   ELMAN_FN void update(int i, int turn) {
     const Pair<A> d_r = e.carry(turn).d_r;
     Slots<A, N> left, of_r, of_h;
-    left.fill([&](int, int j) { return 1 - now.beta.own[j]; });
-    of_r.fill([&](int, int j) { return left.own[j] * now.a.own[j]; });
-    of_h.fill([&](int, int j) { return left.own[j] * d_phi.own[j]; });
+    if (!E::helped) {
+      left.fill([&](int, int j) { return 1 - now.beta.own[j]; });
+      of_r.fill([&](int, int j) { return left.own[j] * now.a.own[j]; });
+      of_h.fill([&](int, int j) { return left.own[j] * d_phi.own[j]; });
+    }
 #pragma unroll
     for (int n = 0; n < N; ++n) {
+      const Quad<A> by = E::helped ? e.quad(5, n) : Quad<A>{left.at(n), of_r.at(n), of_h.at(n), d_eps.at(n)};
       Pair<A>& g = g_of(turn, n);
-      g = left.at(n) * g + of_r.at(n) * d_r + of_h.at(n) * h + d_eps.at(n) * now.w;
+      g = by.x * g + by.y * d_r + by.z * h + by.w * now.w;
     }
     if (i > 0 || !e.held(turn)) return;
 #pragma unroll
@@ -364,12 +398,11 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       if (between) e.template look<1>(s, turn);
       carry_on(i, turn);
     } else if (e.helper) {
-      hand([&](int which, Pair<A>& x) { x = e.handed(which); });
+      hear();
       update(i, turn);
       if (behind) e.template look<1>(s, turn);
       if (!late || i == 0) stores(i, turn, h);
       if (ahead && i > 0) give(i - 1), prepare(i - 1, turn);
-      if (ahead && !late) prefetch_ahead(i, turn);
       if (!ahead) {
         if (i < T) prefetch_writing(partner(i - 1), turn);
         prefetches(i, turn);
@@ -417,7 +450,6 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       const A x = e.team_sums(of_r), beta = next.beta.own[o];
       e.publish_values(s + 1, turn, o, (1 - beta) * x + beta * rho, of_g[o] + next.a.own[o] * (rho - x));
     }
-    if (ahead && C::HOLD > 0) sent = cycles();
     e.erase_values(s, turn);
     now = next;
   }
@@ -431,10 +463,6 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     store2_streamed(to, d.x, d.y), store2_streamed(to + D, d_w.x, d_w.y);
     store2_streamed(p.former + at_time(b, T + 1, i, D, e.channel), h.x, h.y);
     if (i < T) store2_streamed(p.d_xz + at_time(b, T, i, 2 * D, e.channel), d.x, d.y);
-  }
-  ELMAN_FN void prefetch_ahead(int i, int turn) const {
-    if (i > 1) prefetch_writing(partner(i - 2), turn);
-    prefetches(i - 1, turn);
   }
   // Bring to the L2 cache what the next fetch reads.
   ELMAN_FN void prefetches(int i, int turn) const {
@@ -463,7 +491,8 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
 #pragma unroll
           for (int v = 0; v < Step::vectors; ++v) {
             const Carry& c = e.carry(turn);
-            store2(gate_part + (e.row(turn) * Step::vectors + v) * D + e.channel, c.gate_x[v], c.gate_y[v]);
+            const Pair<A> sum = E::helped ? e.handed(gates + Step::vectors + v) : Pair<A>{c.gate_x[v], c.gate_y[v]};
+            store2(gate_part + (e.row(turn) * Step::vectors + v) * D + e.channel, sum.x, sum.y);
           }
   }
 };

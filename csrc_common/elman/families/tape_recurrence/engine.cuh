@@ -86,7 +86,7 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
   using Rest = One<C::SHARED - Front::shared>;
   using At = TapeLayout<S, C, Carry, 3 - OPERANDS, TAPES, HANDED>;
   using Sum = A[C::TILES][4];
-  static constexpr bool full = C::WHOLE;
+  static constexpr bool full = C::WHOLE, even = full && C::WARPS * C::CHUNKS * chunk % (C::TILES * tile) == 0;  // of rows; and of channels
   const At layout;
   const int B, D, steps, teams;
   Stationary<S, Front, transposed> front;
@@ -137,8 +137,9 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
     part = l / lanes / own_rows;
     const int m = set * joint + part, pair = l % lanes ^ (b / 2 % 2) * 4;
     channel = (block * C::TILES + m) * tile + 2 * pair, row0 = group * C::TURNS * rows + b;
-    owner = x < (int)At::owners && (block * C::TILES + set * joint) * tile < D;
-    helper = helped && !owner && x < 2 * (int)At::owners && (block * C::TILES + set * joint) * tile < D;
+    const bool some = even || (block * C::TILES + set * joint) * tile < D;
+    owner = x < (int)At::owners && some;
+    helper = helped && x >= (int)At::owners && x < 2 * (int)At::owners && some;
     spare = helped ? helper : owner;
     first_team = block == 0 && m == 0;
     target = operands + (channel / tile * rows + b) * tile + channel % tile;
@@ -159,7 +160,8 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
   ELMAN_FN int64_t row(int turn) const { return row0 + turn * rows; }
   ELMAN_FN bool mine(int turn) const { return owner && held(turn); }
   // The same of an owner or its helper.
-  ELMAN_FN bool held(int turn) const { return channel < D && (full || row(turn) < B); }
+  ELMAN_FN bool held(int turn) const { return (even || channel < D) && in_batch(turn); }
+  ELMAN_FN bool in_batch(int turn) const { return full || row(turn) < B; }
   // The lane that stores what belongs to a row and its slots.
   ELMAN_FN bool of_row(int turn) const { return first_team && held(turn); }
   ELMAN_FN Carry& carry(int turn) {
@@ -170,6 +172,12 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
 
   // Pair `which` of those that an owner and its helper hand to each other.
   ELMAN_FN Pair<A>& handed(int which) const { return between[which * (int)At::owners]; }
+
+  // Four numbers of slot n of the row, among those that are handed from pair `which` on: 2 * octets pairs.
+  ELMAN_FN Quad<A>& quad(int which, int n) const {
+    const int x = (int)thread_x() % (int)At::owners;
+    return reinterpret_cast<Quad<A>*>(between - x + which * (int)At::owners)[(x / 32 * own_rows + x / lanes % own_rows) * N + n];
+  }
 
   // Operand `o` of slot `step`.
   ELMAN_FN S* operand(int step, int turn, int o) const {

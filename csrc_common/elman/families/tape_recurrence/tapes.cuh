@@ -32,7 +32,7 @@ template <class C, class S, class E, class Args> struct Tapes {
 
   // What wrote the tape that `step` found, if that is to be restored in a segment: of step - 1.
   ELMAN_FN void fetch_writing(int step, int turn) {
-    if (step <= 0 || step % C::K == 0 || e.row(turn) >= e.B) return;
+    if (step <= 0 || step % C::K == 0 || !e.in_batch(turn)) return;
     const A* const from = kept(e.row(turn), step);
     past_beta.fill([&](int n, int) { return elman::load(from + n); });
     if (e.held(turn)) past_w = load2(w_at(step - 1, turn));
