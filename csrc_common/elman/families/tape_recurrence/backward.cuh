@@ -292,10 +292,8 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     pause(e.since, 3 * C::DELAY);  // until the owners of all blocks have published d_pre
     e.template look<0>(T - i, turn);
     if (!first) work();
+    if (late && e.helper && i < T) stores(i + 1, turn, h_stored);
     if (ahead) fetch_ahead(i - 1, turn);  // here they come with the look, and are there for what follows the barrier
-    if (late && e.helper) {
-      if (i < T) stores(i + 1, turn, h_stored);
-    }
     first_product(i, turn);
   }
   ELMAN_FN void first_product(int i, int turn) {
@@ -372,11 +370,20 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       of_r.fill([&](int, int j) { return left.own[j] * now.a.own[j]; });
       of_h.fill([&](int, int j) { return left.own[j] * d_phi.own[j]; });
     }
+    constexpr int joint = N < lanes ? N : lanes;  // read before anything is stored: the compiler does not know that these are places apart
 #pragma unroll
-    for (int n = 0; n < N; ++n) {
-      const Quad<A> by = E::helped ? e.quad(5, n) : Quad<A>{left.at(n), of_r.at(n), of_h.at(n), d_eps.at(n)};
-      Pair<A>& g = g_of(turn, n);
-      g = by.x * g + by.y * d_r + by.z * h + by.w * now.w;
+    for (int n = 0; n < N; n += joint) {
+      Quad<A> by[joint];
+      Pair<A> g[joint];
+#pragma unroll
+      for (int j = 0; j < joint; ++j)
+        if (n + j < N) {
+          by[j] = E::helped ? e.quad(5, n + j) : Quad<A>{left.at(n + j), of_r.at(n + j), of_h.at(n + j), d_eps.at(n + j)};
+          g[j] = g_of(turn, n + j);
+        }
+#pragma unroll
+      for (int j = 0; j < joint; ++j)
+        if (n + j < N) g_of(turn, n + j) = by[j].x * g[j] + by[j].y * d_r + by[j].z * h + by[j].w * now.w;
     }
     if (i > 0 || !e.held(turn)) return;
 #pragma unroll
