@@ -118,12 +118,12 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     for (int j = 0; j < octets; ++j) e.publish_values(0, turn, j, A(0), of_g[j]);
   }
 
-  // A helper's loads for iteration i, in the iteration before: `after`, and what restoring takes; and to the L2 cache those of iteration i - 1.
+  // A helper's loads for iteration i, in the iteration before, and to the L2 cache those of iteration i - 1: behind its look at d_pre the rows,
+  // behind that at d_w what restoring takes. So each comes with the look.
   ELMAN_FN void fetch_ahead(int i, int turn) {
     if (!e.helper || i < 0 || !e.in_batch(turn)) return;
     const bool more = i > 2;
     const int64_t b = e.row(turn), at = at_time(b, T, i - 1, D, e.channel);
-    const int past = partner(i);
     const A* const row = kept(b, i - 1);
     if (i > 0) {
       after.beta.fill([&](int n, int) { return elman::load(row + n); });
@@ -131,18 +131,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       after.a.fill([&](int n, int) { return elman::load(row + 2 * N + n); });
     }
     if (more) prefetch(row - 3 * N + (int)lane() % lanes);
-    if (past > 0 && past % C::K != 0) {
-      const A* const from = row + (past - i + 1) * (3 * N);
-      past_beta.fill([&](int n, int) { return elman::load(from + n); });
-      prefetch(from + 3 * N);
-    }
-    if (more && i % C::K == 0) prefetch_writing(partner(i - 1), turn);
     if (!e.held(turn)) return;
-    if (past > 0 && past % C::K != 0) {
-      const A* const w = p.w + at + (past - i) * D;
-      past_w = load2(w);
-      prefetch(w + D);
-    }
     if (i > 1) after.w = load2(p.w + at - D);
     else after.w = {0, 0};
     h_after = load2(i > 0 ? p.h + at : p.h0 + b * D + e.channel);
@@ -150,6 +139,19 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     const S* const xz = p.xz + at_time(b, T, i - 1, 2 * D, e.channel) + D;
     if (i > 0) d_y = load_packed(of_y), z = load_packed(xz);
     if (more) prefetch(p.w + at - 2 * D), prefetch(p.h + at - D), prefetch(of_y - D), prefetch(xz - 2 * D);
+  }
+  ELMAN_FN void fetch_past(int i, int turn) {
+    const int past = partner(i);
+    if (i <= 0) return;
+    if (i % C::K == 0) prefetch_writing(partner(i - 1), turn);
+    if (past <= 0 || past % C::K == 0 || !e.in_batch(turn)) return;
+    const A* const from = kept(e.row(turn), past);
+    past_beta.fill([&](int n, int) { return elman::load(from + n); });
+    prefetch(from + 3 * N);
+    if (!e.held(turn)) return;
+    const A* const w = w_at(past - 1, turn);
+    past_w = load2(w);
+    prefetch(w + D);
   }
   // Hand over what of that the owner needs, and go on to iteration i.
   ELMAN_FN void give(int i) {
@@ -281,19 +283,19 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       if (i > 0 && e.in_batch(turn)) next.a.fill([&](int n, int) { return elman::load(kept(e.row(turn), i - 1) + 2 * N + n); });
       load(now, i, turn);
     }
-    const auto work = [&] {
-      if (restoring) restore(partner(i), turn);
-      if (e.helper) {
-        readout(i, turn);
-        e.handed(2) = e.own.d_h, e.handed(3) = e.own.d_q;
-      }
+    const auto read_out = [&] {
+      if (!e.helper) return;
+      readout(i, turn);
+      e.handed(2) = e.own.d_h, e.handed(3) = e.own.d_q;
     };
-    if (first) work();
+    if (first && !ahead && restoring) restore(partner(i), turn);
+    if (first) read_out();
     pause(e.since, 3 * C::DELAY);  // until the owners of all blocks have published d_pre
     e.template look<0>(T - i, turn);
-    if (!first) work();
     if (late && e.helper && i < T) stores(i + 1, turn, h_stored);
-    if (ahead) fetch_ahead(i - 1, turn);  // here they come with the look, and are there for what follows the barrier
+    if (ahead) fetch_ahead(i - 1, turn);
+    if ((ahead || !first) && restoring) restore(partner(i), turn);
+    if (!first) read_out();
     first_product(i, turn);
   }
   ELMAN_FN void first_product(int i, int turn) {
@@ -408,6 +410,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       hear();
       update(i, turn);
       if (behind) e.template look<1>(s, turn);
+      if (ahead) fetch_past(i - 1, turn);
       if (!late || i == 0) stores(i, turn, h);
       if (ahead && i > 0) give(i - 1), prepare(i - 1, turn);
       if (!ahead) {
