@@ -55,7 +55,8 @@ template <class S, class A> ELMAN_FN Pair<A> tanh_pair(Pair<A> x) {
 
 // Iteration i, with what is on the chain from one block to another marked by >:
 //   > W_w h[i-1]; > barrier; > w, its sums with the tape, published;   W_h h[i-1] and its barrier while they travel
-//   > the row's scores, both softmaxes, r, h[i], published;   barrier; while h[i] travels M[i] and <h[i], M[i]>, and by helpers readout and stores
+//   > the row's scores, both softmaxes, r, h[i], published;   barrier;   while h[i] travels, by helpers, M[i] and <h[i], M[i]>
+// Helpers store and read out while owners gather the scores.
 template <class Step, class C, class S, class Args> struct ForwardPass {
   using A = Acc<S>;
   struct Carry {
@@ -151,6 +152,7 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
     e.put(0, of_w);
     sync_block();
     if (e.owner) scores(i, turn);
+    else if (alone && (C::WAY & 256)) pause(cycles(), 300);  // what they read from shared memory would stand in the scores' way
     e.multiply(e.rest, of_h, 0);
     e.put(1, of_h);
     sync_block();

@@ -7,10 +7,12 @@
 //   dM'_n = g_n + a_n d_r + dphi_n h[i-1],   d_w = sum beta_n dM'_n + deps_n M_n,   g_n <- (1 - beta_n) dM'_n + deps_n w
 //   d_h[i-1] = W_h^T d_pre + W_w^T d_w + sum dphi_n M'_n + what y[i-1] gives     (at i = 0 the gradient of h0, and g that of the first tape)
 // On the chain from one block to another, marked by >:
-//   > W_w^T d_w; > barrier; > d_h, d_pre, which is published at once, and the sums, published;   while the sums travel what of d_w needs no dphi
-//   > the row's sums, two softmaxes' slopes, d_w, published;   barrier;   while d_w travels W_h^T d_pre, which has long come, then g and G_n
-//   and by helpers loads, the readout's slopes, tapes restored and stores
-// The owners' look at d_w comes behind what they do meanwhile, and by then all is there: before it, both took longer.
+//   > W_w^T d_w; > barrier; > d_h, d_pre, which is published at once, and the sums, published
+//   > the row's sums, two softmaxes' slopes, d_w, published;   barrier;   while d_w travels W_h^T d_pre, which has long come, and M
+// Helpers meanwhile: from the barrier of the product on the readout's slopes, then behind their look at d_pre stores, loads and a tape restored;
+// from the other barrier on g, then behind their look at d_w what the next iteration needs of g and M: G and the sums of beta g and beta M.
+// What a warp has loaded it uses before it looks for words, or else behind the look's wait: loads that are on the way at once share a scoreboard,
+// so that the wait for one is a wait for all. Two ways of the code that meet must not each load what follows, nor write a register of the other's.
 #include <elman/families/tape_recurrence/tapes.cuh>
 
 namespace elman::tape {

@@ -18,8 +18,9 @@
 //   l, l + 8, ... Values are summed in a fixed order: two runs are equal bit by bit.
 // * Use of a slot again: a warp gathers after all blocks have passed the barrier before they published, so that the operands of the step before
 //   have been read by all; and behind the barrier of a product its operands have been published, so that the values of the gather before have been
-//   read. There their owners erase them. Fences, and the length of the ring, are as in dense_recurrence/engine.cuh: one thread publishes and
-//   erases, and another looks at, a word's place in all slots.
+//   read. There their owners erase them. One thread publishes and erases, and another looks at, a word's place in all slots: its next value comes
+//   behind its erasure by itself, and that all readers look behind the erasure one thread of each block sees to (`order`). A fence in every thread,
+//   as in dense_recurrence/engine.cuh, waits for that thread's stores.
 // * DELAY is counted from a block's barrier; where other work comes first there is no pause. A thread has its channels' part of the tape in
 //   shared memory, TAPES of them.
 #include <elman/families/dense_recurrence/engine.cuh>
@@ -192,9 +193,11 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
     for (int o = 0; o < OPERANDS; ++o) erase(operand(step, turn, o));
   }
 
-  // Before a step's barrier, of all threads' looks and erasures: erasures before the barrier before are ordered before looks behind that of
-  // `behind` steps later. One thread of a block says so to its group, and hears so: a fence in every thread waits for that thread's stores.
+  // Called before the barrier behind a step's gather. Every `lap` steps one thread counts its block, which by its last barrier has erased what it
+  // erases of slots up to step - 2; `behind` steps later it waits until all blocks of the group are counted, and looks of its block at slots from
+  // step + 1 on are behind that.
   static constexpr int lap = C::RING / 2, behind = C::RING / 4;
+  static_assert(lap + behind + 2 <= C::RING);
   ELMAN_FN void order(int step) const {
     if (step < lap || thread_x() != threads<C> - 1) return;
     if (step % lap == 0) add_release(counter, 1u);
