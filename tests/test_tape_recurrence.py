@@ -15,7 +15,7 @@ H200 = DEVICES["sm_90a"]
 @pytest.mark.parametrize(
     ("name", "N", "B", "T", "D", "division"),
     [
-        ("E29c", 11, 2, 18, 16, {"RING": 8, "FAR": 0}),
+        ("E29c", 10, 2, 18, 16, {"RING": 8, "FAR": 0}),
         ("E29a", 3, 33, 2, 80, {"TILES": 3, "WARPS": 8, "TURNS": 3, "FAR": 1}),
     ],
     ids=[

@@ -57,11 +57,7 @@ def shared_bytes(constants: Mapping[str, int], sizes: Mapping[str, int], dtype: 
     parts = 2 * warps * channels * ROWS * wide
     tapes = 2 if constants["FAR"] else 1 + STEPS
     carried = CARRIED if turns > 1 else 0
-    handed = (
-        9 + 4 * cdiv(sizes["N"], 8) + 2 * VECTORS
-        if turns == 1 and warps >= 4 * constants["TILES"]
-        else 0
-    )
+    handed = 6 + 4 * cdiv(sizes["N"], 8) + 2 * VECTORS if turns == 1 and warps >= 4 * constants["TILES"] else 0
     return matrix + parts + channels * ROWS * (turns * (tapes * sizes["N"] + carried) + handed) * wide
 
 

@@ -22,7 +22,7 @@ template <class Step, class A> struct BackwardCarry {
 };
 template <class Step, class C, class S>
 using BackwardEngine =
-    Engine<S, C, BackwardCarry<Step, Acc<S>>, 2, C::FAR ? 2 : 1 + C::K, 9 + 4 * ((C::N + lanes - 1) / lanes) + 2 * Step::vectors, true>;
+    Engine<S, C, BackwardCarry<Step, Acc<S>>, 2, C::FAR ? 2 : 1 + C::K, 6 + 4 * ((C::N + lanes - 1) / lanes) + 2 * Step::vectors, true>;
 
 template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<C, S, BackwardEngine<Step, C, S>, Args> {
   using A = Acc<S>;
@@ -38,8 +38,10 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   static constexpr bool behind = ahead && (C::WAY & 16);  // whether most of that stands behind its look at d_w
   static constexpr bool between = ahead && (C::WAY & 32);  // whether owners look at d_w between W_h^T d_pre and M
   static constexpr bool late = ahead && (C::WAY & 64);  // whether it stores an iteration later, behind its look at d_pre
-  // Pairs handed from helper to owner, of iteration i: w, h[i-1], sums of beta g and of beta M, for each octet (beta, kappa) and (a, G); the gate and its gradient.
-  static constexpr int given = 5 + 2 * octets, gates = given + 4 + 2 * octets;
+  // Pairs that an owner and its helper hand to each other. From one barrier to the other d_pre, d_w, d_r go to the helper, and in the same places
+  // on to the next w, h[i-1] and the sum of beta g to the owner, who then reads before it writes, as the helper does. Others have their own.
+  enum { of_d_pre = 0, of_d_w = 1, of_d_r = 2, of_w_next = 0, of_h = 1, of_beta_g = 2, of_beta_M = 3, of_d_h = 4, of_d_q = 5, of_slots = 6 };
+  static constexpr int of_row = of_slots + 2 * octets, gates = of_row + 2 * octets;  // for each octet (beta, kappa), (a, G); gate and gradient
   // What forward kept of iteration i: beta and kappa of step i - 1, a of step i; and w of step i - 1.
   struct Row {
     Slots<A, N> beta, kappa, a;
@@ -159,19 +161,19 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   ELMAN_FN void give(int i) {
     h_stored = h;
     now = next, next = after, h = h_after;
-    e.handed(given) = next.w, e.handed(given + 1) = h;
+    e.handed(of_w_next) = next.w, e.handed(of_h) = h;
 #pragma unroll
     for (int j = 0; j < octets; ++j) {
-      e.handed(given + 4 + 2 * j) = {next.beta.own[j], next.kappa.own[j]};
-      e.handed(given + 5 + 2 * j).x = next.a.own[j];
+      e.handed(of_row + 2 * j) = {next.beta.own[j], next.kappa.own[j]};
+      e.handed(of_row + 2 * j + 1).x = next.a.own[j];
     }
   }
   ELMAN_FN void receive() {
-    next.w = e.handed(given), h = e.handed(given + 1);
+    next.w = e.handed(of_w_next), h = e.handed(of_h);
 #pragma unroll
     for (int j = 0; j < octets; ++j) {
-      const Pair<A> x = e.handed(given + 4 + 2 * j);
-      next.beta.own[j] = x.x, next.kappa.own[j] = x.y, next.a.own[j] = e.handed(given + 5 + 2 * j).x;
+      const Pair<A> x = e.handed(of_row + 2 * j);
+      next.beta.own[j] = x.x, next.kappa.own[j] = x.y, next.a.own[j] = e.handed(of_row + 2 * j + 1).x;
     }
   }
   // Of iteration i, whose row is `now`: sums of beta g and of beta M, and G. Where the owner restores M only now, it is made here as well.
@@ -194,9 +196,9 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
           of_g = of_g + beta * g, of_tape = of_tape + beta * M;
           x[j] = dot(g, now.w - M);
         }
-      e.handed(given + 5 + 2 * (n / lanes)).y = e.team_sums(x);
+      e.handed(of_row + 2 * (n / lanes) + 1).y = e.team_sums(x);
     }
-    e.handed(given + 2) = of_g, e.handed(given + 3) = of_tape;
+    e.handed(of_beta_g) = of_g, e.handed(of_beta_M) = of_tape;
   }
   // Before the first iteration.
   ELMAN_FN void begin_ahead(int turn) {
@@ -222,7 +224,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
         weighted.fill([&](int, int j) { return now.beta.own[j] * now.a.own[j]; });
         fixed = weighted.sum() * c.d_r;
         if (ahead) {
-          fixed = fixed + e.handed(given + 2), mean_tape = e.handed(given + 3);
+          fixed = fixed + e.handed(of_beta_g), mean_tape = e.handed(of_beta_M);
           return;
         }
 #pragma unroll
@@ -262,16 +264,16 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   // What an owner tells its helper: pairs, and of each slot what `update` multiplies g, d_r, h and w by.
   ELMAN_FN void tell() {
     const Carry& c = e.own;
-    e.handed(0) = c.d_pre, e.handed(1) = d_w, e.handed(4) = c.d_r;
+    e.handed(of_d_pre) = c.d_pre, e.handed(of_d_w) = d_w, e.handed(of_d_r) = c.d_r;
 #pragma unroll
     for (int j = 0; j < octets; ++j) {
       const A left = 1 - now.beta.own[j];
-      if (e.part == 0 && d_phi.present(j)) e.quad(5, d_phi.slot(j)) = {left, left * now.a.own[j], left * d_phi.own[j], d_eps.own[j]};
+      if (e.part == 0 && d_phi.present(j)) e.quad(of_slots, d_phi.slot(j)) = {left, left * now.a.own[j], left * d_phi.own[j], d_eps.own[j]};
     }
   }
   ELMAN_FN void hear() {
     Carry& c = e.own;
-    c.d_pre = e.handed(0), d_w = e.handed(1), c.d_r = e.handed(4);
+    c.d_pre = e.handed(of_d_pre), d_w = e.handed(of_d_w), c.d_r = e.handed(of_d_r);
   }
 
   // What other warps do while owners gather the sums of iteration i: W_h^T d_pre, and helpers the readout and a tape restored. Those come before
@@ -288,7 +290,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     const auto read_out = [&] {
       if (!e.helper) return;
       readout(i, turn);
-      e.handed(2) = e.own.d_h, e.handed(3) = e.own.d_q;
+      e.handed(of_d_h) = e.own.d_h, e.handed(of_d_q) = e.own.d_q;
     };
     if (first && !ahead && restoring) restore(partner(i), turn);
     if (first) read_out();
@@ -357,7 +359,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     of_h.fill([&](int, int j) { return (1 - now.beta.own[j]) * d_phi.own[j]; });
 #pragma unroll
     for (int n = 0; n < N; ++n) past = past + of_h.at(n) * found(max_of(i - 1, 0), turn, n);
-    if (E::helped) c.d_h = e.handed(2), c.d_q = e.handed(3);
+    if (E::helped) c.d_h = e.handed(of_d_h), c.d_q = e.handed(of_d_q);
     c.d_h = c.d_h + past + of_w * now.w;
     if (i > 1) {  // iteration 0 has the first tape, beta 0 and no w
       if (restores(i - 1)) restore(partner(i - 1), turn);
@@ -382,7 +384,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
 #pragma unroll
       for (int j = 0; j < joint; ++j)
         if (n + j < N) {
-          by[j] = E::helped ? e.quad(5, n + j) : Quad<A>{left.at(n + j), of_r.at(n + j), of_h.at(n + j), d_eps.at(n + j)};
+          by[j] = E::helped ? e.quad(of_slots, n + j) : Quad<A>{left.at(n + j), of_r.at(n + j), of_h.at(n + j), d_eps.at(n + j)};
           g[j] = g_of(turn, n + j);
         }
 #pragma unroll
@@ -447,7 +449,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     A of_g[octets];
     if (ahead) {
 #pragma unroll
-      for (int j = 0; j < octets; ++j) of_g[j] = e.handed(given + 5 + 2 * j).y;
+      for (int j = 0; j < octets; ++j) of_g[j] = e.handed(of_row + 2 * j + 1).y;
     } else {
       match(of_g, next, max_of(i - 2, 0), turn);
     }
