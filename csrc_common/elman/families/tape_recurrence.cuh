@@ -91,22 +91,23 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
     c.h = load_if(mine, p.h0 + b * D + e.channel);
     e.publish_operand(0, turn, 0, c.h);
 #pragma unroll
-    for (int n = 0; n < N; ++n) e.slot_of(0, turn, n) = load_if(mine, p.tape0 + at_slot(b, 1, 0, N, n, D, e.channel));
-    match(turn);
-  }
-
-  // chi, of the new state and tape.
-  ELMAN_FN void match(int turn) {
-    Carry& c = e.carry(turn);
-#pragma unroll
     for (int n = 0; n < N; n += lanes) {
       A of_h[lanes] = {};
 #pragma unroll
       for (int j = 0; j < lanes; ++j)
-        if (n + j < N) of_h[j] = dot(c.h, e.slot_of(0, turn, n + j));
-      c.chi[n / lanes] = e.team_sums(of_h);
-      if (relieved) e.handed(of_chi + n / lanes).x = c.chi[n / lanes];
+        if (n + j < N) {
+          const Pair<A> M = load_if(mine, p.tape0 + at_slot(b, 1, 0, N, n + j, D, e.channel));
+          e.slot_of(0, turn, n + j) = M, of_h[j] = dot(c.h, M);
+        }
+      match(n / lanes, of_h, turn);
     }
+  }
+
+  // chi, from the parts of <h, M_n> in each lane.
+  ELMAN_FN void match(int octet, A (&of_h)[lanes], int turn) {
+    const A chi = e.team_sums(of_h);
+    if (relieved) e.handed(of_chi + octet).x = chi;
+    else e.carry(turn).chi[octet] = chi;
   }
 
   ELMAN_FN void fetch(int i, int turn) {
@@ -259,12 +260,22 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
   // The tape that the next scores need, which is kept where it is one of those that are saved.
   ELMAN_FN void write(int i, int turn) {
     const int64_t b = e.row(turn);
+    const Carry& c = e.carry(turn);
 #pragma unroll
-    for (int n = 0; n < N; ++n) {
-      Pair<A>& M = e.slot_of(0, turn, n);
-      M = written(M, beta.at(n), e.carry(turn).w);
+    for (int n = 0; n < N; n += lanes) {
+      A of_h[lanes] = {};
+      Pair<A> M[lanes];
+#pragma unroll
+      for (int j = 0; j < lanes; ++j)
+        if (n + j < N) M[j] = e.slot_of(0, turn, n + j);
+#pragma unroll
+      for (int j = 0; j < lanes; ++j)
+        if (n + j < N) {
+          M[j] = written(M[j], beta.at(n + j), c.w);
+          e.slot_of(0, turn, n + j) = M[j], of_h[j] = dot(c.h, M[j]);
+        }
+      match(n / lanes, of_h, turn);
     }
-    match(turn);
     const bool saved = i % C::K == 0 && i < T;
     if (!e.held(turn) || !(saved || i == T)) return;
 #pragma unroll
