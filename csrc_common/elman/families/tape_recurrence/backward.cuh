@@ -52,6 +52,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   const A* const vectors;
   Row now{}, next{}, after{};  // of iterations i, i - 1 and i - 2
   Pair<A> h{}, d_w{};  // of step i - 1, as d_y and z
+  Pair<A> new_g[octets == 1 ? N : 1];
   Pair<A> h_after{}, h_stored{};  // of step i - 2; and what is to be stored
   Packed<S> d_y{}, z{};
   typename E::Sum sum;  // of the products of an iteration
@@ -189,7 +190,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
 #pragma unroll
       for (int j = 0; j < lanes; ++j)
         if (n + j < N) {
-          const Pair<A> g = g_of(turn, n + j);
+          const Pair<A> g = octets == 1 ? new_g[j] : g_of(turn, n + j);
           Pair<A> M = found(step, turn, n + j);
           if (restoring) M = written(M, past_beta.at(n + j), past_w);
           const A beta = now.beta.at(n + j);
@@ -205,6 +206,9 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     load(next, T, turn);
     fetch_ahead(T, turn);
     give(T);
+    if (octets == 1)
+#pragma unroll
+      for (int n = 0; n < N; ++n) new_g[n] = g_of(turn, n);
     prepare(T, turn);
   }
 
@@ -389,7 +393,11 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
         }
 #pragma unroll
       for (int j = 0; j < joint; ++j)
-        if (n + j < N) g_of(turn, n + j) = by[j].x * g[j] + by[j].y * d_r + by[j].z * h + by[j].w * now.w;
+        if (n + j < N) {
+          const Pair<A> x = by[j].x * g[j] + by[j].y * d_r + by[j].z * h + by[j].w * now.w;
+          g_of(turn, n + j) = x;
+          if (octets == 1) new_g[j] = x;
+        }
     }
     if (i > 0 || !e.held(turn)) return;
 #pragma unroll
