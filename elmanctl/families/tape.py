@@ -108,7 +108,7 @@ PLACE = {
     "FAR": "1 where the backward pass keeps the tapes between two saved ones in global memory, 0 in shared memory",
     "WAY": "ways of the kernel that are timed against each other: sum of 1 and more",
 }
-WAY = 511
+WAY = 1023
 TILING = Tiling(tiles.COMMON | tiles.OF_A_PRODUCT | PLACE, choose, {"B": 32, "D": 1024})
 
 

@@ -38,6 +38,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   static constexpr bool behind = ahead && (C::WAY & 16);  // whether most of that stands behind its look at d_w
   static constexpr bool between = ahead && (C::WAY & 32);  // whether owners look at d_w between W_h^T d_pre and M
   static constexpr bool late = ahead && (C::WAY & 64);  // whether it stores an iteration later, behind its look at d_pre
+  static constexpr bool first = ahead && octets == 1 && (C::WAY & 512);  // whether owners read M with the product's sums: one after the other costs more
   // Pairs that an owner and its helper hand to each other. From one barrier to the other d_pre, d_w, d_r go to the helper, and in the same places
   // on to the next w, h[i-1] and the sum of beta g to the owner, who then reads before it writes, as the helper does. Others have their own.
   enum { of_d_pre = 0, of_d_w = 1, of_d_r = 2, of_w_next = 0, of_h = 1, of_beta_g = 2, of_beta_M = 3, of_d_h = 4, of_d_q = 5, of_slots = 6 };
@@ -259,7 +260,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     }
     if ((C::WAY & 1) && turn == 0) e.order(s);
     sync_block();
-    e.since = cycles();
+    if (!e.owner) e.since = cycles();
     if (!e.owner) return;
     e.erase_operands(s - 1, turn);
     if (!alone) stores(i, turn, h), readout(i, turn), carry_on(i, turn), update(i, turn);
@@ -283,7 +284,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   // What other warps do while owners gather the sums of iteration i: W_h^T d_pre, and helpers the readout and a tape restored. Those come before
   // the look at d_pre, since behind it their loads, which came long before, would be waited for with it.
   ELMAN_FN void help(int i, int turn) {
-    constexpr bool first = ahead || (C::WAY & 2);
+    constexpr bool read_first = ahead || (C::WAY & 2);
     const bool restoring = e.helper && i < T && !restores(i);
     if (!ahead && restoring) fetch_writing(partner(i), turn);
     if (!ahead && e.helper) {
@@ -296,14 +297,14 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       readout(i, turn);
       e.handed(of_d_h) = e.own.d_h, e.handed(of_d_q) = e.own.d_q;
     };
-    if (first && !ahead && restoring) restore(partner(i), turn);
-    if (first) read_out();
+    if (read_first && !ahead && restoring) restore(partner(i), turn);
+    if (read_first) read_out();
     pause(e.since, 3 * C::DELAY);  // until the owners of all blocks have published d_pre
     e.template look<0>(T - i, turn);
     if (late && e.helper && i < T) stores(i + 1, turn, h_stored);
     if (ahead) fetch_ahead(i - 1, turn);
-    if ((ahead || !first) && restoring) restore(partner(i), turn);
-    if (!first) read_out();
+    if ((ahead || !read_first) && restoring) restore(partner(i), turn);
+    if (!read_first) read_out();
     first_product(i, turn);
   }
   ELMAN_FN void first_product(int i, int turn) {
@@ -437,7 +438,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     e.multiply(e.rest, sum, 1);
     e.put(0, sum);
     sync_block();
-    e.since = cycles();
+    if (!e.owner) e.since = cycles();
     if (e.owner) gradients(i, turn);
     if (!alone || i == 0) sync_block();  // a next turn stores where this one has read
   }
@@ -446,6 +447,12 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     const int s = T - i;
     Carry& c = e.carry(turn);
     const Pair<A> d_h = e.take(0) + c.d_h;
+    Pair<A> M[lanes];
+    if (first) {
+#pragma unroll
+      for (int n = 0; n < lanes && n < N; ++n) M[n] = found(max_of(i - 2, 0), turn, n);
+      sync_warp();  // or the compiler reads it where it is multiplied
+    }
     if (i == 0) {
       if (e.mine(turn)) store2(p.d_h0 + e.row(turn) * D + e.channel, d_h.x, d_h.y);
       return;
@@ -467,7 +474,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       A of_r[lanes] = {};
 #pragma unroll
       for (int j = 0; j < lanes; ++j)
-        if (n + j < N) of_r[j] = dot(c.d_r, found(max_of(i - 2, 0), turn, n + j));
+        if (n + j < N) of_r[j] = dot(c.d_r, first ? M[j] : found(max_of(i - 2, 0), turn, n + j));
       const int o = n / lanes;
       const A x = e.team_sums(of_r), beta = next.beta.own[o];
       e.publish_values(s + 1, turn, o, (1 - beta) * x + beta * rho, of_g[o] + next.a.own[o] * (rho - x));
