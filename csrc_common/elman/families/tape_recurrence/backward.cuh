@@ -58,7 +58,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   Packed<S> d_y{}, z{};
   typename E::Sum sum;  // of the products of an iteration
   Slots<A, N> d_phi, d_eps;
-  A of_w{};  // sum of beta dphi
+  A of_w{}, beta_a{};  // sums of beta dphi; of beta a
 
   ELMAN_FN BackwardPass(const Args& p, const A* vectors, A* gate_part, Division split)
       : Base(p, split), scale(rsqrt_of(A(p.D))), gate_part(gate_part), vectors(vectors) {
@@ -118,6 +118,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     for (int step = first + C::K - 1; step >= T; --step) fetch_writing(partner(step), turn), restore(partner(step), turn);
     meet(T - 1, turn);
     load(now, T, turn);
+    if (ahead) sum_ahead(now);
     A of_g[octets];
     match(of_g, now, T - 1, turn);
 #pragma unroll
@@ -202,6 +203,11 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     }
     e.handed(of_beta_g) = of_g, e.handed(of_beta_M) = of_tape;
   }
+  ELMAN_FN void sum_ahead(const Row& row) {
+    Slots<A, N> both;
+    both.fill([&](int, int j) { return row.beta.own[j] * row.a.own[j]; });
+    beta_a = both.sum();
+  }
   // Before the first iteration.
   ELMAN_FN void begin_ahead(int turn) {
     load(next, T, turn);
@@ -224,14 +230,14 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       Slots<A, N> weighted;
       Pair<A> fixed = {0, 0}, mean_tape = {0, 0};
       const auto under_way = [&] {
-        if (ahead) receive();
+        if (ahead) {
+          receive();
+          fixed = beta_a * c.d_r + e.handed(of_beta_g), mean_tape = e.handed(of_beta_M);
+          return;
+        }
         if (alone && !E::helped) prefetches(i, turn);
         weighted.fill([&](int, int j) { return now.beta.own[j] * now.a.own[j]; });
         fixed = weighted.sum() * c.d_r;
-        if (ahead) {
-          fixed = fixed + e.handed(of_beta_g), mean_tape = e.handed(of_beta_M);
-          return;
-        }
 #pragma unroll
         for (int n = 0; n < N; ++n) {
           const A beta = now.beta.at(n);
@@ -419,6 +425,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       first_product(i, turn);
       if (between) e.template look<1>(s, turn);
       carry_on(i, turn);
+      if (ahead) sum_ahead(next);
     } else if (e.helper) {
       hear();
       update(i, turn);
