@@ -288,6 +288,7 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
   // Sum the values of the warp's rows over all teams, from slot `step`; under_way() runs once, while they are.
   template <class UnderWay> ELMAN_FN void gather(int step, int turn, Slots<A, N>& x, Slots<A, N>& y, UnderWay under_way) const {
     constexpr int loads = 8, deep = loads / own_rows;  // loads at a time, and of each row; a load has 8 teams' values
+    constexpr bool once = full && C::WARPS * C::CHUNKS * chunk <= 8 * deep * joint * tile;
     const A* const at = from + (step & (C::RING - 1)) * values_slot + (int64_t)turn * rows * teams * words;
 #pragma unroll
     for (int j = 0; j < octets; ++j) {
@@ -309,9 +310,11 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
 #pragma unroll
         for (int c = 0; c < loads; ++c)
 #pragma unroll
-          for (int i = 0; i < 4; ++i) total[c % own_rows][i] += element(got[c], i);
+          for (int i = 0; i < 4; ++i)
+            if (once && c < own_rows) total[c][i] = element(got[c], i);
+            else total[c % own_rows][i] += element(got[c], i);
         start += 8 * deep;
-        if (start >= teams) break;
+        if (once || start >= teams) break;
         look();
       }
       if constexpr (own_rows == 4) {
