@@ -222,6 +222,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   // From the sums of iteration i to the operands of its product.
   ELMAN_FN void step(int i, int turn) {
     const int s = T - i, before = max_of(i - 1, 0);
+    if (ahead && C::HOLD > 0 && e.owner) pause(e.since, C::HOLD);
     Carry& c = e.carry(turn);
     if (!alone && e.owner) load(now, i, turn);
     if (e.owner) {
@@ -486,6 +487,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       const A x = e.team_sums(of_r), beta = next.beta.own[o];
       e.publish_values(s + 1, turn, o, (1 - beta) * x + beta * rho, of_g[o] + next.a.own[o] * (rho - x));
     }
+    if (ahead && C::HOLD > 0) e.since = cycles();
     e.erase_values(s, turn);
     now = next;
   }

@@ -288,7 +288,8 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
   // Sum the values of the warp's rows over all teams, from slot `step`; under_way() runs once, while they are.
   template <class UnderWay> ELMAN_FN void gather(int step, int turn, Slots<A, N>& x, Slots<A, N>& y, UnderWay under_way) const {
     constexpr int loads = 8, deep = loads / own_rows;  // loads at a time, and of each row; a load has 8 teams' values
-    constexpr bool once = full && C::WARPS * C::CHUNKS * chunk <= 8 * deep * joint * tile;
+    // Where one round is all. The backward pass has no registers to spare: there the compiler gives up others that it then makes again.
+    constexpr bool once = OPERANDS == 1 && full && C::WARPS * C::CHUNKS * chunk <= 8 * deep * joint * tile;
     const A* const at = from + (step & (C::RING - 1)) * values_slot + (int64_t)turn * rows * teams * words;
 #pragma unroll
     for (int j = 0; j < octets; ++j) {
