@@ -81,12 +81,7 @@ def choose(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[
     """
     if device is None:
         # By B, so that helpers and neither, and tapes in both places, are verified.
-        found = tiles.divide(sizes, dtype, None, PRODUCTS, REGISTERS, carry=True) | {
-            "DELAY": 0,
-            "FAR": 0,
-            "WAY": WAY,
-            "HOLD": 0,
-        }
+        found = tiles.divide(sizes, dtype, None, PRODUCTS, REGISTERS, carry=True) | {"DELAY": 0, "FAR": 0}
         if found["TURNS"] == 1 and sizes["B"] % 2:
             found["WARPS"] = 4 * found["TILES"]
         limit = max(d.shared_bytes for d in tiles.DEVICES.values())
@@ -96,7 +91,7 @@ def choose(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[
         (d.cycles + trips(d.constants, sizes) * TRIP, constants["FAR"], constants)
         for needed in sorted({registers({"TILES": m, "TURNS": t}, sizes["N"]) for m in (1, 3) for t in (1, 2)})
         for d in tiles.divisions(sizes, dtype, device, PRODUCTS, needed, carry=True)
-        for constants in (d.constants | {"DELAY": DELAY, "FAR": far, "WAY": WAY, "HOLD": 0} for far in (0, 1))
+        for constants in (d.constants | {"DELAY": DELAY, "FAR": far} for far in (0, 1))
         if constants["WARPS"] <= WARPS and registers(constants, sizes["N"]) == needed
         if shared_bytes(constants, sizes, dtype) <= device.shared_bytes
     ]
@@ -109,12 +104,7 @@ def choose(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[
     return min(found, key=lambda d: d[:2])[2]
 
 
-PLACE = {
-    "FAR": "1 where the backward pass keeps the tapes between two saved ones in global memory, 0 in shared memory",
-    "WAY": "ways of the kernel that are timed against each other: sum of 1 and more",
-    "HOLD": "cycles from an owner's publication of sums to its look at all blocks' in the backward pass, where that comes sooner",
-}
-WAY = 1023
+PLACE = {"FAR": "1 where the backward pass keeps the tapes between two saved ones in global memory, 0 in shared memory"}
 TILING = Tiling(tiles.COMMON | tiles.OF_A_PRODUCT | PLACE, choose, {"B": 32, "D": 1024})
 
 

@@ -55,8 +55,9 @@ template <class S, class A> ELMAN_FN Pair<A> tanh_pair(Pair<A> x) {
 
 // Iteration i, with what is on the chain from one block to another marked by >:
 //   > W_w h[i-1]; > barrier; > w, its sums with the tape, published;   W_h h[i-1] and its barrier while they travel
-//   > the row's scores, both softmaxes, r, h[i], published;   barrier;   while h[i] travels, by helpers, M[i] and <h[i], M[i]>
-// Helpers store and read out while owners gather the scores.
+//   > the row's scores, both softmaxes, r, h[i], published;   barrier;   while h[i] travels M[i] and <h[i], M[i]>
+// The last is done by helpers, where there are any, which hand <h[i], M[i]> to their owners. They store and read out while owners gather the
+// scores of the next iteration. Without helpers an owner does all that while h[i] travels.
 template <class Step, class C, class S, class Args> struct ForwardPass {
   using A = Acc<S>;
   struct Carry {
@@ -66,9 +67,8 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
   using E = Engine<S, C, Carry, 1, 1, 3 + 3 * ((C::N + lanes - 1) / lanes), false>;
   static constexpr int N = C::N, octets = (N + lanes - 1) / lanes;
   static constexpr bool alone = C::TURNS == 1;
-  // Whether helpers write the tape and form chi, which is the first pair handed from `of_chi` on, and store while owners gather.
-  static constexpr bool relieved = E::helped && (C::WAY & 8);
-  static constexpr int of_chi = 3 + 2 * octets;
+  static constexpr int of_chi = 3 + 2 * octets;  // pairs that a helper hands to its owner, behind those of `hand`
+  static constexpr unsigned aside = 300;  // cycles for the scores to read shared memory, before the other warps read their part of W_h from it
   const Args p;
   const int T, D;
   const A scale;
@@ -106,7 +106,7 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
   // chi, from the parts of <h, M_n> in each lane.
   ELMAN_FN void match(int octet, A (&of_h)[lanes], int turn) {
     const A chi = e.team_sums(of_h);
-    if (relieved) e.handed(of_chi + octet).x = chi;
+    if (E::helped) e.handed(of_chi + octet).x = chi;
     else e.carry(turn).chi[octet] = chi;
   }
 
@@ -114,14 +114,14 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
     if (!e.held(turn) || i >= T) return;
     const S* const xz = p.xz + at_time(e.row(turn), T, i, 2 * D, e.channel);
     if (e.owner) input = load_packed(xz);
-    if (e.spare && !relieved) z = load_packed(xz + D);
+    if (e.spare && !E::helped) z = load_packed(xz + D);
   }
 
   ELMAN_FN void scores(int i, int turn) {
     Carry& c = e.carry(turn);
-    constexpr bool first = octets == 1 && (C::WAY & 128);  // whether the tape is read before the sums: one after the other costs more
+    constexpr bool early = octets == 1;  // whether the tape is read before the sums: one after the other costs more
     Pair<A> M[lanes];
-    if (first)
+    if (early)
 #pragma unroll
       for (int n = 0; n < lanes && n < N; ++n) M[n] = e.slot_of(0, turn, n);
     c.w = e.take(0);
@@ -132,20 +132,21 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
       A of_w[lanes] = {};
 #pragma unroll
       for (int j = 0; j < lanes; ++j)
-        if (n + j < N) of_w[j] = dot(c.w, first ? M[j] : e.slot_of(0, turn, n + j));
+        if (n + j < N) of_w[j] = dot(c.w, early ? M[j] : e.slot_of(0, turn, n + j));
       const A by_w = e.team_sums(of_w);
-      const A chi = relieved ? e.handed(of_chi + n / lanes).x : c.chi[n / lanes];
+      const A chi = E::helped ? e.handed(of_chi + n / lanes).x : c.chi[n / lanes];
       e.publish_values(i, turn, n / lanes, by_w, square - chi);
     }
     e.erase_values(i - 1, turn);
   }
 
   ELMAN_FN void product(int i, int turn) {
-    if (relieved && e.helper && i > 0) take_in();
+    const bool writes = E::helped && e.helper && i > 0;
+    if (writes) take_in();
     if (alone) pause(e.since, C::DELAY);
     e.template look<0>(i, turn);
-    if (relieved && e.helper && i > 0) write(i - 1, turn);
-    if (alone && !relieved && i > 0) finish(i - 1, turn);
+    if (writes) write(i - 1, turn);
+    if (alone && !E::helped && i > 0) finish(i - 1, turn);
     e.template wait<0>(i, turn);
     if (alone) fetch(i, turn);
     typename E::Sum of_w = {}, of_h = {};
@@ -153,7 +154,7 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
     e.put(0, of_w);
     sync_block();
     if (e.owner) scores(i, turn);
-    else if (alone && (C::WAY & 256)) pause(cycles(), 300);  // what they read from shared memory would stand in the scores' way
+    else if (alone) pause(cycles(), aside);
     e.multiply(e.rest, of_h, 0);
     e.put(1, of_h);
     sync_block();
@@ -177,11 +178,11 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
       if (!last) e.publish_operand(i + 1, turn, 0, c.h);
       if (E::helped)
         hand([&](int which, Pair<A>& x) { e.handed(which) = x; });
-    } else if (relieved && e.helper && e.held(turn)) {
+    } else if (e.helper && e.held(turn)) {
       if (i > 0) stores(i - 1, turn);
       if (!last) z = load_packed(p.xz + at_time(e.row(turn), T, i, 2 * D, e.channel) + D);
     }
-    if ((C::WAY & 1) && turn == 0) e.order(i);
+    if (turn == 0) e.order(i);
     sync_block();
     e.since = cycles();
     if (e.owner) e.erase_operands(i, turn);
@@ -204,7 +205,7 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
   ELMAN_FN void finish(int i, int turn) {
     if (e.helper) take_in();
     if (e.spare && e.held(turn)) stores(i, turn);
-    if (relieved ? e.helper : e.owner) write(i, turn);
+    if (E::helped ? e.helper : e.owner) write(i, turn);
   }
   ELMAN_FN void take_in() {
     hand([&](int which, Pair<A>& x) { x = e.handed(which); });
@@ -291,7 +292,6 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
     for (int i = 0; i <= T; ++i) {
       for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) product(i, turn);
       for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) step(i, turn);
-      if (!(C::WAY & 1) && i % fence_steps<C> == 0) fence_words();
     }
   }
 };

@@ -34,11 +34,8 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   static constexpr int N = C::N, octets = (N + lanes - 1) / lanes;
   static constexpr bool alone = C::TURNS == 1;
   // Whether a helper reads a step's tensors for its owner, too, and forms what an owner needs of them, of g and of the tape.
-  static constexpr bool ahead = E::helped && !C::FAR && (C::WAY & 4);
-  static constexpr bool behind = ahead && (C::WAY & 16);  // whether most of that stands behind its look at d_w
-  static constexpr bool between = ahead && (C::WAY & 32);  // whether owners look at d_w between W_h^T d_pre and M
-  static constexpr bool late = ahead && (C::WAY & 64);  // whether it stores an iteration later, behind its look at d_pre
-  static constexpr bool first = ahead && octets == 1 && (C::WAY & 512);  // whether owners read M with the product's sums: one after the other costs more
+  static constexpr bool ahead = E::helped && !C::FAR;
+  static constexpr bool early = ahead && octets == 1;  // whether owners read M beside the product's sums: one after the other costs more
   // Pairs that an owner and its helper hand to each other. From one barrier to the other d_pre, d_w, d_r go to the helper, and in the same places
   // on to the next w, h[i-1] and the sum of beta g to the owner, who then reads before it writes, as the helper does. Others have their own.
   enum { of_d_pre = 0, of_d_w = 1, of_d_r = 2, of_w_next = 0, of_h = 1, of_beta_g = 2, of_beta_M = 3, of_d_h = 4, of_d_q = 5, of_slots = 6 };
@@ -222,7 +219,6 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   // From the sums of iteration i to the operands of its product.
   ELMAN_FN void step(int i, int turn) {
     const int s = T - i, before = max_of(i - 1, 0);
-    if (ahead && C::HOLD > 0 && e.owner) pause(e.since, C::HOLD);
     Carry& c = e.carry(turn);
     if (!alone && e.owner) load(now, i, turn);
     if (e.owner) {
@@ -265,7 +261,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     } else if (alone) {
       help(i, turn);
     }
-    if ((C::WAY & 1) && turn == 0) e.order(s);
+    if (turn == 0) e.order(s);
     sync_block();
     if (!e.owner) e.since = cycles();
     if (!e.owner) return;
@@ -291,7 +287,6 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
   // What other warps do while owners gather the sums of iteration i: W_h^T d_pre, and helpers the readout and a tape restored. Those come before
   // the look at d_pre, since behind it their loads, which came long before, would be waited for with it.
   ELMAN_FN void help(int i, int turn) {
-    constexpr bool read_first = ahead || (C::WAY & 2);
     const bool restoring = e.helper && i < T && !restores(i);
     if (!ahead && restoring) fetch_writing(partner(i), turn);
     if (!ahead && e.helper) {
@@ -299,19 +294,16 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       if (i > 0 && e.in_batch(turn)) next.a.fill([&](int n, int) { return elman::load(kept(e.row(turn), i - 1) + 2 * N + n); });
       load(now, i, turn);
     }
-    const auto read_out = [&] {
-      if (!e.helper) return;
+    if (!ahead && restoring) restore(partner(i), turn);
+    if (e.helper) {
       readout(i, turn);
       e.handed(of_d_h) = e.own.d_h, e.handed(of_d_q) = e.own.d_q;
-    };
-    if (read_first && !ahead && restoring) restore(partner(i), turn);
-    if (read_first) read_out();
+    }
     pause(e.since, 3 * C::DELAY);  // until the owners of all blocks have published d_pre
     e.template look<0>(T - i, turn);
-    if (late && e.helper && i < T) stores(i + 1, turn, h_stored);
+    if (ahead && e.helper && i < T) stores(i + 1, turn, h_stored);
     if (ahead) fetch_ahead(i - 1, turn);
-    if ((ahead || !read_first) && restoring) restore(partner(i), turn);
-    if (!read_first) read_out();
+    if (ahead && restoring) restore(partner(i), turn);
     first_product(i, turn);
   }
   ELMAN_FN void first_product(int i, int turn) {
@@ -424,24 +416,26 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     } else if (e.owner) {
       if (!E::helped) stores(i, turn, h), readout(i, turn), update(i, turn);
       first_product(i, turn);
-      if (between) e.template look<1>(s, turn);
+      if (ahead) e.template look<1>(s, turn);
       carry_on(i, turn);
       if (ahead) sum_ahead(next);
     } else if (e.helper) {
       hear();
       update(i, turn);
-      if (behind) e.template look<1>(s, turn);
-      if (ahead) fetch_past(i - 1, turn);
-      if (!late || i == 0) stores(i, turn, h);
-      if (ahead && i > 0) give(i - 1), prepare(i - 1, turn);
-      if (!ahead) {
+      if (ahead) {
+        e.template look<1>(s, turn);
+        fetch_past(i - 1, turn);
+        if (i == 0) stores(i, turn, h);
+        if (i > 0) give(i - 1), prepare(i - 1, turn);
+      } else {
+        stores(i, turn, h);
         if (i < T) prefetch_writing(partner(i - 1), turn);
         prefetches(i, turn);
       }
     } else {
       pause(e.since, C::DELAY);
     }
-    if (alone && !(behind && e.helper) && !(between && e.owner)) e.template look<1>(s, turn);
+    if (alone && !(ahead && (e.helper || e.owner))) e.template look<1>(s, turn);
     e.template wait<1>(s, turn);
     e.multiply(e.rest, sum, 1);
     e.put(0, sum);
@@ -456,7 +450,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     Carry& c = e.carry(turn);
     const Pair<A> d_h = e.take(0) + c.d_h;
     Pair<A> M[lanes];
-    if (first) {
+    if (early) {
 #pragma unroll
       for (int n = 0; n < lanes && n < N; ++n) M[n] = found(max_of(i - 2, 0), turn, n);
       sync_warp();  // or the compiler reads it where it is multiplied
@@ -482,12 +476,11 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
       A of_r[lanes] = {};
 #pragma unroll
       for (int j = 0; j < lanes; ++j)
-        if (n + j < N) of_r[j] = dot(c.d_r, first ? M[j] : found(max_of(i - 2, 0), turn, n + j));
+        if (n + j < N) of_r[j] = dot(c.d_r, early ? M[j] : found(max_of(i - 2, 0), turn, n + j));
       const int o = n / lanes;
       const A x = e.team_sums(of_r), beta = next.beta.own[o];
       e.publish_values(s + 1, turn, o, (1 - beta) * x + beta * rho, of_g[o] + next.a.own[o] * (rho - x));
     }
-    if (ahead && C::HOLD > 0) e.since = cycles();
     e.erase_values(s, turn);
     now = next;
   }
@@ -521,7 +514,6 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Tapes<
     for (int i = T; i >= 0; --i) {
       for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) step(i, turn);
       for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) product(i, turn);
-      if (!(C::WAY & 1) && (T - i) % fence_steps<C> == 0) fence_words();
     }
     if constexpr (Step::vectors > 0)
       for (int turn = 0; turn < C::TURNS; ++turn)
