@@ -31,7 +31,7 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Rows<C
   using E = BackwardEngine<Step, C, S>;
   using Base = Rows<C, S, E, Args>;
   using Row = typename Base::Row;
-  using Base::p, Base::T, Base::D, Base::e, Base::scale, Base::N, Base::octets, Base::ahead;
+  using Base::p, Base::T, Base::D, Base::e, Base::scale, Base::gate_part, Base::vectors, Base::N, Base::octets, Base::ahead;
   using Base::now, Base::next, Base::h, Base::h_stored, Base::d_w, Base::d_y, Base::z, Base::new_g, Base::beta_a;
   using Base::kept, Base::found, Base::g_of, Base::meet, Base::restores, Base::partner, Base::restore;
   using Base::load, Base::fetch, Base::fetch_writing, Base::prefetch_writing, Base::prefetches;
@@ -40,14 +40,11 @@ template <class Step, class C, class S, class Args> struct BackwardPass : Rows<C
   using Base::of_slots, Base::of_row, Base::gates;
   static constexpr bool alone = C::TURNS == 1;
   static constexpr bool early = ahead && octets == 1;  // whether owners read M beside the product's sums: one after the other costs more
-  A* const gate_part;
-  const A* const vectors;
   typename E::Sum sum;  // of the products of an iteration
   Slots<A, N> d_phi, d_eps;
   A of_w{};  // sum of beta dphi
 
-  ELMAN_FN BackwardPass(const Args& p, const A* vectors, A* gate_part, Division split)
-      : Base(p, split), gate_part(gate_part), vectors(vectors) {
+  ELMAN_FN BackwardPass(const Args& p, const A* vectors, A* gate_part, Division split) : Base(p, vectors, gate_part, split) {
     if (!e.helper) return;
 #pragma unroll
     for (int v = 0; v < Step::vectors; ++v) {

@@ -23,6 +23,8 @@ template <class C, class S, class E, class Args> struct Rows : Tapes<C, S, E, Ar
     Pair<A> w;
   };
   const A scale;
+  A* const gate_part;
+  const A* const vectors;  // of the readout's gate
   Row now{}, next{}, after{};  // of iterations i, i - 1 and i - 2
   Pair<A> h{}, d_w{};  // of step i - 1, as d_y and z
   Pair<A> new_g[octets == 1 ? N : 1];  // g as `update` in backward.cuh made it
@@ -30,7 +32,8 @@ template <class C, class S, class E, class Args> struct Rows : Tapes<C, S, E, Ar
   Packed<S> d_y{}, z{};
   A beta_a{};  // sum of beta a
 
-  ELMAN_FN Rows(const Args& p, Division split) : Base(p, split), scale(rsqrt_of(A(p.D))) {}
+  ELMAN_FN Rows(const Args& p, const A* vectors, A* gate_part, Division split)
+      : Base(p, split), scale(rsqrt_of(A(p.D))), gate_part(gate_part), vectors(vectors) {}
 
   ELMAN_FN Pair<A>& g_of(int turn, int n) const { return e.slot_of(0, turn, n); }
 
