@@ -85,6 +85,7 @@ def measure(row: Row, settings: dict, breakdown: bool) -> dict:
     ends = [outcome.seconds for outcome in step.collect(wait=True)]
     seconds = statistics.median(b - a for a, b in zip(ends[WARM_STEPS:], ends[WARM_STEPS + 1 :], strict=False))
     found = {
+        "on": f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}",
         "params": parameter_count(model),
         "ms_per_step": 1e3 * seconds,
         "tokens_per_second": row.batch * row.chunk / seconds,
@@ -187,13 +188,12 @@ def text(row: dict) -> str:
     if "breakdown_ms" not in row:
         return head
     kinds = ", ".join(f"{kind} {spent:.2f} ms" for kind, spent in row["breakdown_ms"].items())
-    return "\n".join(
-        [head, f"  {kinds}; outside both {row['outside']:.0%}", *(f"    {x}" for x in row["longest_other"])]
-    )
+    lines = [head, f"  {kinds}; outside both {row['outside']:.0%}", *(f"    {x}" for x in row["longest_other"])]
+    return "\n".join(lines)
 
 
 def markdown(rows: list[dict]) -> str:
-    """Return the rows as a Markdown table; `outside both` is the share of the step outside recurrence and products."""
+    """Return the rows as a Markdown table, and on what they were measured; `outside both` is the share of the step outside recurrence and products."""
     kinds = [*KINDS, "other"]
     columns = ["model", "B x T", "parameters", "tok/s", "step, ms", *kinds, "outside both", "peak GiB"]
     lines = [columns, ["---", "---", *["---:"] * (len(columns) - 2)]]
@@ -204,11 +204,10 @@ def markdown(rows: list[dict]) -> str:
             continue
         spent = row.get("breakdown_ms")
         line += [f"{row['params'] / 1e6:.1f} M", f"{row['tokens_per_second'] / 1e3:.0f} K", f"{row['ms_per_step']:.2f}"]
-        line += (
-            [f"{spent[kind]:.2f}" for kind in kinds] + [f"{row['outside']:.0%}"] if spent else [""] * (len(kinds) + 1)
-        )
-        lines.append([*line, f"{row['peak_gib']:.2f}"])
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+        line += [f"{spent[kind]:.2f}" if spent else "" for kind in kinds]
+        lines.append([*line, f"{row['outside']:.0%}" if spent else "", f"{row['peak_gib']:.2f}"])
+    places = [f"\n{place}\n" for place in dict.fromkeys(row["on"] for row in rows if "on" in row)]
+    return "".join(["| " + " | ".join(line) + " |\n" for line in lines] + places)
 
 
 def main(arguments: list[str]) -> int:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import msgspec
 
-from elmanctl import gpus, plan, seeds, toolchain
+from elmanctl import gpus, plan, seeds, takeover, tiles, toolchain
 from elmanctl import suite as suites
+from elmanctl.console import note
 from elmanctl.errors import UserError
 from elmanctl.gpus import choice, free
 from elmanctl.records import Budget, Training, Trial, check_shares
 from elmanctl.toolchain import HOST
+from elmanctl.variant import Spec
 from elmanctl.verify import receipt as receipts
 
 # Of a dry run on a machine without GPUs.
@@ -27,6 +29,18 @@ class Planned:
     sized: suites.Sized
     row: plan.PlannedRow
     trial: Trial | None
+
+    def runs(self, target: str) -> tuple[Spec, str]:
+        """Return what the trial runs on a target, and why where that is not the row's model as it is (takeover.py)."""
+        spec = self.sized.row.spec
+        return takeover.of_trial(spec, self.trial, tiles.DEVICES.get(target)) if self.trial else (spec, "")
+
+    def execution(self, target: str) -> str:
+        """Return what runs, as the trial's record will say: `kernel`, `cublas`, `reference`, `library`; nothing without a trial."""
+        if self.trial is None:
+            return ""
+        kind = self.sized.row.spec.kind(self.trial.device)
+        return takeover.CUBLAS if kind == "kernel" and takeover.by_products(self.runs(target)[0]) else kind
 
 
 @dataclass(frozen=True)
@@ -97,7 +111,7 @@ def prepare(name: str, asked: Asked) -> Bench:
         suites.check_sizes(suite, rows)
     else:
         suite = suites.resized(suite, asked.params)
-        rows = [sized_or_why(suite, row) for row in suite.rows]
+        rows = seeds.once_a_group(suite.rows, lambda row: sized_or_why(suite, row))
     obstacles: list[str] = []
 
     def need(check):
@@ -111,16 +125,21 @@ def prepare(name: str, asked: Asked) -> Bench:
             return None
 
     on_cpu = suite.device == "cpu" and asked.gpu_text is None
+    if on_cpu and asked.wait:
+        raise UserError(f"--wait: {suite.name} runs on the CPU, where nothing waits for a GPU. Leave it out.")
     pool, devices, target = (None, ("CPU",), HOST) if on_cpu else choose_devices(suite, asked, need)
     need(lambda: check_data(suite.training))
     if asked.batches:
         rows = seeds.first_of_each(rows, lambda sized: sized.row)
     rows = [sized for sized in rows if sized.row.label in chosen]
     planned = [planned_row(suite, sized, asked, on_cpu, batch) for sized in rows for batch in asked.batches or [None]]
+    for text in dict.fromkeys(row.runs(target)[1] for row in planned):
+        if text:
+            note(text)
     if asked.unverified:
         planned = [marked(row, target) for row in planned]
     else:
-        need(lambda: receipts.require([row.sized.row.spec for row in planned if runs_kernel(row)], target, UNVERIFIED))
+        need(lambda: receipts.require([row.runs(target)[0] for row in planned if runs_kernel(row)], target, UNVERIFIED))
     return Bench(
         replace(suite, budget=asked.budget or suite.budget),
         tuple(planned),
@@ -206,7 +225,7 @@ def runs_kernel(row: Planned) -> bool:
 
 def marked(row: Planned, target: str) -> Planned:
     """Return a row whose record says for good that no receipt vouched for its kernel, where none does."""
-    if not runs_kernel(row) or receipts.find(row.sized.row.spec, target):
+    if not runs_kernel(row) or receipts.find(row.runs(target)[0], target):
         return row
     return replace(row, trial=msgspec.structs.replace(row.trial, unverified=True))
 
@@ -215,7 +234,7 @@ def receipt(row: Planned, target: str) -> str:
     """Return what vouches for a row before it runs: the start of a receipt's hash, else its state; nothing where no kernel runs."""
     if not runs_kernel(row):
         return ""
-    spec = row.sized.row.spec
+    spec, _ = row.runs(target)
     found = receipts.find(spec, target)
     return found.source_hash[:12] if found else receipts.state(spec, target)
 

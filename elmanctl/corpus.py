@@ -12,13 +12,13 @@ import sysconfig
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
 from elmanctl.data import SEPARATOR, file_hash
 from elmanctl.errors import UserError
-from elmanctl.files import atomic, write_json
+from elmanctl.files import atomic, read_json, write_json
 from elmanctl.records import SCHEMA
 
 SMALLEST = 20_000_000  # bytes; fewer repeat too soon to train anything on
@@ -101,6 +101,42 @@ def manifest_path(corpus: Path) -> Path:
     return corpus.with_suffix(".json")
 
 
+def check_place(out: Path) -> None:
+    """Refuse to write a corpus over anything but a corpus of ours, as its manifest describes it, or over another file's manifest.
+
+    Raises:
+        UserError: saying what is in the way.
+    """
+
+    def refuse(path: Path, why: str) -> NoReturn:
+        raise UserError(f"{path} {why} Nothing was written. Choose another --out, or move that away.")
+
+    if out.is_dir():
+        refuse(out, "is a folder; a corpus is one file.")
+    manifest = manifest_path(out)
+    if manifest == out:
+        raise UserError(f"{out}: a corpus cannot end in .json, which its manifest does. Choose another --out.")
+    if not os.path.lexists(manifest):
+        if os.path.lexists(out):
+            refuse(
+                out,
+                f"exists and {manifest}, which a corpus has beside it, does not: it was not written by this command.",
+            )
+        return
+    try:
+        written = read_json(manifest, Manifest)
+    except UserError as error:
+        refuse(manifest, f"exists and is no corpus's manifest ({error}).")
+    if os.path.lexists(out):
+        if not out.is_file() or file_hash(out) != written.hash:
+            refuse(out, f"is not the corpus that {manifest} describes.")
+        return
+    # A manifest does not say which of the files with its stem it describes.
+    for path in out.parent.iterdir():
+        if path != manifest == manifest_path(path) and path.is_file() and path.stat().st_size == written.bytes:
+            refuse(manifest, f"describes {path}.")
+
+
 def make(out: Path, size: int, folders: dict[str, Path] | None = None, smallest: int = SMALLEST) -> Manifest:
     """Write a corpus of about `size` bytes, and its manifest, each atomically.
 
@@ -110,13 +146,12 @@ def make(out: Path, size: int, folders: dict[str, Path] | None = None, smallest:
     Returns:
         the manifest; `bytes` is less than `size` where the machine has no more text.
     Raises:
-        UserError: when less than `smallest` is asked for or found, or the disk is full.
+        UserError: when less than `smallest` is asked for or found, the disk is full, or it would replace what is no corpus of ours.
     """
     folders = roots() if folders is None else folders
     if size < smallest:
         raise UserError(f"A corpus of {size:,} bytes is too short to train on. Ask for {smallest // 10**6}M or more.")
-    if manifest_path(out) == out:
-        raise UserError(f"{out}: a corpus cannot end in .json, which its manifest does. Choose another --out.")
+    check_place(out)
     sources: dict[str, dict[str, int]] = {}
     written = count = 0
     with atomic(out, "wb") as file:
@@ -133,8 +168,12 @@ def make(out: Path, size: int, folders: dict[str, Path] | None = None, smallest:
                 f"Only {written:,} bytes of text were found in {', '.join(map(str, folders.values()))}; "
                 f"a corpus needs {smallest // 10**6}M. Give a text file of your own with --data."
             )
-    manifest = Manifest(bytes=written, documents=count, hash=file_hash(out), asked=size, sources=sources)
-    write_json(manifest_path(out), manifest)
+        file.flush()
+        manifest = Manifest(
+            bytes=written, documents=count, hash=file_hash(Path(file.name)), asked=size, sources=sources
+        )
+        # First, so that a kill leaves no corpus without one, which the next call would not replace.
+        write_json(manifest_path(out), manifest)
     return manifest
 
 
@@ -172,7 +211,7 @@ def check(path: Path, content: Any, shortest_zero_run: int = 8) -> dict[str, Any
         "bytes": int(counts.sum()),
         "documents": int(counts[SEPARATOR]) + int(content[-1] != SEPARATOR),
         "distinct_bytes": len(used),
-        "entropy_bits": float(-(used * np.log2(used)).sum()),
+        "entropy_bits": float((used * np.log2(1 / used)).sum()),
         "printable_share": float(share[32:127].sum() + share[[9, 10, 13]].sum()),
         "high_share": float(share[128:].sum()),
         "most_frequent": {repr(chr(b))[1:-1] if b < 128 else f"\\x{b:02x}": float(share[b]) for b in top if counts[b]},

@@ -29,7 +29,7 @@ def locate(path: str | Path, tell: bool = True) -> Path:
     Args:
         path: as requested; tell: print a note where the corpus stands in.
     Raises:
-        UserError: when there is no such file, or it is a folder.
+        UserError: when there is no such file, or it is a folder, a device or a pipe.
     """
     path = Path(path)
     if path == DEFAULT and not path.exists() and EMBEDDED.is_file():
@@ -39,6 +39,10 @@ def locate(path: str | Path, tell: bool = True) -> Path:
     if path.is_dir():
         raise UserError(f"{path} is a folder; training data is one file of bytes. Name the file. {MAKE}")
     if not path.is_file():
+        if path.exists():
+            raise UserError(
+                f"{path} is no regular file but a device, pipe or socket; training reads here and there in one file. Name one. {MAKE}"
+            )
         raise UserError(
             f"The data file {path} does not exist. Name one that does: --data of train, training: {{data: FILE}} of a suite. {MAKE}"
         )

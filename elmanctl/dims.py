@@ -1,6 +1,6 @@
 """Exact parameter counts and the search for a width that meets a parameter budget.
 
-* A count is that of the real model, built on torch's meta device: no memory, and no formula that could differ from the code.
+* A count is that of real models, built on torch's meta device: no memory, and no formula of a variant's that could differ from its code.
 * The search walks only widths that the variant's rules allow; counts rise with the width, so it bisects.
 """
 
@@ -15,7 +15,7 @@ from elmanctl.rules import Multiple
 from elmanctl.sizes import short_count
 from elmanctl.variant import Spec
 
-DEPTH = 20
+DEPTH, DEEPEST = 20, 10_000  # layers: by default, and more than anybody trains
 TOLERANCE = 0.06
 # For a variant that states no rule on its width: the method's tile for a fair comparison.
 METHOD_STEP = 128
@@ -53,26 +53,37 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
 @lru_cache(maxsize=4096)
 def size(spec: Spec, dim: int, depth: int = DEPTH) -> Size:
-    """Build LadderLM on the meta device and count.
+    """Build LadderLM on the meta device, of one step of depth and of two, and count.
+
+    Every further step is built as the second is, so that it adds as much; a trial checks the count of the whole model.
 
     Args:
         spec: the variant with its options.
         dim: model width; rules are not applied here.
         depth: number of residual layers.
     Raises:
-        UserError: when a package that the variant needs is absent, or the layer refuses the width.
+        UserError: when a package that the variant needs is absent, the layer refuses the width, or a size is too large to be counted.
     """
+    if dim > WIDEST:
+        raise UserError(f"{spec.name}: dim={dim} is more than {WIDEST}, the most that is counted. Give a smaller one.")
     import torch
     from torch.utils._pytree import tree_flatten
 
     from elmanctl import meta
-    from elmanctl.model import LadderLM
+    from elmanctl.model import LadderLM, parameter_count
 
-    with meta.building():
-        model = LadderLM(spec, dim, depth)
-        states = [layer.initial_state(1, torch.device("meta"), torch.float32) for layer in spec.layers(dim)]
+    try:
+        with meta.building():
+            one, two = (parameter_count(LadderLM(spec, dim, steps)) for steps in (1, 2))
+            states = [layer.initial_state(1, torch.device("meta"), torch.float32) for layer in spec.layers(dim)]
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise UserError(
+            f"{spec.name} of width {dim} has tensors of more than 2^63 bytes. Give smaller sizes."
+        ) from error
     leaves, _ = tree_flatten(states)
-    return Size(dim, depth, sum(p.numel() for p in model.parameters()), depth * sum(leaf.nbytes for leaf in leaves))
+    return Size(dim, depth, one + (depth - 1) * (two - one), depth * sum(leaf.nbytes for leaf in leaves))
 
 
 def count(spec: Spec, dim: int, depth: int = DEPTH) -> int:

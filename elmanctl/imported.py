@@ -21,6 +21,7 @@ NUMBER = r"([-+]?(?:nan|inf(?:inity)?|[0-9.]+(?:e[-+]?[0-9]+)?))"
 LINE = re.compile(
     rf"step\s+(\d+)\s*\|\s*loss\s+{NUMBER}(?:\s*\|\s*lr\s+{NUMBER})?(?:\s*\|\s*grad\s+{NUMBER})?(.*)", re.IGNORECASE
 )
+FP32_MAX = 3.4028235e38
 SPEED = re.compile(rf"tok/s\s+{NUMBER}", re.IGNORECASE)
 FACTS = {
     "command": re.compile(r"^# Command: (.+)$", re.MULTILINE),
@@ -39,12 +40,15 @@ FAILED = re.compile(r"^(Traceback \(most recent call last\)|Segmentation fault|.
 
 
 class Logged(msgspec.Struct, frozen=True, kw_only=True):
-    """One log line: means over `steps` steps up to `step`; seconds of training so far, as far as the printed speed tells; target tokens of its steps."""
+    """One log line: means over `steps` steps up to `step`; seconds of training so far, as far as the printed speed tells; target tokens of its steps.
+
+    `lr` and `grad_norm` are None where what was printed is not finite, which JSON has no number for.
+    """
 
     step: int
     loss: float
-    lr: float
-    grad_norm: float
+    lr: float | None
+    grad_norm: float | None
     seconds: float
     tokens: int
     steps: int
@@ -161,7 +165,7 @@ def _lines(matches: list[re.Match], start: int, batch: int, chunk: int) -> tuple
     seconds = 0.0
     for m in matches:
         step, loss = int(m[1]), _number(m[2])
-        if not math.isfinite(loss):
+        if not _held(loss):
             return every, lines, lines[-1].step if lines else start
         if lines and step <= lines[-1].step:
             continue  # a log that was appended to: the first run's lines stay
@@ -169,7 +173,7 @@ def _lines(matches: list[re.Match], start: int, batch: int, chunk: int) -> tuple
         per_second = _number(speed[1]) if speed else 0.0
         # The earlier tools counted chunk + 1 bytes of each row.
         seconds += every * batch * (chunk + 1) / per_second if per_second > 0 and math.isfinite(per_second) else 0.0
-        lr, norm = _number(m[3]), _number(m[4])
+        lr, norm = (n if math.isfinite(n := _number(m[i])) else None for i in (3, 4))
         lines.append(
             Logged(
                 step=step, loss=loss, lr=lr, grad_norm=norm, seconds=seconds, tokens=every * batch * chunk, steps=every
@@ -183,6 +187,11 @@ def _number(text: str | None) -> float:
         return float(text) if text else 0.0
     except ValueError:
         return 0.0
+
+
+def _held(loss: float) -> bool:
+    """Return whether a loss is finite in fp32, in which the tools computed it; sums of greater ones overflow."""
+    return abs(loss) <= FP32_MAX
 
 
 def _last100(lines: list[Logged], every: int, accumulation: int, facts: dict[str, str]) -> tuple[float | None, str]:
@@ -204,7 +213,7 @@ def _last100(lines: list[Logged], every: int, accumulation: int, facts: dict[str
 
 def _status(text: str, facts: dict[str, str], matches: list[re.Match], bad: int | None) -> tuple[str, str]:
     if bad is not None:
-        m = next(m for m in matches if not math.isfinite(_number(m[2])))
+        m = next(m for m in matches if not _held(_number(m[2])))
         return "diverged", f"loss {m[2]} at the line of step {m[1]}."
     if facts["end"]:
         return "ok", ""

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from elmanctl.errors import UserError
+from elmanctl.sizes import LARGEST
 
 WANTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a word without , : ="}
 
@@ -26,7 +27,7 @@ def convert(label: str, config_field: dataclasses.Field, value: Any) -> Any:
     """Convert one option, text or already typed, to its field's type.
 
     Raises:
-        UserError: when the value does not have the type of the field's default, or is not among its choices.
+        UserError: when the value does not have the type of the field's default, is too large, or not among its choices.
     """
     kind = type(config_field.default)
     try:
@@ -45,6 +46,10 @@ def convert(label: str, config_field: dataclasses.Field, value: Any) -> Any:
         raise UserError(
             f"{label}: {config_field.name}={value} is not {wanted}. Default: {show(config_field.default)}."
         ) from None
+    if kind is int and abs(result) > LARGEST:
+        raise UserError(
+            f"{label}: {config_field.name}={value} is more than {LARGEST}, the largest number of 32 bits, in which sizes are counted."
+        )
     choices = config_field.metadata.get("choices")
     if choices and result not in choices:
         raise UserError(f"{label}: {config_field.name}={value} is not one of {', '.join(map(str, choices))}.")

@@ -13,12 +13,12 @@ import msgspec
 
 from elmanctl.errors import UserError, did_you_mean
 from elmanctl.files import read_json, write_json
-from elmanctl.queue.log import EVENTS, Queue
+from elmanctl.names import EVENTS, RUN, slug
+from elmanctl.queue.log import Queue
 from elmanctl.records import Result, Trial
-from elmanctl.suite import Sized, Suite, slug
+from elmanctl.suite import Sized, Suite
 
 RUNS = Path("runs")
-RUN = "run.json"
 BATCHES, IMPORTED = "batch_sizes", "imported"
 
 

@@ -6,7 +6,8 @@ import platform
 import torch
 
 import elmanctl
-from elmanctl.device import target_of
+from elmanctl import norms, takeover
+from elmanctl.device import name_of, target_of
 from elmanctl.variant import Spec, Variant
 
 
@@ -23,12 +24,24 @@ def versions(variant: Variant) -> dict[str, str]:
     return found
 
 
+def facts(spec: Spec, device: torch.device) -> dict:
+    """Return these fields of a Result: execution, receipt, norm, device_name and versions."""
+    kind, receipt = execution(spec, device)
+    return {
+        "execution": kind,
+        "receipt": receipt,
+        "norm": norms.implementation(device),
+        "device_name": name_of(device),
+        "versions": versions(spec.variant),
+    }
+
+
 def execution(spec: Spec, device: torch.device) -> tuple[str, str]:
-    """Return what runs (`kernel`, `reference` or `library`) and the id of the receipt that vouches for it, or an empty text."""
+    """Return what runs (`kernel`, `cublas`, `reference` or `library`) and the id of the receipt that vouches for it, or an empty text."""
     kind = spec.kind(device.type)
     if kind != "kernel":
         return kind, ""
     from elmanctl.verify import receipt
 
     found = receipt.find(spec, target_of(device))
-    return kind, found.source_hash if found else ""
+    return takeover.CUBLAS if takeover.by_products(spec) else kind, found.source_hash if found else ""

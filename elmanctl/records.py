@@ -1,7 +1,7 @@
 """What a run writes: JSON by the program, with a schema version; nothing is ever parsed out of printed text.
 
 * `trial.json` (Trial, fully resolved), `steps.jsonl` (one Step a line), `result.json` (Result), receipts (verify/record.py).
-* Definitions: last-100 loss, throughput and status are here and nowhere else.
+* Definitions: last-100 loss and throughput are here and nowhere else.
 """
 
 import math
@@ -13,7 +13,7 @@ from elmanctl.errors import UserError
 from elmanctl.files import read_lines
 
 SCHEMA = 1
-STATUSES = ("ok", "diverged", "oom", "timeout", "failed", "interrupted", "contaminated")
+VOUCHED = ("kernel", "cublas")  # of what a trial runs (provenance.execution), that for which a receipt vouches
 LAST = 100
 WARM_STEPS = 20
 SCHEDULES = ("cosine", "constant")
@@ -163,6 +163,7 @@ class Heldout(msgspec.Struct, frozen=True, kw_only=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """How a trial ended. Losses in nats per byte; absent (None) rather than invented where a run was too short.
 
+    `status` is ok, diverged, oom, timeout, failed, interrupted or contaminated.
     `peak_memory_bytes` is device memory on CUDA and the process's largest resident set on a CPU.
     """
 

@@ -15,6 +15,7 @@ from elmanctl.files import write_json
 
 REGISTERS_PER_SM = 65536
 WARPS_PER_SM = 64
+GATED = ("sm_80", "sm_89", "sm_90a")  # for which budgets were set
 ENTRY = re.compile(r"Compiling entry function '(?P<name>[^']+)'")
 STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
@@ -58,6 +59,13 @@ def demangle(names: list[str]) -> list[str]:
         return names
     text = subprocess.run(["c++filt", *names], capture_output=True, text=True, check=True).stdout.splitlines()
     return [re.sub(r"\(anonymous namespace\)::", "", t).split("(")[0].removeprefix("void ") for t in text]
+
+
+def gated(target: str) -> bool:
+    """Return whether a figure above its budget fails a build for a target. Compilers divide registers differently for newer chips,
+    on which no kernel was tuned: there it is a remark.
+    """
+    return not target.startswith("sm_") or target in GATED
 
 
 def over_budget(report: list[dict], budgets: Mapping[str, int]) -> list[str]:

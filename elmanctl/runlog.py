@@ -12,7 +12,7 @@ from elmanctl.records import Heldout, Step, read_steps
 
 TRIAL, RESULT, STEPS, HELDOUT = "trial.json", "result.json", "steps.jsonl", "heldout.jsonl"
 LOGGED = "logged.jsonl"  # of an imported run, in place of steps.jsonl
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, ATTEMPTS = "checkpoints", "attempts"
 CHECKPOINT = re.compile(r"step_([0-9]{6,})_loss_([0-9]+\.[0-9]{4})")
 
 

@@ -5,11 +5,13 @@
 * All or nothing: the folder is written aside, loaded once, and renamed into place.
 """
 
+import contextlib
 import keyword
 import os
 import re
 import shutil
 import tempfile
+import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +49,11 @@ def stem_of(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
-def check_name(known: Registry, name: str) -> None:
+def check_name(known: Registry, name: str, source: Path = TEMPLATE) -> None:
     """Refuse a name that is malformed, reserved or taken.
 
+    Args:
+        source: the folder that is to be copied; its own identifiers are reserved, as the template's are, or a copy of the copy would rename them.
     Raises:
         UserError: with the rule and, for a name that is taken, what has it.
     """
@@ -72,6 +76,23 @@ def check_name(known: Registry, name: str) -> None:
             raise UserError(
                 f"{name} is taken by {problem.where}, which cannot be loaded ({problem.text}). Repair or remove it."
             )
+    if used := next((folder for folder in (source, TEMPLATE) if name.lower() in identifiers(folder)), None):
+        where = "the template" if used == TEMPLATE else f"{used.name}'s files"
+        raise UserError(
+            f"{name} stands for something else in the code of {where}, and a copy could not tell the two apart. Choose another, for example X9."
+        )
+
+
+def identifiers(folder: Path) -> set[str]:
+    """Return the words of a folder's code, in small letters; not those of comments and of texts."""
+    found = set()
+    for path in folder.rglob("*.py"):
+        with path.open("rb") as file, contextlib.suppress(SyntaxError, tokenize.TokenError):
+            found |= {token.string.lower() for token in tokenize.tokenize(file.readline) if token.type == tokenize.NAME}
+    for path in (*folder.rglob("*.cu.cc"), *folder.rglob("*.cuh")):
+        code = re.sub(r'//.*|/\*[\s\S]*?\*/|"[^"\n]*"', " ", path.read_text(errors="replace"))
+        found |= {word.lower() for word in re.findall(r"[A-Za-z_]\w*", code)}
+    return found
 
 
 def source_variant(known: Registry, name: str) -> Variant:
@@ -202,9 +223,14 @@ def write(files: list[File], folder: Path, name: str) -> None:
 
 
 def _try_out(work: Path, name: str) -> None:
-    """Load the new folder from where it lies aside, without leaving byte code or a module behind."""
+    """Load the new folder and its modules from where it lies aside, without leaving byte code or a module behind."""
     try:
         variant = discovery.load_variant(work)
+        if isinstance(variant, Variant):
+            needed = ("binding", "reference") if variant.missing() else ("binding", "reference", "layer")
+            for part in needed:
+                if (work / f"{part}.py").exists():
+                    variant.module(part)
     except Exception as error:
         raise UserError(f"The copy does not load: {discovery.describe(error, work)}. Nothing was written.") from error
     finally:

@@ -1,19 +1,28 @@
 """Several seeds of a suite's rows: each a row of its own, under the row's name and its seed."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import msgspec
 
 from elmanctl.errors import UserError, did_you_mean
-from elmanctl.suite import Row, Suite, slug
+from elmanctl.names import slug
+from elmanctl.suite import Row, Sized, Suite
+
+MOST = 1000
 
 
 def expanded(suite: Suite, seeds: int | list[int]) -> Suite:
     """Return a suite that runs each row with several seeds: so many from the training block's on, or those listed.
 
     Raises:
-        UserError: where a row's name is that of another row's seed, or a seed cannot be.
+        UserError: for more than MOST seeds, where a row's name is that of another row's seed, or a seed cannot be.
     """
+    count = seeds if isinstance(seeds, int) else len(seeds)
+    if count > MOST:
+        raise UserError(
+            f"{suite.path}: {count:,} seeds of each row are more than the {MOST:,} that a run takes; each is a training of its own. Give fewer."
+        )
     first = suite.training.seed
     listed = [first + i for i in range(seeds)] if isinstance(seeds, int) else seeds
     if not listed:
@@ -23,7 +32,10 @@ def expanded(suite: Suite, seeds: int | list[int]) -> Suite:
     rows: dict[str, Row] = {}
     # All rows of one seed, then of the next: a run cut short is whole as far as it came.
     for number, seed in enumerate(listed):
-        msgspec.structs.replace(suite.training, seed=seed).check()
+        try:
+            msgspec.structs.replace(suite.training, seed=seed).check()
+        except UserError as error:
+            raise UserError(f"{suite.path}: seeds: {error}") from None
         for row in suite.rows:
             label = f"{row.label} seed {seed}" if number else row.label
             if slug(label) in rows:
@@ -32,6 +44,15 @@ def expanded(suite: Suite, seeds: int | list[int]) -> Suite:
                 )
             rows[slug(label)] = replace(row, label=label, seed=seed, group=row.label)
     return replace(suite, rows=tuple(rows.values()))
+
+
+def once_a_group(rows: Iterable[Row], size: Callable[[Row], Sized]) -> list[Sized]:
+    """Return each row with its size, which the seeds of one row share."""
+    found: dict[str, Sized] = {}
+    for row in rows:
+        name = row.group or row.label
+        found[row.label] = replace(found[name] if name in found else size(row), row=row)
+    return list(found.values())
 
 
 def choose(suite: Suite, names: list[str]) -> set[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from elmanctl import checkpoint, data, device, norms, provenance, ranks
+from elmanctl import checkpoint, data, device, launch, provenance, ranks, takeover
 from elmanctl.account import Account
 from elmanctl.console import note
 from elmanctl.diagnose import divergence
@@ -57,16 +57,16 @@ class Session:
         self.device = device.choose(self.ranks.device(trial.device))
         spec = registry().resolve(trial.model)
         spec.check(trial.dim, trial.relaxed)
+        where = launch.device(device.target_of(self.device), self.device.index or 0)
+        spec, instead = takeover.of_trial(spec, trial, where)
+        if instead:
+            self.account.warnings.append(instead)
+            self.tell(f"Warning: {instead}")
         self.source = data.Source.open(t.data, t.batch, t.chunk, tell=self.ranks.first)
-        kind, receipt = provenance.execution(spec, self.device)
         self.account.facts = {
             "data": str(self.source.path),
             "data_hash": self.source.hash,
-            "execution": kind,
-            "receipt": receipt,
-            "norm": norms.implementation(self.device),
-            "device_name": device.name_of(self.device),
-            "versions": provenance.versions(spec.variant),
+            **provenance.facts(spec, self.device),
             "expected_initial_loss": expected_initial_loss(trial.dim),
         }
         self.say("building the model")

@@ -1,10 +1,12 @@
 """Sizes as people write them: 100M parameters, 6 % tolerance, 4.2 GiB."""
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 
 from elmanctl.errors import UserError
 
+LARGEST = 2**31 - 1  # what a kernel's sizes are counted in
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 
@@ -43,6 +45,28 @@ def parse_share(value: str | float, label: str = "--tolerance") -> float:
     if not 0 <= share <= 1:
         raise UserError(f"{label} {value} is not between 0 and 1. Write 6 per cent as 6% or 0.06.")
     return share
+
+
+def parse_sizes(given: Iterable[str], label: str = "--size") -> dict[str, int]:
+    """Read run-time sizes by name from texts such as `D=2048`.
+
+    Raises:
+        UserError: when a text is no such size, is given twice, or is more than 32 bits hold.
+    """
+    sizes: dict[str, int] = {}
+    for text in given:
+        found = re.fullmatch(r"([A-Z])=([1-9][0-9]*)", text)
+        if found is None:
+            raise UserError(f"{label} {text} is no size. Give a letter and a number, for example D=2048.")
+        name, digits = found.groups()
+        if name in sizes:
+            raise UserError(f"{label} {text}: {name}={sizes[name]} is given already. Give one.")
+        if len(digits) > len(str(LARGEST)) or int(digits) > LARGEST:
+            raise UserError(
+                f"{label} {text} is more than {LARGEST}, the largest number of 32 bits, in which sizes are counted."
+            )
+        sizes[name] = int(digits)
+    return sizes
 
 
 def short_share(share: float) -> str:

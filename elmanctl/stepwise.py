@@ -1,7 +1,7 @@
 """A dense recurrence with products of torch (cuBLAS) in each step in place of the compiled kernel: its second, verified mode.
 
-* For widths that the kernel cannot keep on the chip, and for comparison. Asked for by the constant CUBLAS, which a variant's option
-  `recurrence` sets; never taken unasked.
+* For widths that the kernel cannot keep on the chip (takeover.py), and for comparison. Chosen by the constant CUBLAS, which a variant's
+  option `recurrence` sets.
 * reference.py supplies the elementwise part: `state(pre)`, `state_slope(h)`, `readout(h, *gates)` and `readout_slopes(h, *gates)`, its derivatives
   by each argument (an op's own code runs below autograd); or `parts(constants)`, which returns these four.
 * Results, saved tensors and rounding points are those of the kernel: operands of a product in the compute dtype, sums and states in the
@@ -50,6 +50,7 @@ def _parts(kernel: Kernel, constants: Mapping[str, int]):
     return reference.parts(constants) if hasattr(reference, "parts") else reference
 
 
+@torch.no_grad()  # an op's own code is below autograd; verify calls it with tensors that want gradients
 def forward(kernel: Kernel, constants: Mapping[str, int], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return outputs and saved tensors, as launch.run_forward does."""
     if own := _own(kernel, constants):
@@ -64,6 +65,7 @@ def forward(kernel: Kernel, constants: Mapping[str, int], inputs: Mapping[str, T
     return {"y": y.to(wx.dtype, copy=y is states), "h_last": h.clone(), "h": states}  # an op's results are no aliases
 
 
+@torch.no_grad()
 def backward(
     kernel: Kernel, constants: Mapping[str, int], tensors: Mapping[str, Tensor], upstream: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:

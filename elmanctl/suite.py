@@ -7,7 +7,6 @@
 """
 
 import importlib.util
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,10 +15,11 @@ import msgspec
 import elmanctl
 from elmanctl import dims
 from elmanctl.errors import UserError, did_you_mean
+from elmanctl.names import slug, unusable
 from elmanctl.records import Budget, Training, Trial
 from elmanctl.sizes import parse_count, parse_share, short_count, short_share
 from elmanctl.suite_file import read, waived
-from elmanctl.variant import Spec
+from elmanctl.variant import Spec, check_relaxed
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,6 @@ def load(name: str, repeats: int | None = None) -> Suite:
 
     path = find(name)
     file = read(path)
-    params = None if file.params is None else parse_count(file.params, f"{path}: params")
     relaxed = waived(file.relaxed, file.align)
     rows: dict[str, Row] = {}
     for number, given in enumerate(file.rows):
@@ -128,14 +127,16 @@ def load(name: str, repeats: int | None = None) -> Suite:
         except UserError as error:
             raise UserError(f"{path}: rows[{number}]: {error}") from None
         label = given.label or spec.name
-        if slug(label) in rows:
-            raise UserError(f"{path}: rows[{number}]: the name {label} is given twice. Tell the rows apart with label.")
-        rows[slug(label)] = Row(label, spec, given.dim, given.depth or file.depth, align=given.align)
+        folder = slug(label)
+        if wrong := unusable(label, rows[folder].label if folder in rows else None):
+            raise UserError(f"{path}: rows[{number}]: {wrong}")
+        rows[folder] = Row(label, spec, given.dim, given.depth or file.depth, align=given.align)
+    check_relaxed(f"{path}: relaxed", file.relaxed, [row.spec for row in rows.values()])
     suite = Suite(
         name=path.stem,
         path=path,
         description=file.description,
-        params=params,
+        params=None if file.params is None else parse_count(file.params, f"{path}: params"),
         depth=file.depth,
         tolerance=parse_share(file.tolerance, f"{path}: tolerance"),
         align=file.align,
@@ -180,11 +181,6 @@ def resized(
     )
 
 
-def slug(label: str) -> str:
-    """Return a row's name as the name of its folder."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "_", label)
-
-
 def sized(suite: Suite) -> list[Sized]:
     """Size every row: count the model at its `dim`, or search the width nearest to the suite's `params`.
 
@@ -192,21 +188,22 @@ def sized(suite: Suite) -> list[Sized]:
     Raises:
         UserError: for a budget that no legal width meets.
     """
-    found = []
-    for row in suite.rows:
+    from elmanctl import seeds
+
+    def size(row: Row) -> Sized:
         relaxed = waived(suite.relaxed, row.align)
-        if missing := row.spec.variant.missing():
-            problem = f"{row.spec.name} needs {', '.join(missing)}, which cannot be imported here. Install: {row.spec.variant.install}"
-            found.append(Sized(row, problem=problem))
-        elif row.dim is not None:
-            found.append(Sized(row, dims.size(row.spec, row.dim, row.depth), relaxed))
-        else:
-            try:
-                fit = dims.search(row.spec, suite.params, row.depth, suite.tolerance, row.align or suite.align, relaxed)
-            except UserError as error:
-                raise UserError(f"{suite.path}: {error}") from None
-            found.append(Sized(row, fit.nearest, relaxed))
-    return found
+        if missing := ", ".join(row.spec.variant.missing()):
+            why = f"{row.spec.name} needs {missing}, which cannot be imported here. Install: {row.spec.variant.install}"
+            return Sized(row, problem=why)
+        if row.dim is not None:
+            return Sized(row, dims.size(row.spec, row.dim, row.depth), relaxed)
+        fit = dims.search(row.spec, suite.params, row.depth, suite.tolerance, row.align or suite.align, relaxed)
+        return Sized(row, fit.nearest, relaxed)
+
+    try:
+        return seeds.once_a_group(suite.rows, size)
+    except UserError as error:
+        raise UserError(f"{suite.path}: {error}") from None
 
 
 def check_sizes(suite: Suite, rows: list[Sized]) -> None:
@@ -232,8 +229,7 @@ def check_sizes(suite: Suite, rows: list[Sized]) -> None:
 def trial(suite: Suite, sized_row: Sized, device: str, budget: Budget, training: Training) -> Trial:
     """Return the fully resolved trial of a sized row."""
     row, size = sized_row.row, sized_row.size
-    if row.seed is not None:
-        training = msgspec.structs.replace(training, seed=row.seed)
+    own = training if row.seed is None else msgspec.structs.replace(training, seed=row.seed)
     return Trial(
         label=row.label,
         model=row.spec.name,
@@ -241,7 +237,7 @@ def trial(suite: Suite, sized_row: Sized, device: str, budget: Budget, training:
         depth=size.depth,
         params=size.params,
         budget=budget,
-        training=training,
+        training=own,
         suite=suite.name,
         device=device,
         matched=suite.matched,

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 import yaml
@@ -42,12 +42,15 @@ class SuiteFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error, as the second would win silently."""
+    """YAML in which a key given twice is an error, as the second would win silently, and so is one that is no scalar."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
     seen = set()
     for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            problem = f"a key is {'a list' if isinstance(key, yaml.SequenceNode) else 'a mapping'}; keys are words"
+            raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
         if key.value in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
         seen.add(key.value)
@@ -71,6 +74,9 @@ def read(path: Path) -> SuiteFile:
         raise UserError(f"{where}: not readable as YAML: {getattr(error, 'problem', None) or error}.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, AttributeError, RecursionError) as error:  # PyYAML's own
+        why = error if isinstance(error, ValueError) else "a tag that its value does not fit, or brackets without end"
+        raise UserError(f"{path}: not readable as YAML: {why}. Put what is text in quotes.") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: a suite is a mapping with the keys {', '.join(SuiteFile.__struct_fields__)}.")
     _known_keys(path, "", data, SuiteFile)
@@ -99,6 +105,9 @@ WORDS = {
 
 def described(error: msgspec.ValidationError) -> str:
     """Return what a value of the wrong type is, what it should be, and what to do, from msgspec's message."""
+    if found := re.fullmatch(r"Invalid enum value '(?P<got>.*)' - at `\$\.(?P<key>[^`]+)`", str(error)):
+        allowed = get_args(get_type_hints(SuiteFile).get(found["key"]))
+        return f"{found['key']} is {found['got']}; it must be {' or '.join(allowed)}. Correct it in the file."
     found = re.fullmatch(r"Expected `(?P<wanted>[^`]+)`, got `(?P<got>[^`]+)` - at `\$\.(?P<key>[^`]+)`", str(error))
     if not found:
         return f"{str(error).replace('`$.', '`')}. Correct it in the file."
@@ -139,6 +148,10 @@ def _check(path: Path, file: SuiteFile) -> None:
     for key, value in numbers.items():
         if value is not None and value < 1:
             raise UserError(f"{path}: {key} is {value}; it must be at least 1.")
+        if value is not None and key.endswith("depth") and value > dims.DEEPEST:
+            raise UserError(
+                f"{path}: {key} is {value:,}; more than {dims.DEEPEST:,} layers cannot be trained. Give fewer."
+            )
     if file.params is None:
         for row in file.rows:
             if row.dim is None:

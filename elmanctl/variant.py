@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import importlib.util
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,14 +111,14 @@ class Variant:
         """Return every head a name may start with, with the options it pins."""
         return {self.name: {}, **self.presets}
 
-    def match(self, text: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Match the part of a name before `:`; return (pinned by the head, given by tags), or None."""
+    def match(self, text: str) -> tuple[dict[str, Any], dict[str, str]] | None:
+        """Match the part of a name before `:`; return (pinned by the head, given by tags, as text), or None."""
         lower = text.lower()
         heads = {head: pinned for head, pinned in self.heads().items() if lower.startswith(head.lower())}
         tags = "".join(f"(?:{tag}(?P<{f.name}>[0-9]+))?" for tag, f in self.tags()) if heads else ""
         for head, pinned in sorted(heads.items(), key=lambda item: -len(item[0])):
             if found := re.fullmatch(tags, text[len(head) :], re.IGNORECASE):
-                return pinned, {name: int(value) for name, value in found.groupdict().items() if value is not None}
+                return pinned, {name: value for name, value in found.groupdict().items() if value is not None}
         return None
 
     def configure(self, label: str, *sources: tuple[str, dict[str, Any]]) -> Any:
@@ -191,3 +192,14 @@ class Spec:
             )
         module = self.variant.module("layer")
         return [getattr(module, name)(dim, self.config) for name in self.variant.sublayers]
+
+
+def check_relaxed(given: str, relaxed: Iterable[str], specs: list[Spec]) -> None:
+    """Refuse to waive a rule on a size on which no model has one; `given` says where it was asked for."""
+    ruled = dict.fromkeys(("dim", *(name for spec in specs for name in spec.variant.rules.sizes)))
+    for name in relaxed:
+        if name not in ruled:
+            models = ", ".join(dict.fromkeys(spec.variant.name for spec in specs))
+            raise UserError(
+                f"{given} {name}: there is no rule on that size in {models}.{did_you_mean(name, ruled)} Rules are on: {', '.join(ruled)}."
+            )

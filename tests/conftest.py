@@ -187,3 +187,16 @@ def box(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(free, "SAMPLE_SECONDS", 0.0)
     return made
+
+
+@pytest.fixture
+def write_suite(tmp_path, monkeypatch):
+    """Return a function that writes suites/<name>.yaml below the current folder and returns the name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "suites").mkdir()
+
+    def write(text, name="mine"):
+        (tmp_path / "suites" / f"{name}.yaml").write_text(text)
+        return name
+
+    return write

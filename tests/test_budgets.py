@@ -42,6 +42,14 @@ def test_a_kernel_keeps_its_budget(variant, capability, capsys):
         assert row["registers"] > 0 and row.keys() >= FIGURES, row
 
 
+@pytest.mark.skipif(NVCC is None, reason="nvcc is absent")
+@pytest.mark.parametrize("name", ["E42", "E88h32n16"])
+def test_a_family_compiles_for_a_chip_after_those_that_were_tuned(name, capsys):
+    assert run(["build", name, "--arch", "sm_100", "--dtype", "bfloat16", "--json"]) == 0
+    (built,) = json.loads(capsys.readouterr().out)["builds"]
+    assert built["target"] == "sm_100a" and not built["gated"] and len(built["functions"]) >= 2
+
+
 def test_only_kernels_that_differ_in_name_alone_count_as_one():
     of = {v.name: v.folder for v in KERNELS}
     assert distinct([of["E33"], of["E38"], of["E36"], of["E1"]]) == [of["E33"], of["E36"], of["E1"]]

@@ -1,4 +1,6 @@
 import gzip
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,14 +67,53 @@ def test_a_smaller_corpus_is_the_beginning_of_a_larger_one(folders, tmp_path):
 
 def test_too_little_text_leaves_the_old_corpus_and_says_how_much_there_is(folders, tmp_path):
     out = tmp_path / "c.txt"
-    out.write_text("old")
+    corpus.make(out, 3000, folders, smallest=1000)
+    old, manifest = out.read_bytes(), corpus.manifest_path(out).read_bytes()
     with pytest.raises(UserError, match=r"Only [0-9,]+ bytes of text were found"):
         corpus.make(out, 10**6, folders, smallest=500_000)
     with pytest.raises(UserError, match="too short to train on"):
         corpus.make(out, 10**6, folders, smallest=10**7)
-    with pytest.raises(UserError, match="cannot end in .json"):
-        corpus.make(tmp_path / "c.json", 10**6, folders, smallest=1000)
-    assert out.read_text() == "old" and not corpus.manifest_path(out).exists()
+    assert (out.read_bytes(), corpus.manifest_path(out).read_bytes()) == (old, manifest)
+
+
+def test_nothing_but_a_corpus_of_ours_is_replaced(folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("tiny.yaml", "mine.json", "theirs.txt", "theirs.json"):
+        (tmp_path / name).write_text("{}")
+    corpus.make(Path("ours.txt"), 3000, folders, smallest=1000)
+    corpus.make(Path("changed.txt"), 3000, folders, smallest=1000)
+    Path("changed.txt").write_text("an addition")
+    Path("ours.html").write_text("a page")
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
+    for out, text in (
+        ("tiny.yaml", "tiny.yaml exists and tiny.json, which a corpus has beside it, does not"),
+        ("mine.txt", "mine.json exists and is no corpus's manifest"),
+        ("mine.json", "cannot end in .json"),
+        ("theirs.txt", "theirs.json exists and is no corpus's manifest"),
+        ("changed.txt", "changed.txt is not the corpus that changed.json describes"),
+        ("ours.html", "ours.html is not the corpus that ours.json describes"),
+        ("ours.md", "ours.json describes ours.txt"),
+        (".", "is a folder"),
+        ("/", "is a folder"),
+    ):
+        with pytest.raises(UserError, match=text):
+            corpus.make(Path(out), 3000, folders, smallest=1000)
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert corpus.make(Path("ours.txt"), 4000, folders, smallest=1000).bytes == Path("ours.txt").stat().st_size > 4000
+
+
+def test_a_kill_before_the_corpus_is_in_place_leaves_nothing_in_the_way(folders, tmp_path, monkeypatch):
+    def kill(source, target):
+        if Path(target).name == "c.txt":
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    replace = os.replace
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", kill)
+        corpus.make(tmp_path / "c.txt", 3000, folders, smallest=1000)
+    made = corpus.make(tmp_path / "c.txt", 3000, folders, smallest=1000)
+    assert made.hash == file_hash(tmp_path / "c.txt") and len(list(tmp_path.glob("c.*"))) == 2
 
 
 def test_this_machine_has_a_library_to_draw_from():
@@ -93,6 +134,7 @@ def test_check_counts_bytes_documents_and_entropy(tmp_path):
     assert {byte: n for byte, n in enumerate(found["histogram"]) if n} == {97: 4, 98: 4, 0x1E: 1, 0xFF: 1}
     assert summary(tmp_path, bytes(range(256)))["entropy_bits"] == pytest.approx(8)
     assert summary(tmp_path, b"one\x1etwo\x1e")["documents"] == 2
+    assert f"{summary(tmp_path, b'aaaa')['entropy_bits']:.3f}" == "0.000"
 
 
 def test_check_finds_zero_runs_also_across_its_blocks(tmp_path):

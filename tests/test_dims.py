@@ -166,6 +166,15 @@ def test_the_meta_count_is_that_of_a_model_in_memory(name):
     assert all(p.device.type == "cpu" for p in model.parameters())
 
 
+def test_a_deep_model_is_counted_without_building_every_layer(monkeypatch):
+    built, layers = [], Spec.layers
+    monkeypatch.setattr(Spec, "layers", lambda spec, dim: built.append(dim) or layers(spec, dim))
+    spec = resolve("E42")
+    deepest, two, one = (dims.size(spec, 48, depth) for depth in (dims.DEEPEST, 2, 1))
+    assert deepest.params - one.params == (dims.DEEPEST - 1) * (two.params - one.params)
+    assert deepest.state_bytes == dims.DEEPEST * one.state_bytes and len(built) < 20
+
+
 def test_state_bytes_are_those_of_one_sequence_over_all_layers():
     assert dims.size(resolve("E88h4n16"), 128, 3).state_bytes == 3 * 4 * 16 * 16 * 4
 

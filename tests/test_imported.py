@@ -1,5 +1,7 @@
 """Logs of the earlier tools: what they say, what they do not, and files that are none."""
 
+import json
+
 import pytest
 
 from elmanctl import imported
@@ -137,6 +139,35 @@ def test_the_command_makes_a_run_that_report_reads(project):
     assert read_json(project.path / "runs/old/lstm/result.json", Result).status == "diverged"
     assert project.run("report", "old", "--html", "o.html").code == 0
     assert '"label":"gru 2"' in (project.path / "o.html").read_text()
+
+
+def test_a_loss_whose_perplexity_no_number_holds_is_reported_in_every_form(project):
+    project.write("logs/high.log", log([720.0] * 20).replace("grad 1.50", "grad nan"))
+    project.write("logs/higher.log", log(["3.0e+38"] * 20))
+    project.write("logs/highest.log", log(["1.0e+308"] * 20))
+    ran = project.run("import", "logs", "--run", "old")
+    assert ran.code == 0 and "Traceback" not in ran.err and "Skipped" not in ran.out
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    table = json.loads(project.run("report", "old", "--json").out, parse_constant=refuse)["rows"]
+    assert [(row["label"], row["perplexity"]) for row in table] == [
+        ("high", "Infinity"), ("higher", "Infinity"), ("highest", None)
+    ]  # fmt: skip
+    assert table[2]["status"].startswith("diverged") and table[0]["last100_loss"] == 720.0
+    assert "| 720.0000 |  |  |  | inf |" in project.run("report", "old", "--format", "markdown").out
+    assert ",720.0,inf," in project.run("report", "old", "--format", "csv").out
+    page = project.run("report", "old", "--format", "html").out
+    assert 'data-value="Infinity">inf<' in page and 'data-value="inf"' not in page
+
+
+def test_a_log_whose_name_is_none_for_a_folder_gets_another(project):
+    for name in ("previous", "é", ".x", "run.json"):
+        project.write(f"logs/{name}.log", log([2.0] * 20))
+    assert project.run("import", "logs", "--run", "old").code == 0
+    found = {path.name for path in (project.path / "runs/old").iterdir() if path.is_dir()}
+    assert found == {"log_previous", "log_", "log_.x", "log_run.json"}
 
 
 def test_foreign_files_are_named_counted_and_make_the_command_fail(project):

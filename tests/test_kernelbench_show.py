@@ -53,6 +53,8 @@ def test_the_table_has_times_ratios_shares_and_reasons(record):
     assert other[9] == "2.00" and absent[5:] == [*[""] * 7, "not installed"]
     page = show.markdown(record)
     assert "| X<1 | other | 2 | 8 | 64 |" in page and "400 GB/s" in page
+    record.rows[-1] = msgspec.structs.replace(record.rows[-1], note="a|b\nc")
+    assert "| a\\|b c |" in show.markdown(record)
     assert msgspec.json.decode(msgspec.json.encode(record), type=show.Record) == record
 
 

@@ -88,11 +88,23 @@ def test_kernels_are_told_apart(bench):
 def test_the_table_has_numbers_shares_and_reasons(bench):
     common = {"dim": 64, "depth": 2, "batch": 4, "chunk": 8}
     spent = dict.fromkeys((*bench.KINDS, "other"), 1.0)
-    good = common | {"model": "a", "params": 2e6, "tokens_per_second": 5e5, "ms_per_step": 10.0, "peak_gib": 1.5}
+    good = common | {
+        "on": "H200, torch 2",
+        "model": "a",
+        "params": 2e6,
+        "tokens_per_second": 5e5,
+        "ms_per_step": 10.0,
+        "peak_gib": 1.5,
+    }
     lines = bench.markdown(
-        [good | {"breakdown_ms": spent, "outside": 0.8}, good, common | {"model": "b", "note": "no | b"}]
+        [
+            good | {"breakdown_ms": spent, "outside": 0.8},
+            good,
+            common | {"model": "b", "note": "no | b"},
+        ]
     )
-    head, rule, full, bare, absent = lines.splitlines()
+    head, rule, full, bare, absent, empty, where = lines.splitlines()
+    assert (empty, where) == ("", "H200, torch 2")
     assert len({line.count("|") for line in (head, rule, full, bare, absent)}) == 1
     assert "| a 64x2 | 4 x 8 | 2.0 M | 500 K | 10.00 | 1.00 |" in full and full.endswith("| 80% | 1.50 |")
     assert "no / b" in absent

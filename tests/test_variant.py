@@ -68,8 +68,8 @@ def test_only_the_whole_name_matches(text):
 def test_the_longest_head_wins():
     variant = make(presets={"ZZ7h4": {"use_gate": True}})
     assert variant.match("zz7h4") == ({"use_gate": True}, {})
-    assert variant.match("ZZ7h4n8") == ({"use_gate": True}, {"n_state": 8})
-    assert variant.match("ZZ7h5") == ({}, {"n_heads": 5})
+    assert variant.match("ZZ7h4n8") == ({"use_gate": True}, {"n_state": "8"})
+    assert variant.match("ZZ7h5") == ({}, {"n_heads": "5"})
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,8 @@ def test_the_longest_head_wins():
         ({"use_gate": "yes"}, "use_gate=yes is not true or false"),
         ({"n_heads": "four"}, "n_heads=four is not a whole number. Default: 8"),
         ({"n_heads": 4.0}, "n_heads=4.0 is not a whole number"),
+        ({"n_heads": 2**31}, "n_heads=2147483648 is more than 2147483647"),
+        ({"n_heads": "9" * 5000}, "9 is not a whole number"),
         ({"n_heads": None}, "n_heads=None is not a whole number"),
         ({"rate": "nan"}, "rate=nan is not a number"),
         ({"rate": "fast"}, "rate=fast is not a number"),

@@ -1,14 +1,15 @@
 """`elmanctl bench`: run a suite, one trial on each device at a time, and report it."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from elmanctl.commands import bench_modes as modes
 from elmanctl.commands.bench_kernels import time_kernels
 from elmanctl.commands.bench_plan import asked_of_slurm, parse_batches, show_plan
 from elmanctl.commands.bench_run import Checks, check_hook, execute, go_on
 from elmanctl.errors import UserError
+from elmanctl.names import check_run
 from elmanctl.sizes import parse_count
 
 KERNEL_SECONDS = 540.0
@@ -19,6 +20,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def bench(
+        context: typer.Context,
         names: Annotated[
             list[str] | None,
             typer.Argument(
@@ -74,19 +76,33 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         seconds: Annotated[
-            float | None, typer.Option("--seconds", min=1, help="With --kernels: about the longest time. Default 540.")
+            float | None,
+            typer.Option(
+                "--seconds", min=1, callback=modes.finite, help="With --kernels: about the longest time. Default 540."
+            ),
         ] = None,
-        run: Annotated[str | None, typer.Option("--run", help="Name of the run below runs/, new or to join.")] = None,
+        run: Annotated[
+            str | None, typer.Option("--run", help="Name of the run below runs/, new or to join; with --kernels new.")
+        ] = None,
         again: Annotated[bool, typer.Option("--again", help="Run rows anew that are finished.")] = False,
         resume: Annotated[bool, typer.Option("--resume", help="Go on with a run, by default the newest.")] = False,
         checkpoint_minutes: Annotated[
-            float | None, typer.Option(min=0, help="Time between checkpoints to go on from. Default 5; 0: none.")
+            float | None,
+            typer.Option(
+                min=0, callback=modes.finite, help="Time between checkpoints to go on from. Default 5; 0: none."
+            ),
         ] = None,
         wall_minutes: Annotated[
-            float | None, typer.Option(min=0, help="Longest time of a trial. Default: an hour and twice its minutes.")
+            float | None,
+            typer.Option(
+                min=0, callback=modes.finite, help="Longest time of a trial. Default: an hour and twice its minutes."
+            ),
         ] = None,
         retry_seconds: Annotated[
-            float, typer.Option(min=0, help="Wait before a trial that the machine failed is tried again.")
+            float,
+            typer.Option(
+                min=0, callback=modes.finite, help="Wait before a trial that the machine failed is tried again."
+            ),
         ] = 10.0,
         no_preflight: Annotated[
             bool, typer.Option("--no-preflight", help="Queue without one step of each row.")
@@ -106,7 +122,9 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option("--unverified", help="Run kernels without a receipt too; their rows are marked for good."),
         ] = False,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Show the plan and stop; exit code 1 if the run could not end well.")
+        ] = False,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
     ) -> None:
         """Run a suite: one trial on each GPU at a time, in processes of their own, with a report at the end."""
@@ -115,8 +133,7 @@ def register(app: typer.Typer) -> None:
         from elmanctl.queue.enqueue import resume as queued_again
         from elmanctl.records import Budget
 
-        if run is not None and (Path(run).name != run or run in (".", "..")):
-            raise UserError(f"--run {run} is not a plain folder name; runs lie below runs/.")
+        modes.check(context)
         check_hook(on_end)
         if names and len(names) > 1 and not kernels:
             raise UserError(
@@ -124,55 +141,14 @@ def register(app: typer.Typer) -> None:
             )
         suite = names[0] if names else None
         if resume:
-            others = (
-                gpus,
-                gpus_per_trial,
-                partition,
-                sbatch,
-                minutes,
-                steps,
-                tokens,
-                only,
-                seeds,
-                batch_sizes,
-                checkpoint_minutes,
-                wall_minutes,
-            )
-            if (
-                any(value is not None for value in others)
-                or wait
-                or again
-                or dry_run
-                or engine != "local"
-                or (suite and run)
-            ):
-                raise UserError(
-                    "--resume takes everything from the run's queue: give the run alone, or nothing for the newest."
-                )
+            if suite and run:
+                raise UserError(f"--resume goes on with one run and was given {suite} and --run {run}. Name it once.")
             go_on(queued_again(run or suite), None, on_end, json)
             return
+        check_run(run)
         if kernels:
-            others = {
-                "--gpus-per-trial": gpus_per_trial,
-                "--engine slurm": engine != "local",
-                "--minutes": minutes,
-                "--steps": steps,
-                "--tokens": tokens,
-                "--only": only,
-                "--seeds": seeds,
-                "--batch-sizes": batch_sizes,
-                "--params": params,
-            }
-            others |= {"--again": again, "--dry-run": dry_run, "--unverified": unverified}
-            if wrong := [option for option, value in others.items() if value]:
-                raise UserError(
-                    f"--kernels times passes, not training: {', '.join(wrong)} has no meaning with it. Leave it out."
-                )
             time_kernels(names or [], gpus, shape, sweep, run, seconds or KERNEL_SECONDS, against, json)
             return
-        timed = {"--shape": shape, "--sweep": sweep, "--seconds": seconds, "--against": against}
-        if wrong := [option for option, value in timed.items() if value is not None]:
-            raise UserError(f"{' and '.join(wrong)} belongs to --kernels. Add --kernels, or leave it out.")
         if suite is None:
             raise UserError("Name a suite: elmanctl bench SUITE. `elmanctl suites` lists them.")
         if params is not None and not (preflight_only or dry_run):
@@ -188,10 +164,6 @@ def register(app: typer.Typer) -> None:
         batches = parse_batches(batch_sizes) if batch_sizes is not None else []
         if budget == Budget():
             budget = None
-        elif batches:
-            raise UserError(
-                f"--batch-sizes runs {benching.BATCH_STEPS} steps of each row. Leave --minutes, --steps and --tokens out."
-            )
         else:
             budget.check()
         asked = benching.Asked(

@@ -9,6 +9,7 @@ from elmanctl.commands.build import at_a_time
 from elmanctl.console import note, print_json
 from elmanctl.errors import UserError
 from elmanctl.files import atomic, write_json
+from elmanctl.names import KERNELS, KERNELS_PAGE
 from elmanctl.plugins.registry import registry
 from elmanctl.variant import Spec
 
@@ -29,12 +30,13 @@ def time_kernels(
         names: models or suites, each with sizes of its own after an @ if it needs them; none for every variant with a kernel.
         gpu: one GPU, as --gpus takes it; None for the first free one.
         shape, sweep: texts of the options.
-        run: name of the folder below runs/ for kernels.json, kernels.md and the pictures; None for `kernels`.
+        run: name of the folder below runs/ for kernels.json, kernels.md and the pictures, new; None for `kernels-<time>`.
         seconds: about how long it may take once everything is built; what is not reached by then is a row that says so.
         against: variant that the others are compared with in a table of its own, in place of libraries; None for libraries.
     """
     from elmanctl.kernelbench import shapes
 
+    check_new(run)
     base, axes = shapes.parse_shape(shape), shapes.parse_sweeps(sweep)
     todo = wanted(names, base)
     specs = list({spec.name: spec for spec, _ in todo}.values())
@@ -60,7 +62,7 @@ def time_kernels(
     began, measured = time.monotonic(), ceilings.measure(device)
     rivals = "" if against else " with their rivals"
     note(f"{total} shapes of {len(specs)} kernels{rivals}, in about {seconds:g} s at most (--seconds).")
-    folder = Path("runs") / (run or "kernels")
+    folder = new_folder(run)
     record = show.Record(
         device_name=chosen.name,
         started=started,
@@ -81,6 +83,25 @@ def time_kernels(
     written = write(record, folder, pictures(rows, todo) if axes else {})
     print_json(record) if json else show.print_record(record)
     note(f"Record: {', '.join(map(str, written))}")
+
+
+def check_new(run: str | None) -> None:
+    """Refuse a --run whose folder holds something, an earlier record or a suite's run: either would be lost or mixed with another.
+
+    Raises:
+        UserError: naming the folder.
+    """
+    folder = Path("runs") / (run or "")
+    if run is not None and os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} exists, and a record of kernels has a folder of its own. Choose another --run.")
+
+
+def new_folder(run: str | None) -> Path:
+    """Return the folder of a record that begins now: the one named below runs/, or one named for the time."""
+    from elmanctl import plan
+
+    check_new(run)
+    return plan.RUNS / run if run else plan.new_folder(f"kernels-{datetime.now().astimezone():%Y%m%d-%H%M%S}")
 
 
 def wanted(names: list[str], base) -> list[tuple[Spec, object]]:
@@ -150,8 +171,8 @@ def write(record, folder: Path, pictures: dict[str, dict]) -> list[Path]:
     """Write kernels.json, kernels.md and each model's pictures (kernelbench.run.lines); return the files."""
     from elmanctl.kernelbench import plot, show
 
-    write_json(folder / "kernels.json", record)
-    texts = {"kernels.md": show.markdown(record)}
+    write_json(folder / KERNELS, record)
+    texts = {KERNELS_PAGE: show.markdown(record)}
     for model, named in pictures.items():
         for name, (axis, place, points) in named.items():
             title = f"{model}, {place}, {record.device_name}"
@@ -159,4 +180,4 @@ def write(record, folder: Path, pictures: dict[str, dict]) -> list[Path]:
     for name, text in texts.items():
         with atomic(folder / name) as file:
             file.write(text)
-    return [folder / name for name in ("kernels.json", *texts)]
+    return [folder / name for name in (KERNELS, *texts)]

@@ -1,7 +1,7 @@
 """What `elmanctl bench` reads from its command line besides the suite, and the plan that --dry-run shows."""
 
-from elmanctl.console import note, print_json, print_table
-from elmanctl.errors import UserError
+from elmanctl.console import print_json, print_table
+from elmanctl.errors import CheckFailed, UserError
 from elmanctl.sizes import short_count
 
 
@@ -40,7 +40,11 @@ def parse_batches(text: str) -> list[int]:
 
 
 def show_plan(plan, json: bool) -> None:
-    """Print what a run would do: rows, sizes, devices, receipts, and what stands in its way."""
+    """Print what a run would do: rows, sizes, devices, receipts, and what stands in its way.
+
+    Raises:
+        CheckFailed: where anything does, or a row cannot be built here: the run would not start, or not end well.
+    """
     from elmanctl import bench as benching
     from elmanctl.report.rows import budget_text
 
@@ -59,7 +63,7 @@ def show_plan(plan, json: bool) -> None:
             "device": place.get(planned.row.label, ""),
             "budget": budget_text(planned.trial.budget) if planned.trial else "",
             "batch": planned.trial.training.batch if planned.trial else None,
-            "execution": planned.sized.row.spec.kind(planned.trial.device) if planned.trial else "",
+            "execution": planned.execution(plan.target),
             "receipt": benching.receipt(planned, plan.target),
             "problem": planned.row.problem,
         }
@@ -76,7 +80,15 @@ def show_plan(plan, json: bool) -> None:
                 "obstacles": plan.obstacles,
             }
         )
-        return
+    else:
+        print_plan(plan.suite, rows)
+    problems = [*(r["problem"] for r in rows if r["problem"]), *plan.obstacles]
+    if problems:
+        raise CheckFailed("\n".join(f"Not ready: {text}" for text in dict.fromkeys(problems)))
+
+
+def print_plan(suite, rows: list[dict]) -> None:
+    """Print the rows of a plan as a table."""
     table = [
         [
             r["label"] if r["label"] == r["model"] else f"{r['label']} ({r['model']})",
@@ -91,8 +103,4 @@ def show_plan(plan, json: bool) -> None:
         for r in rows
     ]
     columns = ["row", "dim x depth", "params", "device", "budget", "execution", "receipt", ""]
-    print_table(columns, table, title=f"{plan.suite.name}: {plan.suite.description}", right=("dim x depth", "params"))
-    for problem in dict.fromkeys(r["problem"] for r in rows if r["problem"]):
-        note(problem)
-    for text in plan.obstacles:
-        note(f"Not ready: {text}")
+    print_table(columns, table, title=f"{suite.name}: {suite.description}", right=("dim x depth", "params"))

@@ -11,9 +11,8 @@ from typing import Any
 from elmanctl.console import note, print_json, print_table
 from elmanctl.errors import CheckFailed, UserError
 from elmanctl.files import write_json
+from elmanctl.names import PREFLIGHT, REPORT
 from elmanctl.sizes import short_bytes, short_count
-
-PREFLIGHT = "preflight.json"
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,10 @@ def execute(plan, name: str | None, again: bool, limits, checks: Checks, json: b
         groups = {planned.row.label: planned.row.group for planned in plan.rows}
         findings = preflight.steps(trials, devices, snapshot.environment(kept), runs.RUNS, groups) if devices else []
     if checks.only:
+        if not trials:
+            note("No row is left to try; --again also tries those that are finished.")
+        elif not findings:
+            raise CheckFailed("No step of a row was tried. Try again when a GPU is free; `elmanctl gpus` shows them.")
         show_preflight(plan, findings, json)
         if name:
             write_json(runs.RUNS / name / PREFLIGHT, preflight_record(plan, findings))
@@ -190,10 +193,10 @@ def show_report(folder: Path, kind: str, json: bool) -> None:
 
     form, show = (batches, batches.print_cells) if kind == runs.BATCHES else (render, render.print_report)
     report = (batches if kind == runs.BATCHES else rows).build(folder)
-    with atomic(folder / "report.md") as file:
+    with atomic(folder / REPORT) as file:
         file.write(form.markdown(report))
     if json:
         print(form.as_json(report), end="")
     else:
         show(report)
-    note(f"Report: {folder / 'report.md'}")
+    note(f"Report: {folder / REPORT}")

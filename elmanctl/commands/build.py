@@ -11,6 +11,7 @@ import typer
 from elmanctl.console import note, print_json, print_table
 from elmanctl.errors import CheckFailed, UserError
 from elmanctl.plugins.registry import Registry, registry
+from elmanctl.sizes import parse_sizes
 from elmanctl.variant import Spec, parse_options
 
 JOB_BYTES = 2**30  # nvcc's peak for one kernel, rounded up
@@ -66,10 +67,12 @@ def register(app: typer.Typer) -> None:
         """Compile kernels and show what they use.
 
         Prints registers, spills, stack and shared memory of each kernel function, against the build before and against the budgets
-        of binding.py. Exit 1 when one exceeds its budget, 2 when one does not compile.
+        of binding.py. Exit 1 when one exceeds its budget, 2 when one does not compile. Budgets are of sm_80, sm_89 and sm_90; on
+        other chips a figure above them is a remark.
         """
         specs = choose(registry(), names or [], every, parse_options(option or []))
-        sizes = read_sizes(size or [])
+        sizes = parse_sizes(size or [])
+        check_sizes(specs, sizes, every)
         todo = [
             Job(spec, t, d, sizes, every)
             for spec in specs
@@ -89,7 +92,9 @@ def register(app: typer.Typer) -> None:
             note(f"Left out: {text}")
         if failed:
             raise UserError("\n".join(failed))
-        if over := [sentence for r in done for sentence in r["over_budget"]]:
+        for text in (sentence for r in done if not r["gated"] for sentence in r["over_budget"]):
+            note(f"Remark: {text}")
+        if over := [sentence for r in done if r["gated"] for sentence in r["over_budget"]]:
             raise CheckFailed("\n".join(over))
 
 
@@ -142,14 +147,26 @@ def dtypes(spec: Spec, target: str, given: list[str]) -> list[str]:
     return given or [p[0] for p in parts if len(p) == 1 or (p[1] == HOST) == (target == HOST)]
 
 
-def read_sizes(given: list[str]) -> dict[str, int]:
-    """Return sizes by name from texts such as `D=2048`."""
-    found = [re.fullmatch(r"([A-Z])=([1-9][0-9]*)", text) for text in given]
-    if None in found:
-        raise UserError(
-            f"--size {given[found.index(None)]} is no size. Give a letter and a number, for example D=2048."
-        )
-    return {f[1]: int(f[2]) for f in found}
+def check_sizes(specs: list[Spec], sizes: dict[str, int], every: bool) -> None:
+    """Refuse a size on which no build depends; where variants are named, on which one of theirs does not.
+
+    Raises:
+        UserError: naming the size, the variant and what its build depends on.
+    """
+    for name in sizes:
+        without = [spec for spec in specs if name not in typical(spec)]
+        if without and (not every or len(without) == len(specs)):
+            known = " and ".join(typical(without[0])) or "no run-time size"
+            text = f"the build of {without[0].name} depends on {known}. Leave it out."
+            raise UserError(
+                f"--size {name}={sizes[name]}: " + ("no build depends on it. Leave it out." if every else text)
+            )
+
+
+def typical(spec: Spec) -> dict[str, int]:
+    """Return the run-time sizes that a kernel's division depends on, as it is built for unless told others."""
+    tiling = spec.variant.kernel().tiling
+    return dict(tiling.typical) if tiling else {}
 
 
 def at_a_time() -> int:
@@ -172,7 +189,7 @@ def attempt(job: Job) -> dict[str, Any] | UserError:
     try:
         if kernel.tiling:
             constants = kernel.complete(
-                constants, {**kernel.tiling.typical, **job.sizes}, job.dtype, tiles.of_target(job.target)
+                constants, {**typical(job.spec), **job.sizes}, job.dtype, tiles.of_target(job.target)
             )
         key = build.key(kernel, constants, job.dtype, job.target)
         cached = (cache_folder() / "kernels" / key / "kernel.so").exists()
@@ -191,6 +208,7 @@ def attempt(job: Job) -> dict[str, Any] | UserError:
         "functions": report,
         "before": resources.previous_report(cache_folder(), kernel.package, constants, job.dtype, job.target) or [],
         "budgets": dict(kernel.budgets),
+        "gated": resources.gated(job.target),
         "over_budget": [
             f"{job.spec.name} {job.dtype} {job.target}: {s}." for s in resources.over_budget(report, kernel.budgets)
         ],

@@ -49,6 +49,7 @@ def register(app: typer.Typer) -> None:
         from elmanctl.data import map_bytes
 
         found = corpus.check(file, map_bytes(file))
+        runs = f"{found['zero_runs']:,} run{'s' * (found['zero_runs'] != 1)}"
         if json:
             print_json(found)
         else:
@@ -59,12 +60,12 @@ def register(app: typer.Typer) -> None:
                 ["distinct bytes", f"{found['distinct_bytes']}, entropy {found['entropy_bits']:.3f} bits per byte"],
                 ["printable ASCII", f"{found['printable_share']:.2%}, above 127 {found['high_share']:.2%}"],
                 ["most frequent", frequent],
-                ["zero bytes", f"{found['zero_bytes']:,}, {found['zero_runs']:,} runs of 8 or more"],
+                ["zero bytes", f"{found['zero_bytes']:,}, {runs} of 8 or more"],
                 ["hash", found["hash"]],
             ]
             print_table(["", ""], rows, title=str(file))
         if found["zero_runs"]:
             raise CheckFailed(
-                f"{file} has {found['zero_runs']:,} runs of zero bytes, the longest of {found['longest_zero_run']:,}: padding, which a model "
+                f"{file} has {runs} of zero bytes, the longest of {found['longest_zero_run']:,}: padding, which a model "
                 "predicts for free, so that losses come out too low. Take it out."
             )

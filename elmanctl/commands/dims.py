@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
         params: Annotated[
             str | None, typer.Option("--params", help="Parameter budget: 100M, 1.27B, 98838400. Default 100M.")
         ] = None,
-        depth: Annotated[int | None, typer.Option("--depth", min=1, help="Number of layers. Default 20.")] = None,
+        depth: Annotated[
+            int | None, typer.Option("--depth", min=1, max=counting.DEEPEST, help="Number of layers. Default 20.")
+        ] = None,
         dim: Annotated[int | None, typer.Option("--dim", min=1, help="Count at this width; no search.")] = None,
         tolerance: Annotated[
             str | None, typer.Option("--tolerance", help="How far from the budget is near enough. Default 6%.")
@@ -72,6 +74,10 @@ def show_models(
     if dim is not None:
         if align is not None:
             raise UserError("--align steps through widths and --dim names one: give one of them.")
+        if tolerance is not None and params is None:
+            raise UserError(
+                "--tolerance is of a budget, and --dim counts without one: give --params too, or leave it out."
+            )
         found = []
         for spec in specs:
             # A count is no comparison, so only what the kernel cannot run is refused.

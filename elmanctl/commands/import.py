@@ -8,6 +8,7 @@ import typer
 
 from elmanctl.console import note
 from elmanctl.errors import CheckFailed, UserError
+from elmanctl.names import check_run, problem, slug
 
 
 def register(app: typer.Typer) -> None:
@@ -22,8 +23,7 @@ def register(app: typer.Typer) -> None:
         """Read logs of the earlier tools into a run: NaN is seen, and last-100 is by steps where the lines tell it."""
         from elmanctl.report import render, rows
 
-        if run is not None and (Path(run).name != run or run in (".", "..")):
-            raise UserError(f"--run {run} is not a plain folder name; runs lie below runs/.")
+        check_run(run)
         paths = found(logs)
         folder, skipped = store(paths, run)
         for text in skipped:
@@ -50,7 +50,7 @@ def found(given: list[Path]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-def store(paths: list[Path], name: str | None) -> tuple[Path, list[str]]:
+def store(paths: list[Path], run: str | None) -> tuple[Path, list[str]]:
     """Write the run, one row a log; return its folder and what was skipped, and why.
 
     Raises:
@@ -61,10 +61,9 @@ def store(paths: list[Path], name: str | None) -> tuple[Path, list[str]]:
     from elmanctl import imported, plan
     from elmanctl.files import write_json
     from elmanctl.runlog import LOGGED, RESULT, Lines
-    from elmanctl.suite import slug
 
     now = datetime.datetime.now().astimezone()
-    folder = plan.RUNS / (name or f"imported-{now:%Y%m%d-%H%M%S}")
+    folder = plan.RUNS / (run or f"imported-{now:%Y%m%d-%H%M%S}")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} exists. Choose another --run.")
     logs, skipped = [], []
@@ -77,9 +76,10 @@ def store(paths: list[Path], name: str | None) -> tuple[Path, list[str]]:
         raise UserError(f"None of the {len(paths)} files is a log of the earlier tools. " + " ".join(skipped[:3]))
     rows: dict[str, plan.PlannedRow] = {}
     for log in logs:
-        label, number = log.name, 2
+        name = f"log {log.name[:50]}" if problem(slug(log.name)) else log.name
+        label, number = name, 2
         while slug(label) in rows:
-            label, number = f"{log.name} {number}", number + 1
+            label, number = f"{name} {number}", number + 1
         place = folder / slug(label)
         rows[slug(label)] = plan.PlannedRow(
             label=label, folder=slug(label), model=log.model, depth=log.depth, dim=log.dim, params=log.params
@@ -90,7 +90,7 @@ def store(paths: list[Path], name: str | None) -> tuple[Path, list[str]]:
         lines.close()
         write_json(place / "import.json", msgspec.structs.replace(log, lines=()))
         write_json(place / RESULT, log.result)
-    run = plan.Run(
+    record = plan.Run(
         suite="imported",
         description=f"{len(logs)} logs of earlier tools",
         created=now.isoformat(timespec="seconds"),
@@ -101,5 +101,5 @@ def store(paths: list[Path], name: str | None) -> tuple[Path, list[str]]:
         rows=tuple(rows.values()),
         kind=plan.IMPORTED,
     )
-    write_json(folder / plan.RUN, run)
+    write_json(folder / plan.RUN, record)
     return folder, skipped

@@ -79,11 +79,12 @@ def receipts(spec: Spec) -> list[dict[str, Any]]:
 
 
 def print_list(known: Registry) -> None:
-    """Print the table of variants, then the problems in red."""
+    """Print the table of variants, then the problems and damaged receipts in red."""
     from rich.text import Text
 
-    rows = []
+    rows, damaged = [], {}
     for r in (row(known, spec) for spec in defaults(known)):
+        damaged |= {one["why"]: r["name"] for one in r["receipts"] if not one["created"]}
         source = f"{r['source']}, hides {r['hides']}" if r["hides"] else r["source"]
         summary = r["summary"]
         if r["missing"]:
@@ -93,6 +94,7 @@ def print_list(known: Registry) -> None:
         [Text(p.plugin, "red"), Text("broken", "red"), None, None, Text(problem_text(p), "red")]
         for p in known.problems()
     ]
+    rows += [[Text(n, "red"), Text("damaged", "red"), None, None, Text(why, "red")] for why, n in damaged.items()]
     print_table(["name", "kind", "source", "receipt", "summary"], rows)
     if not known.variants():
         note("No variant here. `elmanctl new NAME` makes one in ./variants.")
@@ -104,13 +106,13 @@ def receipt_text(entry: dict[str, Any]) -> str:
 
 
 def receipt_parts(entry: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the receipts of one row as (text, colour): target, state, and what a green one found."""
+    """Return the receipts of one row as (text, colour): target, state, and what a green one found or that its file is damaged."""
     if entry["kind"] == "baseline":
         return [("library", "")]
     found = []
     for r in entry["receipts"]:
         words = [*(["quick"] if r["quick"] else []), f"{r['worst']:.1f}x", *([f"({r['why']})"] if r["why"] else [])]
-        more = f" {' '.join(words)}" if r["state"] == "green" else ""
+        more = f" {' '.join(words)}" if r["state"] == "green" else "" if r["created"] else " (damaged)"
         found += [(", " if found else "", ""), (f"{r['target']} {r['state']}{more}", COLOURS[r["state"]])]
     return found or [("none", "")]
 
@@ -163,6 +165,7 @@ def print_details(one: dict[str, Any], spec: Spec) -> None:
         "kind": one["kind"] + (f", {one['library']}" if one["library"] else ""),
         "source": f"{one['source']}, {one['where']}" + (f", hides {one['hides']}" if one["hides"] else ""),
         "receipt": receipt_text(one),
+        "damaged": "; ".join(r["why"] for r in one["receipts"] if not r["created"]),
         "sublayers": ", ".join(one["sublayers"]) if len(one["sublayers"]) > 1 else "",
         "needs": f"{', '.join(one['missing'])}, absent here: {one['install']}" if one["missing"] else "",
     }

@@ -29,8 +29,8 @@ def register(app: typer.Typer) -> None:
         from elmanctl import scaffold
 
         known = registry()
-        scaffold.check_name(known, name)
         original = scaffold.source_variant(known, source) if source else None
+        scaffold.check_name(known, name, original.folder if original else scaffold.TEMPLATE)
         files = scaffold.plan_copy(original, name) if original else scaffold.plan_template(name)
         folder = scaffold.destination() / scaffold.stem_of(name)
         if folder.exists():

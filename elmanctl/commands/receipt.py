@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
             raise UserError(
                 f"{spec.name} has no receipt{f' for {target}' if target else ''}. elmanctl verify makes one."
             )
-        again = {t: run_again(spec, h) for t, h in held.items()} if recheck else {}
+        again = {t: run_again(spec, h) for t, h in held.items() if h.receipt.created} if recheck else {}
         if json:
             print_json(
                 [
@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
                 ]
             )
         else:
-            for h in held.values():
+            for h in (h for h in held.values() if h.receipt.created):
                 show(spec, h)
             for checks in again.values():
                 for check in checks:

@@ -50,6 +50,8 @@ def register(app: typer.Typer) -> None:
         form = Format.json if json else format or form_of(out)
         if out is not None and form is Format.table:
             raise UserError("--format table is for the terminal. Write a file as markdown, csv, json or html.")
+        check_suffix("--out", out, form)
+        check_suffix("--html", html, Format.html)
         files = {path: kind for path, kind in ((out, form), (html, Format.html)) if path is not None}
         spoken = form if out is None and (format or json or not (html or png)) else None
         show(runs or [None], files, spoken, png, against)
@@ -66,6 +68,15 @@ def form_of(path: Path | None) -> Format:
     return SUFFIXES[path.suffix]
 
 
+def check_suffix(option: str, path: Path | None, form: Format) -> None:
+    """Refuse to write a form into a file whose suffix tells another one."""
+    told = SUFFIXES.get(path.suffix.lower(), form) if path is not None else form
+    if told is not form:
+        raise UserError(
+            f"{option} {path} would hold {form.value}, and its suffix says {told.value}. Change one of them."
+        )
+
+
 def show(
     names: list[str | None], files: dict[Path, Format], spoken: Format | None, png: Path | None, against: str | None
 ) -> None:
@@ -78,6 +89,8 @@ def show(
     tables = [folder for folder in folders if is_batches(folder)]
     if tables and (len(folders) > 1 or png or Format.html in files.values() or spoken is Format.html):
         raise UserError(f"{tables[0]} is a table of batch sizes: report it alone, as a table, markdown, csv or json.")
+    if tables and against is not None:
+        raise UserError(f"{tables[0]} is a table of batch sizes, whose rows are not compared. Leave --against out.")
     texts = batch_texts(tables[0]) if tables else Texts(folders, against)
     for path, form in files.items():
         text = texts.of(form)

@@ -82,7 +82,7 @@ def register(app: typer.Typer) -> None:
 
     @runs.command()
     def cancel(run: Name = None, rows: Rows = None, why: Why = "", json: Json = False) -> None:
-        """Cancel jobs; what runs is ended in good order and keeps its records."""
+        """Cancel jobs, stopped ones too; what runs is ended in good order and keeps its records."""
         from elmanctl.queue import control
 
         queue = control.queue_of(run)
@@ -110,7 +110,7 @@ def register(app: typer.Typer) -> None:
         delete: Annotated[bool, typer.Option("--delete", help="Delete it; without, it is only listed.")] = False,
         json: Json = False,
     ) -> None:
-        """List, or delete, rows that were run anew since and source snapshots that nothing waits for."""
+        """List, or delete, what runs keep in previous/ of rows that were run anew, and source snapshots that nothing waits for."""
         from elmanctl.queue import control
         from elmanctl.sizes import short_bytes
 

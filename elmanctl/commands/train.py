@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from elmanctl.console import note, print_json, print_table
+from elmanctl.dims import DEEPEST
 from elmanctl.errors import CheckFailed, UserError
 from elmanctl.files import read_json, write_json
 from elmanctl.records import Budget, Result, Training, Trial
@@ -23,7 +24,7 @@ def register(app: typer.Typer) -> None:
         name: Annotated[str | None, typer.Argument(help="A model, with options in the name or by -o.")] = None,
         params: Annotated[str | None, typer.Option(help="Parameter budget: 100M, 1.27B. Or give --dim.")] = None,
         dim: Annotated[int | None, typer.Option(min=1, help="Model width.")] = None,
-        depth: Annotated[int | None, typer.Option(min=1, help="Number of layers. Default 20.")] = None,
+        depth: Annotated[int | None, typer.Option(min=1, max=DEEPEST, help="Number of layers. Default 20.")] = None,
         steps: Annotated[int | None, typer.Option(help="Budget in optimizer steps.")] = None,
         tokens: Annotated[str | None, typer.Option(help="Budget in target bytes, such as 50M.")] = None,
         minutes: Annotated[float | None, typer.Option(help="Budget in minutes of training.")] = None,
@@ -98,14 +99,13 @@ def planned(
     from elmanctl import dims
     from elmanctl.options import parse_options
     from elmanctl.plugins.registry import registry
+    from elmanctl.variant import check_relaxed
 
     if (params is None) == (dim is None):
         raise UserError("Give the size by one of --params (100M, say) and --dim.")
     spec = registry().resolve(name, parse_options(option))
     relaxed, depth = tuple(relax or ()), depth or dims.DEPTH
-    ruled = {"dim": None, **spec.variant.rules.sizes}
-    if unknown := [size for size in relaxed if size not in ruled]:
-        raise UserError(f"--relax {unknown[0]}: {spec.name} has no rule on that size. It has: {', '.join(ruled)}.")
+    check_relaxed("--relax", relaxed, [spec])
     spec.check(dim, relaxed)
     if params is not None:
         fit = dims.search(spec, parse_count(params), depth, relaxed=relaxed)
@@ -140,7 +140,7 @@ def started(trial: Trial, folder: Path | None) -> Path:
         UserError: when the folder holds a run already.
     """
     if folder is None:
-        from elmanctl.suite import slug
+        from elmanctl.names import slug
 
         folder = new_folder(Path("runs"), f"train_{slug(trial.model)}_{time.strftime('%Y%m%d_%H%M%S')}")
     if (folder / TRIAL).exists():

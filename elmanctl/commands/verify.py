@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from elmanctl import takeover
 from elmanctl.console import err, note, print_json
 from elmanctl.errors import CheckFailed, UserError
 from elmanctl.plugins.registry import registry
@@ -73,6 +74,10 @@ def register(app: typer.Typer) -> None:
             raise UserError("--thorough runs more checks, --quick and --case fewer: give one of them.")
         if watch and json:
             raise UserError("--watch prints tables as it goes; leave out --json.")
+        if watch and prove:
+            raise UserError(
+                "--watch runs a part at each save, and --prove takes minutes of a whole run: give one of them."
+            )
         where = choose_device(device)
         check_proof(prove, mutants, quick or case is not None or dtype is not None)
         options = parse_options(option or [])
@@ -92,7 +97,7 @@ def register(app: typer.Typer) -> None:
         for spec in specs:
             request = plan.Request(spec, where, seed, quick, case, dtype, sanitize, thorough, train)
             data, ok = verify_one(request, json, jobs)
-            if prove and ok and spec.variant.has_kernel:
+            if prove and ok:
                 data["proof"], ok = prove_one(request, mutants, json, jobs)
             results.append(data)
             failed += [] if ok else [spec.name]
@@ -123,8 +128,8 @@ def check_proof(prove: bool, mutants: int | None, partial: bool) -> None:
         raise UserError("--prove is of a whole run: give no --quick, --case or --dtype with it.")
 
 
-def prove_one(passed, mutants: int | None, json: bool, jobs: int | None = None) -> tuple[dict, bool]:
-    """Plant mistakes in one configuration that passed, and print or return what became of them.
+def prove_one(passed, mutants: int | None, json: bool, jobs: int | None = None) -> tuple[dict | None, bool]:
+    """Plant mistakes in one configuration that passed, and print or return what became of them; where no kernel of ours runs, say so.
 
     The mistakes are compiled for the host, wherever the configuration passed: a planted one may write anywhere, and a device that it
     harmed would fail what comes next. The proof is of the sources, so it goes into every receipt of the configuration that vouches for them.
@@ -133,6 +138,11 @@ def prove_one(passed, mutants: int | None, json: bool, jobs: int | None = None) 
     from elmanctl.verify.prove import proof, show
 
     spec = passed.spec
+    if not spec.variant.has_kernel or takeover.by_products(spec):
+        note(
+            f"--prove is not run: {spec.name} has no kernel of its own, so that there is nothing to plant mistakes in."
+        )
+        return None, True
     request = plan.Request(spec, "cpu", passed.seed)
     with err().status(f"{spec.name}: planting mistakes") if err().is_terminal else contextlib.nullcontext() as status:
 

@@ -7,6 +7,7 @@ import msgspec
 from elmanctl.errors import UserError
 from elmanctl.gpus.nvml import Gpu
 
+LARGEST_BOX = 64  # of a machine that is not here
 FORMS = "Give numbers and ranges such as 0-5 or 0,2, a UUID, all, -3 for all but 3, or any:4."
 
 
@@ -57,10 +58,21 @@ def parse(text: str, box: list[Gpu]) -> Pool:
 
 
 def assumed(text: str, capability: tuple[int, int]) -> list[Gpu]:
-    """Return a box just large enough for the numbers in a `--gpus` text, for the plan of a run on another machine."""
-    count = max((int(number) for number in re.findall(r"\b[0-9]+\b", text)), default=0) + 1
+    """Return a box just large enough for the numbers in a `--gpus` text, for the plan of a run on another machine.
+
+    Raises:
+        UserError: where that is more than any machine has.
+    """
+    count = 1
+    for part in text.split(","):
+        if found := re.fullmatch(r"\s*(any:|-?)([0-9]+)(?:-([0-9]+))?\s*", part):
+            count = max(count, int(found[3] or found[2]) + (found[1] != "any:"))
+    if count > LARGEST_BOX:
+        raise UserError(
+            f"--gpus {text}: a plan for another machine takes up to {LARGEST_BOX} GPUs, 0 to {LARGEST_BOX - 1}. Give fewer."
+        )
     shape = {"name": "", "memory_total": 0, "memory_used": 0, "utilisation": 0, "capability": capability}
-    return [Gpu(index=index, uuid=f"GPU-{index}", **shape) for index in range(min(count, 64))]
+    return [Gpu(index=index, uuid=f"GPU-{index}", **shape) for index in range(count)]
 
 
 def _here(box: list[Gpu]) -> str:

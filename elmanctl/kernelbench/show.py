@@ -5,6 +5,7 @@ import msgspec
 from elmanctl.console import note, print_table
 from elmanctl.kernelbench import compare
 from elmanctl.kernelbench.run import OWN, Row
+from elmanctl.markdown import table as markdown_table
 
 COLUMNS = (
     "model",
@@ -101,11 +102,5 @@ def markdown(record: Record) -> str:
     """Return the record as a Markdown page."""
     lines = ["# Recurrences alone", "", *(f"* {text}" for text in notes(record)), ""]
     if record.against:
-        lines += [*_table(compare.COLUMNS, compare.COLUMNS[1:], beside(record)), ""]
-    return "\n".join([*lines, *_table(COLUMNS, RIGHT, cells(record)), ""])
-
-
-def _table(columns: tuple[str, ...], right: tuple[str, ...], lines: list[list[str]]) -> list[str]:
-    head = ["| " + " | ".join(c.strip() for c in columns) + " |"]
-    head.append("|" + "|".join(" ---: " if c in right else " --- " for c in columns) + "|")
-    return head + ["| " + " | ".join(line) + " |" for line in lines]
+        lines += [*markdown_table(compare.COLUMNS, beside(record), compare.COLUMNS[1:]), ""]
+    return "\n".join([*lines, *markdown_table(COLUMNS, cells(record), RIGHT), ""])

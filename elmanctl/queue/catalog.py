@@ -8,16 +8,17 @@ import msgspec
 
 from elmanctl.errors import UserError
 from elmanctl.files import DAMAGED, read_json
+from elmanctl.names import EVENTS, PREVIOUS
 from elmanctl.queue import process
 from elmanctl.queue.index import Index
-from elmanctl.queue.log import EVENTS, Queue
+from elmanctl.queue.log import Queue
 from elmanctl.queue.states import ACTIVE, ENDED, Job
 from elmanctl.records import Result, Step, Trial, last100_loss, read_steps
-from elmanctl.runlog import RESULT, STEPS, TRIAL
+from elmanctl.runlog import ATTEMPTS, CHECKPOINTS, RESULT, STEPS, TRIAL
 
 FIELDS = ("run", "model", "dim", "depth", "status", "steps", "last100_loss", "heldout_loss", "message")
 ENDED_WITH = ("status", "steps", "last100_loss", "heldout_loss", "message")
-HIDDEN = ("checkpoints", "attempts", "previous")
+HIDDEN = (CHECKPOINTS, ATTEMPTS, PREVIOUS)
 TAIL_BYTES = 32 * 1024  # more than 100 steps
 
 
@@ -28,8 +29,7 @@ def trials(folder: Path, rebuild: bool = False) -> tuple[list[dict[str, Any]], l
     is gone and `bench --resume` would take it up.
     """
     rows, notes, places, logs = {}, [], {}, []
-    for place, below, files in os.walk(folder):
-        below[:] = sorted(name for name in below if name not in HIDDEN and not name.startswith("."))
+    for place, _, files in walk(folder):
         if EVENTS in files:
             logs.append(Path(place))
         if TRIAL in files:
@@ -56,6 +56,14 @@ def trials(folder: Path, rebuild: bool = False) -> tuple[list[dict[str, Any]], l
     if unreadable:
         notes.append(f"{unreadable} of {len(rows)} trials cannot be read; each says why.")
     return [rows[name] for name in sorted(rows)], [*index.notes, *notes]
+
+
+def walk(folder: Path):
+    """Yield every folder in which a run or trial may lie, as os.walk does: path, folders below it, files."""
+    for place, below, files in os.walk(folder):
+        seen = sorted(below)
+        below[:] = [name for name in seen if name not in HIDDEN and not name.startswith(".")]
+        yield place, seen, files
 
 
 def stamp(place: str) -> str:

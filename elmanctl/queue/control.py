@@ -7,11 +7,12 @@ from typing import Any
 
 from elmanctl import plan
 from elmanctl.errors import UserError, did_you_mean
-from elmanctl.queue import process, settle
-from elmanctl.queue.log import EVENTS, Queue, Refused, read_line
+from elmanctl.names import EVENTS, PREVIOUS, RUN
+from elmanctl.queue import catalog, process, settle
+from elmanctl.queue.log import Queue, Refused, read_line
 from elmanctl.queue.slurm import Cluster
+from elmanctl.queue.snapshot import SNAPSHOTS, is_snapshot
 from elmanctl.queue.states import ACTIVE, ENDED, HELD, QUEUED, Job
-from elmanctl.runlog import RESULT
 
 DAY_SECONDS = 86_400.0
 
@@ -57,12 +58,12 @@ def cancel(queue: Queue, jobs: list[Job], why: str) -> dict[str, str]:
 
 def _cancel(queue: Queue, job: Job, why: str) -> str:
     folder = queue.run / job.spec.folder
-    if job.state == ENDED:
-        if job.asked == "cancel" and not (folder / RESULT).exists():  # whoever cancelled it was killed meanwhile
+    if job.state == ENDED and not job.stopped:
+        if job.asked == "cancel" and not settle.told(folder):  # whoever cancelled it was killed meanwhile
             settle.cancelled(job, folder)
         return f"has ended already ({job.status})"
     if job.state not in ACTIVE or (job.slurm and Cluster().withdraw(job)):
-        job = queue.write("end", job.label, status="interrupted", ask="cancel", why=why or "cancelled")
+        job = queue.write("end", job.label, status="interrupted", ask="cancel", why=settle.because(why))
         settle.cancelled(job, folder)
         return "cancelled"
     queue.write("ask", job.label, ask="cancel", why=why)
@@ -109,17 +110,26 @@ def history(queue: Queue, label: str) -> list[dict[str, Any]]:
 
 
 def garbage(runs: Path) -> list[tuple[Path, int]]:
-    """Return what can go, with its size in bytes: rows that were run anew, and snapshots that no job needs which is yet to end.
+    """Return what can go, with its size in bytes: rows of runs that were run anew, and snapshots that no job needs which is yet to end.
 
-    A snapshot of the last day stays: a bench that is still in its preflight may have taken it.
+    * A folder is a run's, or a snapshot, only where the files beside it or its name say so; everything else is somebody's.
+    * A snapshot of the last day stays: a bench that is still in its preflight may have taken it.
     """
+    logs, found, snapshots = [runs], [], []
+    for place, below, files in catalog.walk(runs):
+        folder = Path(place)
+        logs += [folder / name for name in below]  # also what is not walked into, such as a link: its jobs count
+        if PREVIOUS in below and (RUN in files or EVENTS in files) and not (folder / PREVIOUS).is_symlink():
+            found.append(folder / PREVIOUS)
+        if SNAPSHOTS in below:
+            snapshots += [path for path in (folder / SNAPSHOTS).iterdir() if is_snapshot(path)]
     needed: set[str] = set()
-    for log in runs.glob(f"*/{EVENTS}"):
-        jobs = Queue(log.parent).refresh().jobs.values()
-        needed |= {job.spec.snapshot for job in jobs if job.state != ENDED or job.stopped}
-    found = [path for path in runs.glob("*/previous") if path.is_dir()]
+    for run in logs:
+        if (run / EVENTS).is_file():
+            jobs = Queue(run).refresh().jobs.values()
+            needed |= {job.spec.snapshot for job in jobs if job.state != ENDED or job.stopped}
     old = time.time() - DAY_SECONDS
-    found += [p for p in runs.glob(".snapshots/*") if p.name not in needed and p.stat().st_mtime < old]
+    found += [path for path in snapshots if path.name not in needed and path.stat().st_mtime < old]
     return [(path, size(path)) for path in sorted(found)]
 
 

@@ -1,12 +1,15 @@
 """From a planned bench to jobs in a run's queue, and back to work on a run that was interrupted."""
 
+import contextlib
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from elmanctl import plan
-from elmanctl.bench import Bench
+from elmanctl.bench import Bench, Planned
 from elmanctl.errors import UserError
 from elmanctl.files import read_json, write_json
+from elmanctl.names import PREVIOUS
 from elmanctl.queue.fit import asked
 from elmanctl.queue.log import EVENTS, Queue
 from elmanctl.queue.states import ENDED, Slurm, Spec
@@ -74,7 +77,7 @@ def enqueue(
         folder: the run's; again: run finished rows anew; snapshot: of the sources that the trials run from; slurm: what is asked of Slurm,
             None for this machine.
     """
-    queue, labels, notes = Queue(folder), set(), []
+    queue, labels, notes, chosen = Queue(folder), set(), [], []
     with queue.locked() as file:
         for planned in bench.rows:
             label, place = planned.row.label, folder / planned.row.folder
@@ -88,25 +91,38 @@ def enqueue(
                 other = "" if trial_of(place, planned.trial) == planned.trial else ", with other settings than now"
                 notes.append(f"{label} is finished{other}; --again runs it anew.")
                 continue
-            set_aside(folder, place)
-            if planned.trial is None:
-                problem = planned.row.problem
-                write_json(place / RESULT, Result(status="failed", steps=0, tokens=0, seconds=0.0, message=problem))
-                notes.append(problem)
-                continue
-            spec = Spec(
-                trial=planned.trial,
-                folder=planned.row.folder,
-                pool=bench.pool,
-                slurm=slurm,
-                wall_seconds=limits.wall(planned.trial.budget),
-                checkpoint_seconds=limits.checkpoint_seconds,
-                backoff_seconds=limits.backoff_seconds,
-                snapshot=snapshot.name if snapshot else "",
-            )
-            queue.write_locked(file, "enqueue", label, spec=spec, micro_batches=spec.trial.micro_batches)
-            labels.add(label)
-    return Enqueued(folder, labels, notes)
+            chosen.append(planned)
+        jobs = {
+            planned.row.label: {
+                "spec": spec(bench, planned, limits, snapshot, slurm),
+                "micro_batches": planned.trial.micro_batches,
+            }
+            for planned in chosen
+            if planned.trial is not None
+        }
+        with set_aside(folder, [folder / planned.row.folder for planned in chosen]):
+            for planned in chosen:
+                if planned.trial is None:
+                    problem = planned.row.problem
+                    failed = Result(status="failed", steps=0, tokens=0, seconds=0.0, message=problem)
+                    write_json(folder / planned.row.folder / RESULT, failed)
+                    notes.append(problem)
+            queue.write_together(file, "enqueue", jobs)
+    return Enqueued(folder, labels | jobs.keys(), notes)
+
+
+def spec(bench: Bench, planned: Planned, limits: Limits, snapshot: Path | None, slurm: Slurm | None) -> Spec:
+    """Return what an attempt at a row needs."""
+    return Spec(
+        trial=planned.trial,
+        folder=planned.row.folder,
+        pool=bench.pool,
+        slurm=slurm,
+        wall_seconds=limits.wall(planned.trial.budget),
+        checkpoint_seconds=limits.checkpoint_seconds,
+        backoff_seconds=limits.backoff_seconds,
+        snapshot=snapshot.name if snapshot else "",
+    )
 
 
 def resume(name: str | None) -> Enqueued:
@@ -119,13 +135,11 @@ def resume(name: str | None) -> Enqueued:
     queue = Queue(folder)
     if not (folder / EVENTS).exists():
         raise UserError(f"{folder} has no {EVENTS}: it was not queued by bench, so there is nothing to go on with.")
-    labels = set()
     with queue.locked() as file:
-        for job in list(queue.jobs.values()):
-            if job.stopped:
-                queue.write_locked(file, "enqueue", job.label, spec=job.spec, micro_batches=job.micro_batches)
-            if queue.jobs[job.label].state != ENDED:
-                labels.add(job.label)
+        stopped = [job for job in queue.jobs.values() if job.stopped]
+        facts = {job.label: {"spec": job.spec, "micro_batches": job.micro_batches} for job in stopped}
+        queue.write_together(file, "enqueue", facts)
+        labels = {job.label for job in queue.jobs.values() if job.state != ENDED}
     return Enqueued(folder, labels, [complaint] if (complaint := queue.complaint()) else [])
 
 
@@ -145,13 +159,34 @@ def trial_of(place: Path, planned: Trial) -> Trial | None:
         return None
 
 
-def set_aside(folder: Path, place: Path) -> None:
-    """Move what a row's folder holds to `previous/<row>-<n>`."""
-    if not place.exists():
-        return
-    previous = folder / "previous"
-    previous.mkdir(exist_ok=True)
-    number = 1
-    while (previous / f"{place.name}-{number}").exists():
-        number += 1
-    place.rename(previous / f"{place.name}-{number}")
+@contextlib.contextmanager
+def set_aside(folder: Path, places: list[Path]):
+    """Move what rows' folders hold to `previous/<row>-<n>`; where that or what is then done fails, everything moves back.
+
+    Raises:
+        UserError: naming what cannot be moved.
+    """
+    previous, moved = folder / PREVIOUS, []
+    try:
+        for place in places:
+            kept = None
+            if place.exists():
+                previous.mkdir(exist_ok=True)
+                numbers = (n for n in itertools.count(1) if not (previous / f"{place.name}-{n}").exists())
+                kept = place.rename(previous / f"{place.name}-{next(numbers)}")
+            moved.append((place, kept))
+        yield
+    except Exception as error:  # not an interrupt, which may come when all is written
+        for place, kept in reversed(moved):
+            with contextlib.suppress(OSError):
+                (place / RESULT).unlink(missing_ok=True)  # made since, where a row cannot be built
+                place.rmdir()
+            with contextlib.suppress(OSError):
+                if kept is not None:
+                    kept.rename(place)
+        if not isinstance(error, OSError):
+            raise
+        what = f"{error.filename or folder}: {error.strerror}"
+        raise UserError(
+            f"{what}. Nothing was queued, and everything is where it was. Mend that and start bench again."
+        ) from error

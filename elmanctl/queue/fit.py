@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from elmanctl.queue.settle import LARGEST_SPLIT
+from elmanctl.queue.settle import finer, rows_each
 from elmanctl.records import Trial
 
 LOSS_CHUNKS = 8
@@ -39,7 +39,7 @@ class Fit:
         """Return what is given up for memory, in words; empty for nothing."""
         parts = [f"loss in {self.loss_chunks} chunks"] if self.loss_chunks > 1 else []
         parts += [f"{self.checkpoint_layers} of {trial.depth} layers checkpointed"] if self.checkpoint_layers else []
-        rows = trial.training.batch // self.micro_batches
+        rows = rows_each(trial, self.micro_batches)
         parts += [f"{self.micro_batches} micro-batches of {rows} rows"] if self.micro_batches > 1 else []
         return ", ".join(parts)
 
@@ -52,8 +52,8 @@ def asked(trial: Trial) -> Fit:
 def splits(trial: Trial) -> list[int]:
     """Return the numbers of micro-batches that may be tried, the trial's own first."""
     found = [trial.micro_batches]
-    while found[-1] * 2 <= LARGEST_SPLIT and trial.training.batch % (found[-1] * 2) == 0:
-        found.append(found[-1] * 2)
+    while more := finer(trial, found[-1]):
+        found.append(more)
     return found
 
 
@@ -98,8 +98,8 @@ def predicted(trial: Trial, fit: Fit, measured: dict[Fit, int]) -> float | None:
 
 
 def positions(trial: Trial, fit: Fit) -> int:
-    """Return the positions of a micro-batch."""
-    return trial.training.batch // fit.micro_batches * trial.training.chunk
+    """Return the positions of a micro-batch on one device."""
+    return rows_each(trial, fit.micro_batches) * trial.training.chunk
 
 
 def _line(x0: float, y0: float, x1: float, y1: float) -> tuple[float, float]:

@@ -11,7 +11,8 @@ import os
 import sqlite3
 from pathlib import Path
 
-INDEX = "index.sqlite"
+from elmanctl.names import INDEX
+
 VERSION = 1
 BUSY_SECONDS = 2.0
 NETWORK = (
@@ -29,6 +30,7 @@ NETWORK = (
     "fuse.gluster",
     "ocfs",
 )
+READ = "the records are read instead."
 MOUNTS = Path("/proc/self/mountinfo")
 
 
@@ -58,16 +60,19 @@ class Index:
         self._known: dict[str, tuple[str, str]] = {}
         self._new: dict[str, tuple[str, str]] = {}
         self._base = None
-        if rebuild:
-            for name in (INDEX, f"{INDEX}-wal", f"{INDEX}-shm"):
-                (folder / name).unlink(missing_ok=True)
+        self._rebuild = rebuild
 
     def __enter__(self) -> "Index":
         try:
+            if self._rebuild:
+                for end in ("", "-wal", "-shm"):
+                    self.path.with_name(f"{INDEX}{end}").unlink(missing_ok=True)
             self._open()
         except sqlite3.Error as error:
             self._base = None
             self._say(f"cannot be used ({error})")
+        except OSError as error:
+            self.notes.append(f"{error.filename} cannot be removed ({error.strerror}); {READ} Move it away yourself.")
         return self
 
     def _open(self) -> None:
@@ -113,7 +118,8 @@ class Index:
             self._base.close()
 
     def _say(self, what: str) -> None:
-        self.notes.append(f"{self.path} {what}; the records are read instead. `elmanctl runs reindex` makes it anew.")
+        mend = "Move that folder away." if self.path.is_dir() else "`elmanctl runs reindex` makes it anew."
+        self.notes.append(f"{self.path} {what}; {READ} {mend}")
 
     def facts(self, path: str, stamp: str, make) -> dict:
         """Return what is known of a trial: from the index where its stamp is the same, else made and remembered."""

@@ -15,10 +15,10 @@ import msgspec
 
 from elmanctl.errors import UserError
 from elmanctl.files import DAMAGED
+from elmanctl.names import EVENTS
 from elmanctl.queue import states
 from elmanctl.queue.states import Event, Job
 
-EVENTS = "events.jsonl"
 SUM = b',"sum":"'
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Event).decode
@@ -140,15 +140,41 @@ class Queue:
 
     def write_locked(self, file: int, step: str, label: str, **facts) -> Job:
         """Take one step while `locked` is held."""
-        job = self.jobs.get(label)
-        if "attempt" not in facts:
-            facts["attempt"] = (job.attempt if job else 0) + (step == "start")
-        event = Event(v=states.VERSION, time=time.time(), job=label, step=step, **facts)
-        if reason := states.refusal(job, event):
-            raise Refused(reason)
-        self._append(file, line(event))
-        self.refresh()
+        self.write_together(file, step, {label: facts})
         return self.jobs[label]
+
+    def write_together(self, file: int, step: str, jobs: dict[str, dict]) -> None:
+        """Take one step of several jobs while `locked` is held, of all of them or of none.
+
+        Args:
+            jobs: the facts of each, as `write` takes them, by label.
+        Raises:
+            Refused, UserError: as `write` does; also for a fact that could not be read back.
+        """
+        text = b""
+        for label, facts in jobs.items():
+            job = self.jobs.get(label)
+            attempt = (job.attempt if job else 0) + (step == "start")
+            event = Event(v=states.VERSION, time=time.time(), job=label, step=step, **{"attempt": attempt} | facts)
+            if reason := states.refusal(job, event):
+                raise Refused(reason)
+            text += self._line(event)
+        if text:
+            self._append(file, text)
+            self.refresh()
+
+    def _line(self, event: Event) -> bytes:
+        """Return an event's line, once it is known to say the same when it is read: NaN and infinity, for one, would not."""
+        try:
+            text = line(event)
+            if read_line(text[:-1]) == event:
+                return text
+        except UnicodeEncodeError:  # bytes of a command line that are no text
+            pass
+        raise UserError(
+            f"{self.path}: {event.step} of {event.job} could not be read back, so it was not written: a number of it is not finite, or a "
+            "text not UTF-8. The queue is as before; give other values."
+        )
 
     def _append(self, file: int, text: bytes) -> None:
         """Write all of a text and sync it, or nothing."""

@@ -71,6 +71,7 @@ class Scheduler:
         self._children: dict[str, subprocess.Popen] = {}
         self._codes: dict[str, int] = {}  # exit codes of supervisors that have ended
         self._adopted: dict[str, float] = {}
+        self._stuck: set[str] = set()  # jobs that nothing can be done for now
         self._next_sample = 0.0
         self._lock: int | None = None
 
@@ -170,11 +171,13 @@ class Scheduler:
     def _trouble(self, job: Job, error: Exception) -> None:
         """Let a job wait for a disk that is full or cannot be written: it may be freed before the morning."""
         self.waiting[job.label] = f"waits: {error}"
+        self._stuck.add(job.label)
 
     def recover(self) -> None:
         """Give running trials without a supervisor a new one, and queue again what was never started."""
         for job in list(self.queue.jobs.values()):
             if job.state in ACTIVE and job.label not in self._children:
+                self._stuck.discard(job.label)
                 try:
                     self.see_to(job)
                 except (UserError, OSError) as error:
@@ -242,5 +245,6 @@ class Scheduler:
             self._observe(self)
             time.sleep(POLL_SECONDS)
 
-    def _active(self) -> list[Job]:
-        return [job for job in self.queue.jobs.values() if job.state in (STARTING, RUNNING)]
+    def _active(self) -> list[Job]:  # nothing runs for one that was started and cannot be begun
+        begun = (job for job in self.queue.jobs.values() if job.state in ACTIVE)
+        return [job for job in begun if job.state == RUNNING or job.label not in self._stuck]

@@ -14,12 +14,13 @@ import msgspec
 from elmanctl.errors import UserError
 from elmanctl.files import read_json, write_json
 from elmanctl.queue.states import Job
-from elmanctl.records import Result, Step, read_steps
+from elmanctl.records import Result, Step, Trial, read_steps
 from elmanctl.runlog import CHECKPOINTS, RESULT, STEPS, TRIAL, parse_checkpoint_name
 
 RETRIES = 3  # attempts in a row that fail for the machine's sake without the trial getting further
 BACKOFF = (1, 6, 30)  # times the job's own first wait
 LARGEST_SPLIT = 16
+STOPPED = "stopped; `elmanctl bench --resume` goes on"
 # What a device or disk in trouble says; an error of the code says something else.
 MACHINE = re.compile(
     r"No space left on device|Disk quota exceeded|Stale file handle|Input/output error|uncorrectable ECC|GPU is lost|"
@@ -55,7 +56,7 @@ def verdict(job: Job, folder: Path, code: int | None = None, limit: str = "", co
     """
     result = _result(folder)
     if job.asked and (result is None or result.status in ("interrupted", "failed")):
-        why = {"cancel": "cancelled", "stop": "stopped; `elmanctl bench --resume` goes on"}[job.asked]
+        why = because(job.reason) if job.asked == "cancel" else STOPPED
         return _end(folder, result, "interrupted", why)
     if conflict:
         return again(job, folder, f"given back: {conflict}", 5.0, job.failures)
@@ -71,19 +72,40 @@ def verdict(job: Job, folder: Path, code: int | None = None, limit: str = "", co
         return retry(job, folder, f"the trial {ended}, which nobody here asked for")
     if result.status == "failed" and MACHINE.search(result.message):
         return retry(job, folder, result.message.splitlines()[0], result)
-    if result.status == "oom":
-        batch, ranks, split = job.spec.trial.training.batch, job.spec.trial.ranks, job.micro_batches * 2
-        if split <= LARGEST_SPLIT and batch % (split * ranks) == 0:
-            why = f"out of memory; again in {split} micro-batches of {batch // ranks // split}, the batch stays {batch}"
-            return again(job, folder, why, 0.0, job.failures, split)
+    if result.status == "oom" and (split := finer(job.spec.trial, job.micro_batches)):
+        batch, rows = job.spec.trial.training.batch, rows_each(job.spec.trial, split)
+        why = f"out of memory; again in {split} micro-batches of {rows}, the batch stays {batch}"
+        return again(job, folder, why, 0.0, job.failures, split)
     return _end(folder, result, result.status, result.message)
 
 
+def finer(trial: Trial, split: int) -> int | None:
+    """Return the next larger number of micro-batches that a trial's batch can be taken in on each of its GPUs; None where there is none."""
+    more = split * 2
+    return more if more <= LARGEST_SPLIT and trial.training.batch % (more * trial.ranks) == 0 else None
+
+
+def rows_each(trial: Trial, split: int) -> int:
+    """Return the rows of a micro-batch on each of a trial's GPUs."""
+    return trial.training.batch // trial.ranks // split
+
+
 def cancelled(job: Job, folder: Path) -> None:
-    """Leave the records of a job that was cancelled while it waited, so that whoever reads them does not take it for one that waits."""
+    """Leave the records of a job that was cancelled before it had ended by itself, so that nobody takes it for one that waits."""
     if not (folder / TRIAL).exists():
         write_json(folder / TRIAL, job.spec.trial)
     _end(folder, _result(folder), "interrupted", job.why)
+
+
+def told(folder: Path) -> bool:
+    """Return whether a trial has a result, and one that does not say that it goes on."""
+    result = _result(folder)
+    return result is not None and not result.message.startswith(STOPPED)
+
+
+def because(reason: str) -> str:
+    """Return what is said of a job that was cancelled, for the user's reason or for none."""
+    return f"cancelled: {reason}" if reason else "cancelled"
 
 
 def unfinished(folder: Path) -> bool:
@@ -136,7 +158,10 @@ def _end(folder: Path, result: Result | None, status: str, why: str) -> Verdict:
             tokens=sum(step.tokens for step in steps),
             seconds=steps[-1].seconds if steps else 0.0,
         )
-    message = why if result.message in ("", why) else f"{why} {result.message}"
+    said = result.message
+    if said.startswith(STOPPED):  # which is no longer true of what is cancelled
+        said = said.removeprefix(STOPPED).lstrip()
+    message = said if said.startswith(why) else f"{why} {said}" if said else why
     if (result.status, result.message) != (status, message) or not (folder / RESULT).exists():
         if status in ("failed", "timeout") and "log.txt" not in message:
             message = f"{message.rstrip('.')}. Its output is in {folder / 'log.txt'}."

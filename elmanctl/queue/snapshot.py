@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
@@ -20,6 +21,8 @@ from elmanctl.variant import Variant
 SNAPSHOTS = ".snapshots"
 LEFT_OUT = ("__pycache__", ".pytest_cache")
 NAMESPACE = "elmanctl_variants."
+HASH = 16  # hexadecimal digits
+NAME = re.compile(rf"[0-9a-f]{{{HASH}}}|\.[0-9a-f]{{{HASH}}}\.[0-9]+-[0-9a-f]+")
 
 
 def take(runs: Path, suite: Path, variants: list[Variant]) -> Path:
@@ -34,7 +37,7 @@ def take(runs: Path, suite: Path, variants: list[Variant]) -> Path:
     total = hashlib.sha256()
     for name, data in content.items():
         total.update(f"{name}\0{len(data)}\0".encode() + data)
-    final = place(runs, total.hexdigest()[:16])
+    final = place(runs, total.hexdigest()[:HASH])
     if final.is_dir():
         with contextlib.suppress(OSError):
             os.utime(final)  # in use again, so that `runs gc` leaves it
@@ -60,6 +63,11 @@ def take(runs: Path, suite: Path, variants: list[Variant]) -> Path:
 def place(runs: Path, name: str) -> Path:
     """Return the folder of a snapshot by its name."""
     return runs / SNAPSHOTS / name
+
+
+def is_snapshot(path: Path) -> bool:
+    """Return whether a path is a snapshot, or one that was not finished: others keep folders of the name `.snapshots` too."""
+    return NAME.fullmatch(path.name) is not None and path.is_dir() and not path.is_symlink()
 
 
 def sources(suite: Path, variants: list[Variant]) -> dict[str, Path]:

@@ -5,6 +5,8 @@
     queued <-> held                                 by the user
     ended -> queued                                 run anew, or gone on with
 
+    ended -> ended                                  one that was stopped, by the user who cancels it after all
+
 A step that the table does not have, or that names another attempt than the present one, is refused when it is written. So two
 schedulers, or a supervisor that was given up and wakes late, cannot both move a job.
 """
@@ -32,7 +34,7 @@ STEPS = {
     "adopt": ((RUNNING,), RUNNING),
     "ask": ((STARTING, RUNNING), None),  # the supervisor is asked to end the trial; the state stays
     "requeue": ((STARTING, RUNNING), QUEUED),
-    "end": ((QUEUED, HELD, STARTING, RUNNING), ENDED),
+    "end": ((QUEUED, HELD, STARTING, RUNNING, ENDED), ENDED),  # from ended only to cancel what was stopped
 }
 
 
@@ -93,7 +95,7 @@ class Job:
         failures: attempts that failed for the machine's sake since the trial last got further; `progress` is how far, in steps.
         device: what the attempt runs on: a GPU's UUID, several with commas between them, CPU, or `slurm:<id>`.
         why: reason of the present state; `since` when it began; `wait` the seconds that it shall be waited before the next attempt.
-        asked: `cancel` or `stop`, what the supervisor was asked to do.
+        asked: `cancel` or `stop`, what the supervisor was asked to do; `reason` the user's for it.
     """
 
     label: str
@@ -109,6 +111,7 @@ class Job:
     since: float = 0.0
     wait: float = 0.0
     asked: str = ""
+    reason: str = ""
     supervisor: Identity | None = None
     child: Identity | None = None
     starts: list[float] = field(default_factory=list)
@@ -135,6 +138,8 @@ def refusal(job: Job | None, event: Event) -> str:
     state = job.state if job else None
     if state not in before:
         return f"{event.job} is {state or 'unknown'}, and {event.step} is not a step from there"
+    if state == ENDED and event.step == "end" and not (job.stopped and event.ask == "cancel"):
+        return f"{event.job} has ended, and only what was stopped can still be cancelled"
     attempt = 0 if job is None else job.attempt
     expected = {"start": attempt + 1, "enqueue": event.attempt}.get(event.step, attempt)
     if event.attempt != expected:
@@ -152,11 +157,12 @@ def apply(jobs: dict[str, Job], event: Event) -> None:
     if job is None:  # its first line was lost: nothing is known of what to run
         return
     if event.step == "ask":
-        job.asked = event.ask
+        if job.asked != "cancel":  # which whoever stops the run does not take back
+            job.asked, job.reason = event.ask, event.why
         return
     job.state, job.since, job.why, job.wait = STEPS[event.step][1], event.time, event.why, event.wait
     if event.step == "start":
-        job.attempt, job.device, job.asked = event.attempt, event.device, ""
+        job.attempt, job.device, job.asked, job.reason = event.attempt, event.device, "", ""
         job.supervisor = job.child = None
         job.starts.append(event.time)
     elif event.step == "run":

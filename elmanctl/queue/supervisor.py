@@ -25,7 +25,7 @@ from elmanctl.queue import process, settle, snapshot
 from elmanctl.queue.log import Queue, Refused
 from elmanctl.queue.states import PREFIX, RUNNING, STARTING
 from elmanctl.queue.watchdog import Watchdog
-from elmanctl.runlog import RESULT, STEPS, TRIAL
+from elmanctl.runlog import ATTEMPTS, RESULT, STEPS, TRIAL
 
 POLL_SECONDS = 0.1
 ASK_SECONDS = 0.5  # between looks at the log and the limits
@@ -212,8 +212,8 @@ def set_aside(folder: Path, attempt: int) -> None:
     names = (RESULT, "log.txt", *((witness.SAMPLES,) if not settle.progress(folder) else ()))
     for name in names:
         if (folder / name).exists():
-            (folder / "attempts").mkdir(exist_ok=True)
-            (folder / name).rename(folder / "attempts" / f"{attempt - 1}.{name}")
+            (folder / ATTEMPTS).mkdir(exist_ok=True)
+            (folder / name).rename(folder / ATTEMPTS / f"{attempt - 1}.{name}")
 
 
 def main(arguments: list[str]) -> int:

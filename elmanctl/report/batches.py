@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from elmanctl import plan
+from elmanctl.markdown import table as markdown_table
 from elmanctl.sizes import short_bytes, short_count
 
 
@@ -79,9 +80,8 @@ def messages(cells: list[BatchCell]) -> list[str]:
 def markdown(cells: list[BatchCell]) -> str:
     """Return the table as Markdown."""
     columns, rows = table(cells)
-    lines = [columns, ["---", *("---:" for _ in columns[1:])], *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return "\n".join([text, "", *(f"* {message}" for message in messages(cells))]).rstrip() + "\n"
+    lines = markdown_table(columns, rows, columns[1:])
+    return "\n".join([*lines, "", *(f"* {message}" for message in messages(cells))]).rstrip() + "\n"
 
 
 def as_csv(cells: list[BatchCell]) -> str:

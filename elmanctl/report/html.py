@@ -1,12 +1,14 @@
 """The report as one HTML file: tables that sort, curves with hover, scatter, memory, sources. Nothing is fetched; the file forbids it itself."""
 
 import json
+import math
 import re
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from elmanctl.records import VOUCHED
 from elmanctl.report import render
 from elmanctl.report.collect import Collected, Entry
 from elmanctl.report.curves import curve, front
@@ -54,7 +56,8 @@ def table(columns: list[str], rows: list[list[str]], right: tuple[str, ...] = ()
     def cell(column: str, content) -> str:
         html, value = content if isinstance(content, tuple) else (content, None)
         number = ' class="n"' if column in right else ""
-        key = "" if value is None else f' data-value="{escape(str(value))}"'
+        shown = "Infinity" if value == math.inf else str(value)  # as the page's script reads it
+        key = "" if value is None else f' data-value="{escape(shown)}"'
         return f"<td{number}{key}>{html}</td>"
 
     head = "".join(
@@ -187,7 +190,7 @@ def _vouched(entry: Entry) -> str:
     trial, result = entry.outcome.trial, entry.outcome.result
     if trial is not None and trial.unverified:
         return UNVERIFIED
-    return result.receipt[:12] or ("none" if result.execution == "kernel" else "")
+    return result.receipt[:12] or ("none" if result.execution in VOUCHED else "")
 
 
 def _data(report: Report, collected: Collected, colours: dict[str, str]) -> dict[str, Any]:

@@ -3,9 +3,13 @@
 import csv
 import io
 import json
+import math
+from typing import Any
 
 import msgspec
 
+from elmanctl.markdown import table as markdown_table
+from elmanctl.records import VOUCHED
 from elmanctl.report.differences import QUESTIONS
 from elmanctl.report.rows import Report, ReportRow
 from elmanctl.sizes import short_bytes, short_count
@@ -35,6 +39,7 @@ SPARE = (
     *("perplexity", "execution", "receipt", "at equal tokens", "at equal time", "peak memory", "dim x depth", "params"),
     *("steps", "interval", "seeds", "differs in"),
 )
+LONG = 1e9  # from here on a number is shown by its exponent
 GAP = 2  # blanks between two columns of a printed table
 DEFINITIONS = (
     "Loss: nats per byte. Last-100: mean training loss over the last 100 optimizer steps. Perplexity: exp(last-100), per byte. "
@@ -47,7 +52,7 @@ def cells(row: ReportRow) -> list[str]:
     """Return a row's cells as text, in the order of COLUMNS."""
 
     def number(value: float | None, form: str) -> str:
-        return "" if value is None else format(value, form)
+        return "" if value is None else format(value, form if isinstance(value, int) or abs(value) < LONG else ".4g")
 
     return [
         row.label if row.label == row.model else f"{row.label} ({row.model})",
@@ -56,7 +61,7 @@ def cells(row: ReportRow) -> list[str]:
         str(row.seeds),
         number(row.steps, ",d"),
         number(row.last100_loss, ".4f"),
-        "" if row.low is None else f"{row.low:.4f} to {row.high:.4f}",
+        "" if row.low is None else f"{number(row.low, '.4f')} to {number(row.high, '.4f')}",
         number(row.at_equal_tokens, ".4f"),
         number(row.at_equal_time, ".4f"),
         number(row.perplexity, ".3f"),
@@ -72,7 +77,7 @@ def cells(row: ReportRow) -> list[str]:
 
 def receipt(row: ReportRow) -> str:
     """Return the start of a receipt's hash; `none` where a kernel ran without one, nothing where there is no kernel to vouch for."""
-    return row.receipt[:12] or ("none" if row.execution == "kernel" else "")
+    return row.receipt[:12] or ("none" if row.execution in VOUCHED else "")
 
 
 def remarks(report: Report) -> list[str]:
@@ -140,14 +145,9 @@ def fitting(rows: list[list[str]], width: int) -> tuple[list[str], list[list[str
 
 def markdown(report: Report) -> str:
     """Return a report as Markdown."""
-
-    def line(texts: list[str]) -> str:
-        return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
-
     parts = [f"# {title(report)}", ""]
     parts += [f"* {name}: {text}" for name, text in report.facts.items()]
-    parts += ["", line(list(COLUMNS)), line(["---:" if c in RIGHT else "---" for c in COLUMNS])]
-    parts += [line(cells(row)) for row in report.rows]
+    parts += ["", *markdown_table(COLUMNS, [cells(row) for row in report.rows], RIGHT)]
     parts += ["", *(f"* {text}" for text in remarks(report))]
     for heading, texts in differences(report).items():
         parts += ["", f"## {heading}", "", *(f"* {text}" for text in texts)]
@@ -166,8 +166,16 @@ def as_csv(report: Report) -> str:
 
 
 def as_json(report: Report) -> str:
-    """Return the report as a JSON document."""
-    return json.dumps(msgspec.to_builtins(report), indent=1) + "\n"
+    """Return the report as a JSON document; an infinite number, which JSON has not, is the text "Infinity"."""
+    return json.dumps(_finite(msgspec.to_builtins(report)), indent=1, allow_nan=False) + "\n"
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return json.dumps(data) if isinstance(data, float) and not math.isfinite(data) else data
 
 
 FORMATS = {"markdown": markdown, "csv": as_csv, "json": as_json}

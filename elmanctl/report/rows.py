@@ -201,7 +201,7 @@ def _row(name: str, entries: list[Entry], differs: tuple[str, ...], ground: Foot
         depth=first.row.depth,
         steps=None if steps is None else round(steps),
         last100_loss=last100,
-        perplexity=None if last100 is None else math.exp(last100),
+        perplexity=None if last100 is None else _exp(last100),
         heldout_loss=_mean([e.outcome.result.heldout_loss for e in shown]),
         tokens_per_second=_mean([r.tokens_per_second for r in results]),
         peak_memory_bytes=max(memory, default=None),
@@ -222,6 +222,13 @@ def _row(name: str, entries: list[Entry], differs: tuple[str, ...], ground: Foot
         message="; ".join(text if lone else f"{label}: {text}" for label, text in messages.items() if text),
         witness=_same([e.witness.text() for e in entries if e.witness]),
     )
+
+
+def _exp(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError:  # above 709
+        return math.inf
 
 
 def _same(values: list[str]) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from elmanctl.variant import Spec
-from elmanctl.verify.layers import NoGradient, Setting, compare, evaluate, settings, truth_of
+from elmanctl.verify.layers import BadGradient, Setting, compare, evaluate, settings, truth_of
 from elmanctl.verify.run import Check, judged, same_bits
 
 WARMUPS, REPLAYS = 3, 2
@@ -39,7 +39,7 @@ def check_captured(spec: Spec, what: str, where: str, device: str, seed: int) ->
         torch.compiler.reset()  # the number of shapes that one process may compile for is limited
         try:
             got = evaluate(s, where, torch.float32, device, wrap=_compiled(device))
-        except (NoGradient, RuntimeError) as error:  # what dynamo raises is a RuntimeError
+        except (BadGradient, RuntimeError) as error:  # what dynamo raises is a RuntimeError
             text = f"{prefix}{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             return Check(id, "layer", False, message=text, seconds=time.monotonic() - started)
         rows += [dataclasses.replace(r, tensor=prefix + r.tensor) for r in compare(s, got, *truth_of(s))]

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import elmanctl
+from elmanctl import takeover
 from elmanctl.flavours import is_host
 from elmanctl.toolchain import build_flags, csrc_folder, runtime_sources, sources
-from elmanctl.variant import Variant
+from elmanctl.variant import Spec, Variant
 from elmanctl.verify import policy
 
 SUFFIXES = (".cu.cc", ".cuh", ".py")
@@ -33,14 +34,21 @@ def source_hash(variant: Variant) -> str:
     return total.hexdigest()
 
 
-def parts(variant: Variant, target: str, common: dict[str, str] | None = None) -> dict[str, str]:
-    """Return the hash of each thing that a receipt for a target vouches for; `common` are those of any target, if known."""
-    texts = {"policy": policy.digest()}
+def parts(spec: Spec, target: str, common: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the hash of each thing that a receipt of a configuration for a target vouches for; `common` are those of any target, if known."""
+    variant, texts = spec.variant, {"policy": policy.digest()}
+    if paths := second_mode(spec):
+        texts["stepwise"] = digest(paths)
     if variant.has_kernel:
         texts["flags"] = digest((), " ".join(build_flags(target)))
         if is_host(target):
             texts["runtime"] = digest(sorted(runtime_sources(target), key=_order))
     return dict(sorted(((common or common_parts(variant)) | texts).items()))
+
+
+def second_mode(spec: Spec) -> list[Path]:
+    """Return the tool's own file that runs a recurrence in the second mode: that of a configuration which asks for this, else none."""
+    return [_tool() / "stepwise.py"] if takeover.by_products(spec) else []
 
 
 def _order(path: Path) -> tuple[str, ...]:
@@ -99,9 +107,13 @@ def _reached_modules(files: list[Path]) -> list[Path]:
     return sorted(found)
 
 
+def _tool() -> Path:
+    return Path(elmanctl.__file__).resolve().parent
+
+
 @functools.cache
 def _building_blocks() -> dict[str, Path]:
-    tool = Path(elmanctl.__file__).resolve().parent
+    tool = _tool()
     alone = (tool / f"{name}.py" for name in ("cudnn", "shells", "spectral"))
     return {path.stem: path for path in (*alone, *tool.glob("families/[a-z]*.py"))}
 

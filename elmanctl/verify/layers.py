@@ -1,6 +1,7 @@
 """Checks of a whole layer: against its own reference in fp64, causality, pieces, rows, and a gradient for every parameter.
 
-* Truth is the same layer in fp64 on the reference backend; its floor is fp32 noise on every operation, as in the rule for kernels.
+* Truth is the same layer in fp64 on the reference backend, whose gradients must be its derivatives (derivative.py); its floor is fp32 noise on
+  every operation, as in the rule for kernels.
 * The checked layer runs in fp32 on the kernel's backend (`host` or `cuda`), a baseline on its library.
 * Parameters are disturbed first: a layer with a zero output projection would give every other parameter a zero gradient.
 """
@@ -10,7 +11,7 @@ import copy
 import dataclasses
 import importlib.util
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from elmanctl.errors import UserError
 from elmanctl.variant import Spec
+from elmanctl.verify import derivative
 from elmanctl.verify.policy import ACCUMULATION, LAYER_ROUNDINGS
 from elmanctl.verify.rounding import TINY, UNIT, Rounding
 from elmanctl.verify.run import Check, judged, same_bits
@@ -100,38 +102,54 @@ def evaluate(
         wrap: called with the layer; returns what runs in its place, for example compiled.
     """
     layer = copy.deepcopy(s.layer).to(dtype).to(device)
-    x = s.x.to(device, dtype).requires_grad_()
-    state = {k: t.to(device, dtype).requires_grad_() for k, t in s.state.items()}
-    run = wrap(layer) if wrap else layer
-    pieces, last = [], state
-    for low, high in zip([0, *cuts], [*cuts, x.shape[1]], strict=True):
-        piece, last = forward(run, x[:, low:high], last, where)
-        pieces.append(piece)
-    y = torch.cat(pieces, 1) if cuts else pieces[0]
-    results = {"y": y, **{f"state {k}": t for k, t in last.items()}}
+    inputs = {n: t.to(device, dtype).requires_grad_() for n, t in inputs_of(s).items()}
+    results = run(wrap(layer) if wrap else layer, inputs, where, cuts)
     live = {n: t for n, t in results.items() if t.requires_grad}
-    generator = torch.Generator().manual_seed(seed_of("gradients", s.seed))
-    upstream = [torch.randn(t.shape, generator=generator).to(device, t.dtype) for t in live.values()]
-    wanted = {"x": x, **{f"first {k}": t for k, t in state.items()}, **dict(layer.named_parameters())}
-    found = torch.autograd.grad(list(live.values()), list(wanted.values()), upstream, allow_unused=True)
+    wanted = {**inputs, **dict(layer.named_parameters())}
+    found = torch.autograd.grad(
+        list(live.values()), list(wanted.values()), list(upstream_of(s, live).values()), allow_unused=True
+    )
     results |= {f"d_{n}": g for n, g in zip(wanted, found, strict=True) if g is not None}
     missing = [n for n, g in zip(wanted, found, strict=True) if g is None and wanted[n].numel()]
     if missing:
-        raise NoGradient(missing)
+        raise BadGradient(f"no gradient reaches {', '.join(missing)}")
     return {n: t.detach().cpu() for n, t in results.items()}
 
 
-class NoGradient(Exception):
-    """Inputs or parameters that no gradient reaches."""
+def inputs_of(s: Setting) -> dict[str, Tensor]:
+    """Return what a layer is run on, by name."""
+    return {"x": s.x, **{f"first {k}": t for k, t in s.state.items()}}
 
-    def __init__(self, names: list[str]):
-        super().__init__(f"no gradient reaches {', '.join(names)}")
+
+def run(layer, inputs: Mapping[str, Tensor], where: str, cuts: Sequence[int] = ()) -> dict[str, Tensor]:
+    """Run a layer over the sequence, cut into pieces that carry the state; return y and the last state."""
+    x, last = inputs["x"], {n.removeprefix("first "): t for n, t in inputs.items() if n != "x"}
+    pieces = []
+    for low, high in zip([0, *cuts], [*cuts, x.shape[1]], strict=True):
+        piece, last = forward(layer, x[:, low:high], last, where)
+        pieces.append(piece)
+    return {"y": torch.cat(pieces, 1) if cuts else pieces[0], **{f"state {k}": t for k, t in last.items()}}
+
+
+def upstream_of(s: Setting, live: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a random gradient for each of a layer's results."""
+    generator = torch.Generator().manual_seed(seed_of("gradients", s.seed))
+    return {n: torch.randn(t.shape, generator=generator).to(t.device, t.dtype) for n, t in live.items()}
+
+
+class BadGradient(Exception):
+    """Inputs or parameters that no gradient reaches, or one that is not the derivative."""
 
 
 def truth_of(s: Setting, roundings: int = LAYER_ROUNDINGS) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return the truth in fp64 and the errors of fp32 noise, by name."""
+    """Return the truth in fp64 and the errors of fp32 noise, by name.
+
+    Raises:
+        BadGradient: where the truth's own gradients are not the derivatives of its results.
+    """
     where = "reference" if has_kernel(s) else "library"
     truth = evaluate(s, where, torch.float64)
+    _derivatives(s, where, truth)
     errors = {name: [] for name in truth}
     for i in range(roundings):
         with Rounding(None, "float32", seed_of(f"rounding {i}", s.seed)) as rounding:
@@ -140,6 +158,15 @@ def truth_of(s: Setting, roundings: int = LAYER_ROUNDINGS) -> tuple[dict[str, np
         for name, t in rounded.items():
             errors[name].append((t - truth[name]).numpy())
     return {n: t.numpy() for n, t in truth.items()}, {n: np.stack(e) for n, e in errors.items()}
+
+
+def _derivatives(s: Setting, where: str, truth: dict[str, Tensor]) -> None:
+    runs = (lambda layer, inputs: run(layer, inputs, where)), (lambda live: upstream_of(s, live))
+    if bad := derivative.wrong(s.layer, inputs_of(s), *runs, truth, seed_of("directions", s.seed)):
+        raise BadGradient(
+            f"the gradient of {', '.join(way.text() for way in bad)} is not the derivative of what the layer itself computes in fp64: a backward "
+            "pass that is written by hand is wrong, or a value is taken for a constant that detach() does not mark as one"
+        )
 
 
 def has_kernel(s: Setting) -> bool:
@@ -183,7 +210,7 @@ def check_layer(spec: Spec, what: str, where: str, device: str, seed: int) -> Ch
                 continue
             got = evaluate(s, where, torch.float32, device, CUTS.get(what, ()))
             judged_rows = compare(s, got, *truth_of(s))
-        except NoGradient as error:
+        except BadGradient as error:
             return Check(id, "layer", False, message=prefix + str(error), seconds=time.monotonic() - started)
         rows += [dataclasses.replace(r, tensor=prefix + r.tensor) for r in judged_rows]
     return judged(id, "layer", rows, started)

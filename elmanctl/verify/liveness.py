@@ -12,7 +12,7 @@ import torch
 from elmanctl.errors import UserError
 from elmanctl.options import show
 from elmanctl.variant import Spec
-from elmanctl.verify.layers import NoGradient, compare, evaluate, forward, has_kernel, settings, smallest_dim, truth_of
+from elmanctl.verify.layers import BadGradient, compare, evaluate, forward, has_kernel, settings, smallest_dim, truth_of
 from elmanctl.verify.policy import LIVE
 from elmanctl.verify.run import Check, judged
 
@@ -71,7 +71,7 @@ def check_option(spec: Spec, name: str, value: object, where: str, device: str, 
             for s in settings(other, seed, STEPS):
                 try:
                     rows += compare(s, evaluate(s, where, torch.float32, device), *truth_of(s, ROUNDINGS))
-                except NoGradient as error:
+                except BadGradient as error:
                     message = f"{other.name}: {error}"
                     return Check(id, "layer", False, message=message, seconds=time.monotonic() - started)
             check = judged(id, "layer", rows, started)

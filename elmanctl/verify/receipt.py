@@ -3,12 +3,13 @@
 * One JSON object per variant and target, keyed by canonical model name: `<variant folder>/receipts/<target>.json`, or below
   ELMANCTL_HOME (default ~/.local/share/elmanctl) where the folder cannot be written.
 * A receipt is bound to hashes (hashes.py) over the folder's code, every shared header that its kernel reaches, flags and the rule.
-* `green`: verify passed with these sources. `stale`: something changed since. `red`: verify failed with these sources, or the receipt
-  was changed by hand. `none`: never verified.
+* `green`: verify passed with these sources. `stale`: something changed since. `red`: verify failed with these sources, the receipt
+  was changed by hand, or its file cannot be read. `none`: never verified.
 """
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,12 +17,13 @@ from typing import NamedTuple
 
 import msgspec
 
+from elmanctl.console import note
 from elmanctl.errors import UserError
 from elmanctl.files import DAMAGED, write_json
 from elmanctl.flavours import is_host
 from elmanctl.variant import Spec, Variant, parse_options
 from elmanctl.verify.hashes import common_parts, parts
-from elmanctl.verify.record import SCHEMA, Proof, Receipt
+from elmanctl.verify.record import SCHEMA, Proof, Receipt, nothing
 
 UNPROVEN = ("prove",)  # what failed where every check passed, and planted mistakes too
 
@@ -40,18 +42,31 @@ def places(variant: Variant, target: str) -> tuple[Path, Path]:
     return variant.folder / "receipts" / name, home() / "receipts" / variant.folder.name / name
 
 
+class Damaged(UserError):
+    """A file of receipts that is none."""
+
+
 def read(path: Path) -> dict[str, Receipt]:
     """Return the receipts of one file by model name; none where the file is absent.
 
     Raises:
-        UserError: when the file is not what verify writes.
+        Damaged: when the file is not what verify writes, or cannot be read.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Receipt])
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except DAMAGED as error:
-        raise UserError(f"{path} is no file of receipts: {error}. Delete it and run elmanctl verify again.") from None
+    except (*DAMAGED, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise Damaged(f"{path} is no file of receipts: {why}. elmanctl verify puts it aside and begins anew.") from None
+
+
+def names(path: Path) -> set[str]:
+    """Return the models that have a receipt in one file; none where it is damaged."""
+    try:
+        return set(read(path))
+    except Damaged:
+        return set()
 
 
 class Held(NamedTuple):
@@ -69,8 +84,8 @@ def find(spec: Spec, target: str) -> Receipt | None:
     own = held(spec, (target,)).get(target)
     if own and own.state != "stale":
         return own.receipt if own.state == "green" else None
-    names = sorted({name for place in places(spec.variant, target) for name in read(place)} - {spec.name})
-    others = (other for name in names if (other := named(spec.variant, name)) and same_kernel(spec, other))
+    known = sorted(set().union(*map(names, places(spec.variant, target))) - {spec.name})
+    others = (other for name in known if (other := named(spec.variant, name)) and same_kernel(spec, other))
     found = (held(other, (target,))[target] for other in others)
     return next((one.receipt for one in found if one.state == "green"), None)
 
@@ -104,11 +119,17 @@ def held(spec: Spec, targets: Iterable[str] | None = None) -> dict[str, Held]:
     """Return a configuration's receipts by target, all that have one or those asked for; of two places the better."""
     result, common = {}, None
     for target in recorded(spec.variant) if targets is None else targets:
-        found = [r for p in places(spec.variant, target) if (r := read(p).get(spec.name)) and r.target == target]
-        if found:
-            common = common or common_parts(spec.variant)
-            current = parts(spec.variant, target, common)
-            judged = [_held(spec, r, current) for r in found]
+        judged = []
+        for place in places(spec.variant, target):
+            try:
+                found = read(place).get(spec.name)
+            except Damaged as error:
+                judged.append(Held(nothing(spec.variant.name, spec.name, target), "red", str(error)))
+                continue
+            if found and found.target == target:
+                common = common or common_parts(spec.variant)
+                judged.append(_held(spec, found, parts(spec, target, common)))
+        if judged:
             result[target] = min(judged, key=lambda h: ("green", "red", "stale").index(h.state))
     return result
 
@@ -121,7 +142,7 @@ def recorded(variant: Variant) -> list[str]:
 
 def _held(spec: Spec, receipt: Receipt, current: dict[str, str]) -> Held:
     if receipt.schema != SCHEMA:
-        return Held(receipt, "stale", "an older elmanctl wrote it")
+        return Held(receipt, "stale", f"{'an older' if receipt.schema < SCHEMA else 'a newer'} elmanctl wrote it")
     if not receipt.intact or receipt.model != spec.name:
         return Held(receipt, "red", "it was changed by hand: its seal is broken")
     if changed := [name for name in current if receipt.parts.get(name) != current[name]]:
@@ -192,11 +213,23 @@ def _change(spec: Spec, target: str, receipt: Receipt) -> Path:
     path = mine if _writable(mine.parent) else fallback
     with locked("receipts"):
         for place in {path, *(p for p in (mine, fallback) if p.exists() and _writable(p.parent))}:
-            kept = {name: r for name, r in read(place).items() if name != spec.name}
+            kept = {name: r for name, r in _readable(place).items() if name != spec.name}
             if place == path:
                 kept[spec.name] = receipt.sealed()
             write_json(place, dict(sorted(kept.items())))
     return path
+
+
+def _readable(place: Path) -> dict[str, Receipt]:
+    """Return the receipts of a file that is to be written anew; put it aside where it is damaged, since it may hold others."""
+    try:
+        return read(place)
+    except Damaged as error:
+        free = (place.with_name(f"{place.name}.damaged{f'-{n}' if n else ''}") for n in itertools.count())
+        aside = next(path for path in free if not path.exists())
+        place.rename(aside)
+        note(f"{error} It is now {aside.name}.")
+        return {}
 
 
 def _writable(folder: Path) -> bool:

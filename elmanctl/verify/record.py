@@ -54,7 +54,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """What verify found of one configuration of a variant on one target, bound to the sources by their hash.
 
     Args:
-        parts: hash of each thing that it vouches for: kernel, headers, reference, layer, host runtime, flags, policy.
+        parts: hash of each thing that it vouches for: kernel, headers, reference, layer, host runtime, flags, policy, and where it runs, the second mode.
         keys: build key by dtype. compiler: the first line of what it says of itself.
         results: largest error over limit of each case, by its id; `tensors` the same by tensor, `worst` of all.
         failed: checks that failed; such a receipt vouches for nothing, and `list` shows it red.
@@ -103,3 +103,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     def _digest(self, schema: int) -> str:
         plain = msgspec.structs.replace(self, seal="", schema=schema)
         return hashlib.sha256(msgspec.json.encode(plain, order="deterministic")).hexdigest()
+
+
+def nothing(variant: str, model: str, target: str) -> Receipt:
+    """Return what stands for the receipts of a file that cannot be read: it was never made (`created` is empty), and says nothing."""
+    facts = {"source_hash": "", "dtypes": (), "cases": 0, "worst": 0.0, "worst_tensor": "", "seconds": 0.0}
+    return Receipt(variant=variant, model=model, target=target, created="", **facts)

@@ -184,7 +184,7 @@ def receipt_of(outcome: Outcome) -> Receipt:
         quick=request.quick,
         thorough=request.thorough,
         failed=tuple(c.id for c in checks if not c.ok),
-        parts=hashes.parts(spec.variant, outcome.target),
+        parts=hashes.parts(spec, outcome.target),
         keys={d: build.key(kernel, constants, d, outcome.target) for d in sorted(dtypes)} if kernel else {},
         compiler=toolchain.compiler(outcome.target)[1].splitlines()[0] if kernel else "",
         results=results,

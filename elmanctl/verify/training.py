@@ -12,7 +12,7 @@ from elmanctl.variant import Spec
 from elmanctl.verify.layers import (
     ROWS,
     STEPS,
-    NoGradient,
+    BadGradient,
     Setting,
     compare,
     evaluate,
@@ -88,7 +88,7 @@ def _modes(spec: Spec, where: str, device: str, seed: int) -> tuple[bool, str]:
             else:
                 evaluated = evaluate(evaluation, where, torch.float32, device)
                 bad = [n for n in trained if not same_bits(trained[n], evaluated[n])]
-        except NoGradient as error:
+        except BadGradient as error:
             return False, f"{prefix}{error}"
         if bad:
             return False, f"{prefix}training mode differs from evaluation in {', '.join(bad)}"

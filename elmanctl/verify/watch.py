@@ -58,9 +58,9 @@ def restart() -> None:
 
 def modules(specs: list[Spec]) -> set[Path]:
     """Return the tool's own modules that these variants are made of."""
-    from elmanctl.verify.hashes import shared_modules
+    from elmanctl.verify.hashes import second_mode, shared_modules
 
-    return {path for spec in specs for path in shared_modules(spec.variant)}
+    return {path for spec in specs for path in (*shared_modules(spec.variant), *second_mode(spec))}
 
 
 def again(specs: list[Spec], arguments: list[str]) -> int:

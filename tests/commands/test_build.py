@@ -83,6 +83,18 @@ def test_a_figure_over_its_budget_exits_1(fresh, monkeypatch):
     assert "168 (+8)" in ran.out and "4 of 0" in ran.out
 
 
+@needs_gxx
+def test_on_a_chip_for_which_no_budget_was_set_a_figure_above_it_is_a_remark(fresh, monkeypatch):
+    monkeypatch.setattr(resources, "read_report", lambda log, target: REPORT)
+    monkeypatch.setattr(resources, "GATED", ())
+    assert resources.gated("host") and not resources.gated("sm_90a")
+    monkeypatch.setattr(resources, "gated", lambda target: False)
+    ran = fresh.run("build", "ZZ9", "--arch", "host", "--dtype", "float32")
+    assert ran.code == 0
+    assert ran.err == "Remark: ZZ9 float32 host: f: spill_bytes=4 is above the budget of 0 in binding.py.\n"
+    assert "4 of 0" in ran.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -110,6 +122,12 @@ def test_figure(arguments, expected):
         (["ZZ9", "--arch", "host", "--dtype", "float16"], "--dtype float16 is not one of float32, bfloat16, float64"),
         (["ZZ9", "--arch", "sm_90", "--dtype", "float64"], "no float64 build for sm_90a"),
         (["ZZ9", "-j", "0"], "-j"),
+        (["ZZ9", "--size", "B=3"], "--size B=3: the build of ZZ9 depends on no run-time size"),
+        (["E42", "--arch", "host", "--size", "Q=3"], "--size Q=3: the build of E42 depends on B and D"),
+        (["--all", "--size", "Q=3"], "--size Q=3: no build depends on it"),
+        (["E42", "--arch", "host", "--size", "B=1000000000000"], "B=1000000000000 is more than 2147483647"),
+        (["E42", "--size", "B=" + 5000 * "9"], "is more than 2147483647"),
+        (["E42", "--size", "B=3", "--size", "B=4"], "B=3 is given already"),
     ],
 )
 def test_a_bad_request_exits_2(fresh, arguments, message):

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def test_make_says_how_much_it_found_where_there_is_less(library):
     assert ran.code == 0 and "Found 60,060 of the 1,000,000 bytes asked for" in ran.err
 
 
+def test_make_replaces_its_own_corpus_and_no_other_file(library):
+    assert [library.run("data", "make", "--size", size).code for size in ("20K", "30K")] == [0, 0]
+    library.write("suite.yaml", "rows: []")
+    for out, text in (("suite.yaml", "was not written by this command"), (".", "is a folder")):
+        ran = library.run("data", "make", "--size", "20K", "--out", out)
+        assert ran.code == 2 and text in ran.err and "Traceback" not in ran.err
+    assert Path("suite.yaml").read_text() == "rows: []" and not Path("suite.json").exists()
+
+
 @pytest.mark.parametrize(("size", "text"), [("100Q", "unknown suffix Q"), ("5K", "too short to train on")])
 def test_make_refuses_a_bad_size(library, size, text):
     ran = library.run("data", "make", "--size", size)
@@ -49,11 +59,13 @@ def test_check_describes_a_file(project):
 def test_check_fails_on_padding(project):
     Path("d.txt").write_bytes(b"text" + bytes(100))
     ran = project.run("data", "check", "d.txt")
-    assert ran.code == 1 and "1 runs of zero bytes, the longest of 100" in ran.err and "100, 1 runs" in ran.out
+    assert ran.code == 1 and "1 run of zero bytes, the longest of 100" in ran.err and "100, 1 run of" in ran.out
 
 
 def test_check_refuses_what_is_no_data_file(project):
     Path("empty").write_bytes(b"")
-    for name, text in (("none", "does not exist"), (".", "is a folder"), ("empty", "is empty")):
+    os.mkfifo("pipe")
+    nothing_to_map = ("/dev/null", "no regular file"), ("pipe", "no regular file")
+    for name, text in (("none", "does not exist"), (".", "is a folder"), ("empty", "is empty"), *nothing_to_map):
         ran = project.run("data", "check", name)
         assert ran.code == 2 and text in ran.err

@@ -93,11 +93,11 @@ def test_receipts_of_every_target_are_shown_until_the_sources_change(project):
             "seconds": 1.0,
             "created": "2026-01-01",
         }
-        receipt.write(spec, Receipt(**facts, quick=quick, parts=hashes.parts(spec.variant, target)))
+        receipt.write(spec, Receipt(**facts, quick=quick, parts=hashes.parts(spec, target)))
     assert "host green 0.8x, sm_90a green quick 0.4x" in line() and "kernel" in line()
     row = json.loads(project.run("list", "ZZ9", "--json").out)["receipts"][0]
     assert (row["target"], row["state"], row["worst"], row["dtypes"]) == ("host", "green", 0.75, ["float32"])
-    receipt.write(spec, Receipt(**facts, failed=("float32 T2",), parts=hashes.parts(spec.variant, "sm_90a")))
+    receipt.write(spec, Receipt(**facts, failed=("float32 T2",), parts=hashes.parts(spec, "sm_90a")))
     assert "host green 0.8x, sm_90a red" in line()
     source = project.path / "variants/zz9/zz9.cu.cc"
     source.write_text(source.read_text() + "// changed\n")

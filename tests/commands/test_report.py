@@ -64,12 +64,15 @@ def test_forms_on_stdout(run):
         (["--out", "r.txt"], "the suffix .txt tells no form"),
         (["--out", "r.md", "--format", "table"], "Write a file as markdown, csv, json or html"),
         (["--out", "runs"], "tells no form"),
+        (["--json", "--out", "r.csv"], "--out r.csv would hold json, and its suffix says csv"),
+        (["--format", "csv", "--out", "r.HTML"], "--out r.HTML would hold csv, and its suffix says html"),
+        (["--html", "r.md"], "--html r.md would hold html, and its suffix says markdown"),
         (["--format", "pdf"], "pdf"),
     ],
 )
 def test_bad_input(run, arguments, says):
     ran = run.run("report", *arguments)
-    assert ran.code == 2 and says in ran.err
+    assert ran.code == 2 and says in ran.err and not list(run.path.glob("r.*"))
 
 
 def test_no_run_yet(project):
@@ -110,6 +113,8 @@ def test_a_table_of_batch_sizes_is_reported_alone(run):
     path.write_text(path.read_text().replace('"kind": "suite"', '"kind": "batch_sizes"').replace('"a"', '"a@8"'))
     ran = run.run("report", "r", "--html", "o.html")
     assert ran.code == 2 and "is a table of batch sizes: report it alone" in ran.err
+    ran = run.run("report", "r", "--against", "a")
+    assert ran.code == 2 and "whose rows are not compared. Leave --against out" in ran.err
 
 
 def test_a_bad_run_beside_a_good_one_is_skipped_and_alone_is_an_error(run):

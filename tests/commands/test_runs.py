@@ -1,11 +1,9 @@
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from unittest import mock
 
 import msgspec
 import pytest
@@ -146,10 +144,14 @@ def test_a_running_trial_is_cancelled_in_good_order_and_not_resumed(project, nig
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert json.loads(project.run("runs", "show", "night", "--json").out)[0]["state"] == "running"
-    assert project.run("runs", "cancel", "night", "a").out == "a: is being cancelled\n"
+    assert project.run("runs", "cancel", "night", "a", "--why", "for Ann").out == "a: is being cancelled\n"
     now.run({"a", "b", "c"})
     assert status(night) == {"a": "interrupted", "b": "ok", "c": "failed"}
-    assert read_json(Path("runs/night/a/result.json"), Result).steps == 7
+    result = read_json(Path("runs/night/a/result.json"), Result)
+    assert (result.steps, result.message) == (7, "cancelled: for Ann")
+    assert {row["row"]: row["why"] for row in json.loads(project.run("runs", "show", "--json").out)}[
+        "a"
+    ] == result.message
     assert resume("night").labels == set()
 
 
@@ -190,35 +192,6 @@ def test_logs_are_printed_and_followed_until_the_end(project, night):
     assert project.run("runs", "logs", "night", "c", "-n", "0").out == ""
     ran = project.run("runs", "logs", "night")
     assert ran.code == 2 and "has 3 rows; name one: a, b, c" in ran.err
-
-
-def test_gc_lists_and_deletes_what_nobody_needs(project, night, monkeypatch):
-    """Needed: by what waits, by what was stopped and may be resumed, and by a bench that may just be in its preflight."""
-    snapshots = {"waits": "a", "stopped": "b", "cancelled": "c", "nobody": "", "today": ""}
-    spec = night.jobs["a"].spec
-    for name, label in snapshots.items():
-        (Path("runs/.snapshots") / name).mkdir(parents=True)
-        (Path("runs/.snapshots") / name / "file").write_text("x" * 1000)
-        if name != "today":
-            os.utime(Path("runs/.snapshots") / name, (0, 0))
-        if label:
-            night.write("end", label, status="interrupted", ask="cancel")
-            night.write("enqueue", label, spec=msgspec.structs.replace(spec, folder=label, snapshot=name))
-    night.write("end", "b", status="interrupted", ask="stop")
-    night.write("end", "c", status="interrupted", ask="cancel")
-    Path("runs/night/previous/b-1").mkdir(parents=True)
-    (Path("runs/night/previous/b-1") / "file").write_text("x" * 1000)
-    found = json.loads(project.run("runs", "gc", "--json").out)
-    gone = ["runs/.snapshots/cancelled", "runs/.snapshots/nobody", "runs/night/previous"]
-    assert [(f["path"], f["bytes"], f["deleted"]) for f in found] == [(path, 1000, False) for path in gone]
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", mock.Mock(side_effect=OSError(30, "Read-only file system")))
-        ran = project.run("runs", "gc", "--delete")
-    assert ran.code == 2 and "cancelled cannot be deleted: Read-only file system" in ran.err
-    ran = project.run("runs", "gc", "--delete")
-    assert "deleted" in ran.err and not any(Path(path).exists() for path in gone)
-    assert json.loads(project.run("runs", "gc", "--json").out) == []
-    assert {path.name for path in Path("runs/.snapshots").iterdir()} == {"waits", "stopped", "today"}
 
 
 def test_a_run_without_a_queue_says_so(trainee):

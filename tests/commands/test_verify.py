@@ -177,6 +177,9 @@ def test_watch_starts_anew_when_a_module_of_the_tool_changes(monkeypatch, tmp_pa
     spec, module, restarts = registry().resolve("E42"), tmp_path / "dense.py", []
     module.write_text("a = 1\n")
     assert any(path.name == "dense_reference.py" for path in watch.modules([spec]))
+    assert [
+        path.name for path in watch.modules([registry().resolve("E42:recurrence=cublas")]) - watch.modules([spec])
+    ] == ["stepwise.py"]
     monkeypatch.setattr(watch, "modules", lambda specs: {module})
     monkeypatch.setattr(watch, "again", lambda *given: 0)
 

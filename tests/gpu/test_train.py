@@ -42,6 +42,21 @@ def test_graph_eager_and_cpu_follow_the_same_curve(trainee):
     assert graph.norm == implementation("cuda") and graph.peak_memory_bytes > 10_000 and graph.versions["cuda"]
 
 
+@pytest.mark.parametrize("model", ["E42", "E88h4n16"])
+def test_fifty_captured_steps_are_fifty_eager_ones_bit_by_bit(trainee, model):
+    saved = []
+    for graph in (True, False):
+        trial = on_cuda(trainee.trial(model, steps=50, graph=graph, checkpoint_every=50), dim=256, depth=3)
+        result = train.run(trial, Path(f"graph{graph}"))
+        assert (result.status, result.graph, result.execution) == ("ok", graph, "kernel")
+        saved.append(latest(Path(f"graph{graph}")))
+    assert losses("graphTrue") == losses("graphFalse") and len(losses("graphTrue")) == 50
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        captured, eager = (load_file(folder / name) for folder in saved)
+        assert captured.keys() == eager.keys()
+        assert not [key for key in captured if not torch.equal(captured[key], eager[key])]
+
+
 def test_warm_up_leaves_no_trace_in_buffers_weights_and_moments(trainee):
     train.run(on_cuda(trainee.trial(steps=2, checkpoint_every=2)), Path("a"))
     saved = latest(Path("a"))

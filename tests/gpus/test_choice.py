@@ -102,3 +102,16 @@ def test_none_free_lists_every_reason(box):
 def test_no_gpu_at_all_points_to_what_runs_without():
     with pytest.raises(UserError, match="bench smoke"):
         choice.select("0", [], lambda uuid: [])
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("0-5", 6), ("7,-3", 8), ("any:64", 64), ("63", 64), ("all", 1), ("GPU-12345678-9", 1)]
+)
+def test_a_plan_for_another_machine_assumes_as_many_gpus_as_are_named(text, count):
+    assert len(choice.assumed(text, (9, 0))) == count
+
+
+@pytest.mark.parametrize("text", ["0-99999999", "64", "any:65", "0,-64"])
+def test_and_says_how_many_it_assumes_at_most(text):
+    with pytest.raises(UserError, match=f"--gpus {text}: a plan for another machine takes up to 64 GPUs, 0 to 63"):
+        choice.assumed(text, (9, 0))

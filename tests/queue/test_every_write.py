@@ -20,7 +20,7 @@ LEAST = {
     "supervisor beside a stranger": (25, "line, half written"),
     "adopting supervisor": (14, "the gate is open"),
     "cancel": (12, "event, half written"),
-    "enqueue": (14, "os.rename"),
+    "enqueue": (12, "os.rename"),
     "trial": (45, "line, half written"),
 }
 

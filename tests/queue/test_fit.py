@@ -5,7 +5,7 @@ import pytest
 
 from elmanctl.queue import fit
 from elmanctl.queue.fit import Fit
-from elmanctl.records import Budget, Training, Trial
+from elmanctl.records import Budget, Training, Trial, check_shares
 
 TRIAL = Trial(
     label="a",
@@ -84,6 +84,21 @@ def test_a_batch_that_cannot_be_cut_is_left_whole():
     odd = msgspec.structs.replace(TRIAL, training=Training(batch=3))
     assert fit.samples(odd) == [] and {s.micro_batches for s in fit.ladder(odd)} == {1}
     assert walk(odd, 20 * GIB)[0][-1].micro_batches == 1
+
+
+def test_on_several_gpus_each_rank_has_whole_micro_batches():
+    """What is tried is what a trial may be: records.check_shares, which it is started with, takes every step of the ladder."""
+    for batch, ranks, most in ((8, 2, 4), (8, 8, 1), (12, 2, 2), (64, 2, 16)):
+        shared = msgspec.structs.replace(TRIAL, training=Training(batch=batch), ranks=ranks)
+        steps = fit.ladder(shared)
+        assert max(one.micro_batches for one in steps) == most
+        for one in steps:
+            check_shares(batch, ranks, one.micro_batches)
+    two = msgspec.structs.replace(TRIAL, training=Training(batch=8), ranks=2)
+    assert walk(two, 10 * GIB)[0][-1].micro_batches == 4
+    assert Fit(micro_batches=2).text(two) == "2 micro-batches of 2 rows"
+    half = msgspec.structs.replace(TRIAL, training=Training(batch=4))
+    assert fit.positions(two, Fit()) == fit.positions(half, Fit())
 
 
 def test_a_fit_is_said_and_applied():

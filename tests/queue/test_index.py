@@ -88,6 +88,15 @@ def test_a_damaged_index_is_said_and_made_anew_by_one_command(runs, damage):
     assert statuses(runs) == (EXPECTED, [])
 
 
+def test_a_folder_in_the_indexs_place_is_said_and_left(runs):
+    (runs / "index.sqlite").mkdir()
+    found, notes = statuses(runs)
+    assert found == EXPECTED and "cannot be used" in notes[0] and "Move that folder away" in notes[0]
+    rows, notes = catalog.trials(runs, rebuild=True)
+    assert {row["run"] for row in rows} == set(EXPECTED) and (runs / "index.sqlite").is_dir()
+    assert "index.sqlite cannot be removed (Is a directory)" in notes[0] and "Move it away" in notes[0]
+
+
 def test_on_a_network_file_system_wal_is_refused_with_the_reason(runs, monkeypatch, tmp_path):
     mounts = tmp_path / "mountinfo"
     mounts.write_text(

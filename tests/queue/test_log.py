@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zlib
 
+import msgspec
 import pytest
 
 from elmanctl.errors import UserError
@@ -173,11 +174,58 @@ def test_every_step_leads_where_the_table_says_and_nowhere_else(line):
     spec = line.add().spec
     for step, (before, after) in states.STEPS.items():
         for state in states_ - {None}:
-            job = states.Job("a", spec, state=state, attempt=3)
-            event = states.Event(v=1, time=0, job="a", step=step, attempt=4 if step == "start" else 3)
+            job = states.Job("a", spec, state=state, attempt=3, status="interrupted" if state == "ended" else "")
+            attempt = 4 if step == "start" else 3
+            event = states.Event(v=1, time=0, job="a", step=step, attempt=attempt, status="interrupted", ask="cancel")
             refused = states.refusal(job, event)
             assert bool(refused) == (state not in before)
             if not refused and step != "enqueue":
                 jobs = {"a": job}
                 states.apply(jobs, event)
                 assert jobs["a"].state == (after or state)
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "ask", "may"),
+    [
+        ("interrupted", "stop", "cancel", True),
+        ("interrupted", "stop", "", False),
+        ("interrupted", "cancel", "cancel", False),
+        ("ok", "", "cancel", False),
+        ("failed", "stop", "cancel", False),
+    ],
+)
+def test_what_has_ended_ends_again_only_where_what_was_stopped_is_cancelled(line, status, asked, ask, may):
+    job = states.Job("a", line.add().spec, state="ended", status=status, asked=asked)
+    event = states.Event(v=1, time=0, job="a", step="end", status="interrupted", ask=ask)
+    assert bool(states.refusal(job, event)) != may
+
+
+@pytest.mark.parametrize("facts", [{"wait": float("nan")}, {"wait": float("inf")}, {"why": "\udcff"}])
+def test_what_could_not_be_read_back_is_not_written(line, facts):
+    line.add("a")
+    before = line.queue.path.read_bytes()
+    with pytest.raises(UserError, match="hold of a could not be read back, so it was not written"):
+        line.queue.write("hold", "a", **facts)
+    spec = msgspec.structs.replace(line.job().spec, backoff_seconds=float("nan"))
+    with pytest.raises(UserError, match="enqueue of b"):
+        line.queue.write("enqueue", "b", spec=spec)
+    assert line.queue.path.read_bytes() == before and line.queue.write("hold", "a", why="ü").why == "ü"
+
+
+def test_one_step_of_several_jobs_is_one_write_of_all_or_none(line, monkeypatch):
+    for label in "abc":
+        line.add(label)
+    line.queue.write("hold", "c")
+    before = line.queue.path.read_bytes()
+    with line.queue.locked() as file, pytest.raises(Refused, match="c is held"):
+        line.queue.write_together(file, "hold", {"a": {}, "b": {}, "c": {}})
+    assert line.queue.path.read_bytes() == before
+    texts = []
+    append = Queue._append
+    monkeypatch.setattr(Queue, "_append", lambda self, file, text: (texts.append(text), append(self, file, text)))
+    with line.queue.locked() as file:
+        line.queue.write_together(file, "hold", {"a": {"why": "x"}, "b": {}})
+        line.queue.write_together(file, "hold", {})
+    assert [text.count(b"\n") for text in texts] == [2]
+    assert {name: job.state for name, job in line.queue.jobs.items()} == dict.fromkeys("abc", "held")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -134,3 +135,23 @@ def test_a_disk_that_is_full_for_a_while_is_said_and_waited_for(line, monkeypatc
     now.queue.refresh()
     now.run({"a"})
     assert line.job().status == "ok" and any("No space left on device" in text for text in seen)
+
+
+def test_ctrl_c_does_not_wait_for_a_job_that_could_not_be_begun(line):
+    """Something is in the place of its folder, so that no supervisor could start: nothing runs that could still end."""
+    line.add()
+    (line.run / "a").write_text("in the way")
+
+    def observe(now):
+        if "File exists" in now.waiting.get("a", ""):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    now = line.scheduler(observe=observe)
+    now.queue.refresh()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        now.run({"a"})
+    assert time.monotonic() - began < 10
+    (line.run / "a").unlink()
+    line.go()
+    assert line.job().status == "ok"

@@ -99,6 +99,11 @@ def test_memory_is_tried_with_smaller_micro_batches_and_the_same_batch_until_the
     assert result(line).status == "oom" and line.job().spec.trial.training.batch == 12
 
 
+def test_memory_on_several_gpus_leaves_each_of_them_whole_micro_batches(line):
+    trial = line.add(training=Training(batch=8), ranks=2).spec.trial
+    assert [settle.finer(trial, split) for split in (1, 2, 4)] == [2, 4, None]
+
+
 @pytest.mark.parametrize(("asked", "says"), [("cancel", "cancelled"), ("stop", "bench --resume")])
 def test_what_was_asked_for_is_interrupted_and_not_tried_again(ended, line, asked, says):
     verdict = ended("interrupted", asked=asked)

@@ -106,7 +106,7 @@ def test_a_waiting_and_a_running_job_are_cancelled(queued, cluster):
     assert done == {"a": "is being cancelled", "b": "cancelled"}
     until(queued, now, lambda: queued.job("a").state == "ended")
     assert [queued.job(label).status for label in "ab"] == ["interrupted"] * 2
-    assert read_json(queued.run / "a/result.json", Result).message == "cancelled"
+    assert read_json(queued.run / "a/result.json", Result).message == "cancelled: enough"
     left = cluster.call("squeue", "-h", "-o", "%i")
     assert queued.job("b").slurm not in left.split()
 

@@ -54,6 +54,7 @@ def test_a_batch_table_has_a_column_a_batch_and_says_why_a_cell_is_empty(run):
             "m@8": ({}, {"tokens_per_second": 1000.0, "peak_memory_bytes": 2**30}),
             "m@64": ({}, {"status": "oom", "tokens_per_second": None, "message": "out of memory"}),
             "k@8": ({}, None),
+            "a|b@8": ({}, None),
         },
         kind=plan.BATCHES,
     )
@@ -61,10 +62,11 @@ def test_a_batch_table_has_a_column_a_batch_and_says_why_a_cell_is_empty(run):
     cells = batches.build(folder)
     assert batches.table(cells) == (
         ["model", "batch 8", "batch 64"],
-        [["m", "1K tok/s, 1 GiB", "oom"], ["k", "waiting", ""]],
+        [["m", "1K tok/s, 1 GiB", "oom"], ["k", "waiting", ""], ["a|b", "waiting", ""]],
     )
     assert "| m | 1K tok/s, 1 GiB | oom |" in batches.markdown(cells) and "* m: out of memory" in batches.markdown(
         cells
     )
-    assert len(json.loads(batches.as_json(cells))) == 3
+    assert "| a\\|b | waiting |  |" in batches.markdown(cells)
+    assert len(json.loads(batches.as_json(cells))) == 4
     assert batches.as_csv(cells).splitlines()[1].startswith("m,8,ok,1000.0,1073741824")

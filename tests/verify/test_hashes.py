@@ -22,10 +22,23 @@ def test_hashing_is_fast_and_needs_no_torch(spec):
 def test_a_tool_module_that_a_folder_is_made_of_makes_it_stale(monkeypatch, tmp_path):
     gru = Spec(registry().variants()["gru"], registry().variants()["gru"].config())
     assert [p.name for p in hashes.shared_modules(gru.variant)] == ["cudnn.py"]
-    before = hashes.parts(gru.variant, "host")
+    before = hashes.parts(gru, "host")
     other = tmp_path / "cudnn.py"
     shutil.copy(hashes.shared_modules(gru.variant)[0], other)
     other.write_text(other.read_text() + "\n")
     monkeypatch.setattr(hashes, "_building_blocks", lambda: {"cudnn": other})
-    after = hashes.parts(gru.variant, "host")
+    after = hashes.parts(gru, "host")
     assert {name for name in before if before[name] != after[name]} == {"shared"}
+
+
+def test_a_change_of_the_second_mode_makes_receipts_of_it_stale_and_no_others(monkeypatch, tmp_path):
+    kernel, products = (registry().resolve(name) for name in ("E42", "E42:recurrence=cublas"))
+    other = tmp_path / "stepwise.py"
+    shutil.copy(hashes.second_mode(products)[0], other)
+    monkeypatch.setattr(hashes, "_tool", lambda: tmp_path)
+    for target in ("host", "sm_90a"):
+        before = hashes.parts(products, target), hashes.parts(kernel, target)
+        assert before[0] == before[1] | {"stepwise": before[0]["stepwise"]} != before[1]
+        other.write_text(other.read_text() + "\n")
+        after = hashes.parts(products, target), hashes.parts(kernel, target)
+        assert {n for n in before[0] if before[0][n] != after[0][n]} == {"stepwise"} and after[1] == before[1]

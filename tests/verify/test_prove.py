@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from elmanctl.cli import run
+from elmanctl.commands import verify as commands
 from elmanctl.commands.verify import prove_one
 from elmanctl.plugins.registry import registry
 from elmanctl.verify import cases, hashes, receipt, truth
@@ -135,7 +136,7 @@ def test_a_proof_goes_into_every_receipt_that_vouches_for_the_sources(spec, monk
     monkeypatch.setattr(show, "as_json", lambda _: {})
     for target in ("host", "sm_90a"):
         plain = {"target": target, "source_hash": hashes.source_hash(spec.variant), "dtypes": ("float32",), "cases": 1}
-        parts = hashes.parts(spec.variant, target)
+        parts = hashes.parts(spec, target)
         worst = {"worst": 0.5, "worst_tensor": "y", "seconds": 1.0, "created": "2026-11-22T10:00:00+00:00"}
         receipt.write(spec, Receipt(variant=spec.variant.name, model=spec.name, parts=parts, **plain, **worst))
     assert prove_one(SimpleNamespace(spec=spec, seed=5, target=passed), 2, json=False)[1]
@@ -143,7 +144,18 @@ def test_a_proof_goes_into_every_receipt_that_vouches_for_the_sources(spec, monk
     assert [receipt.find(spec, target).proof for target in ("host", "sm_90a")] == [shown, shown]
 
 
-@pytest.mark.parametrize("more", [["--mutants", "3"], ["--prove", "--quick"], ["--prove", "--case", "T2"]])
+@pytest.mark.parametrize("name", ["gru", "E42:recurrence=cublas"])
+def test_where_no_kernel_of_ours_runs_a_proof_is_said_not_to(monkeypatch, capsys, name):
+    monkeypatch.setattr(commands, "verify_one", lambda *_: ({}, True))
+    assert run(["verify", name, "--device", "cpu", "--prove", "--json"]) == 0
+    said = capsys.readouterr()
+    assert f"--prove is not run: {name} has no kernel of its own" in said.err
+    assert json.loads(said.out) == [{"proof": None}]
+
+
+@pytest.mark.parametrize(
+    "more", [["--mutants", "3"], ["--prove", "--quick"], ["--prove", "--case", "T2"], ["--prove", "--watch"]]
+)
 def test_a_proof_of_a_part_is_refused(spec, capsys, more):
     assert run(["verify", "Integrator", "--device", "cpu", *more]) == 2
     assert "--prove" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 
 import msgspec
@@ -10,7 +11,6 @@ import pytest
 
 from elmanctl import toolchain
 from elmanctl.commands.verify import keep
-from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
 from elmanctl.toolchain import csrc_folder
 from elmanctl.variant import Spec
@@ -24,7 +24,7 @@ def made(spec, **more):
     fields = {
         "variant": "Integrator", "model": spec.name, "target": "host", "source_hash": hashes.source_hash(spec.variant),
         "dtypes": ("float32",), "cases": 3, "worst": 0.5, "worst_tensor": "y", "seconds": 1.0, "created": "2000-01-01",
-        "parts": hashes.parts(spec.variant, "host"),
+        "parts": hashes.parts(spec, "host"),
     }  # fmt: skip
     return Receipt(**fields | more)
 
@@ -162,8 +162,9 @@ def test_a_folder_that_cannot_be_written_sends_it_home(spec, folder, tmp_path, m
 def test_a_file_that_is_no_receipt_is_named(spec, folder, content):
     (folder / "receipts").mkdir()
     (folder / "receipts" / "host.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"host.json is no file of receipts.*Delete it"):
-        receipt.find(spec, "host")
+    held = receipt.held(spec)["host"]
+    assert held.state == "red" and re.search(r"host.json is no file of receipts: .*verify puts it aside", held.why)
+    assert receipt.find(spec, "host") is None
 
 
 def test_the_file_is_plain_json_keyed_by_model(spec):
