@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from elmanctl.markdown import table
+
 STEPS, PROFILED = 80, 10
 TABLE = Path(__file__).with_suffix(".txt")  # what is compared in docs/performance.md
 # The first pattern that a kernel's name contains decides.
@@ -194,9 +196,8 @@ def text(row: dict) -> str:
 
 def markdown(rows: list[dict]) -> str:
     """Return the rows as a Markdown table, and on what they were measured; `outside both` is the share of the step outside recurrence and products."""
-    kinds = [*KINDS, "other"]
+    kinds, lines = [*KINDS, "other"], []
     columns = ["model", "B x T", "parameters", "tok/s", "step, ms", *kinds, "outside both", "peak GiB"]
-    lines = [columns, ["---", "---", *["---:"] * (len(columns) - 2)]]
     for row in rows:
         line = [f"{row['model']} {row['dim']}x{row['depth']}", f"{row['batch']} x {row['chunk']}"]
         if "note" in row:
@@ -207,7 +208,7 @@ def markdown(rows: list[dict]) -> str:
         line += [f"{spent[kind]:.2f}" if spent else "" for kind in kinds]
         lines.append([*line, f"{row['outside']:.0%}" if spent else "", f"{row['peak_gib']:.2f}"])
     places = [f"\n{place}\n" for place in dict.fromkeys(row["on"] for row in rows if "on" in row)]
-    return "".join(["| " + " | ".join(line) + " |\n" for line in lines] + places)
+    return "".join([f"{line}\n" for line in table(columns, lines, columns[2:])] + places)
 
 
 def main(arguments: list[str]) -> int:

@@ -37,10 +37,7 @@ class Planned:
 
     def execution(self, target: str) -> str:
         """Return what runs, as the trial's record will say: `kernel`, `cublas`, `reference`, `library`; nothing without a trial."""
-        if self.trial is None:
-            return ""
-        kind = self.sized.row.spec.kind(self.trial.device)
-        return takeover.CUBLAS if kind == "kernel" and takeover.by_products(self.runs(target)[0]) else kind
+        return takeover.execution(self.runs(target)[0], self.trial.device) if self.trial else ""
 
 
 @dataclass(frozen=True)

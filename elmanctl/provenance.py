@@ -8,6 +8,7 @@ import torch
 import elmanctl
 from elmanctl import norms, takeover
 from elmanctl.device import name_of, target_of
+from elmanctl.records import VOUCHED
 from elmanctl.variant import Spec, Variant
 
 
@@ -38,10 +39,10 @@ def facts(spec: Spec, device: torch.device) -> dict:
 
 def execution(spec: Spec, device: torch.device) -> tuple[str, str]:
     """Return what runs (`kernel`, `cublas`, `reference` or `library`) and the id of the receipt that vouches for it, or an empty text."""
-    kind = spec.kind(device.type)
-    if kind != "kernel":
+    kind = takeover.execution(spec, device.type)
+    if kind not in VOUCHED:
         return kind, ""
     from elmanctl.verify import receipt
 
     found = receipt.find(spec, target_of(device))
-    return takeover.CUBLAS if takeover.by_products(spec) else kind, found.source_hash if found else ""
+    return kind, found.source_hash if found else ""

@@ -123,6 +123,11 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     schema: int = SCHEMA
 
 
+def rows_each(trial: Trial, split: int) -> int:
+    """Return the rows of a micro-batch on each of a trial's GPUs, for a batch in `split` micro-batches."""
+    return trial.training.batch // trial.ranks // split
+
+
 def check_shares(batch: int, ranks: int, micro_batches: int = 1) -> None:
     """Raise UserError where a batch cannot be cut into equal parts, one or several for each of some ranks."""
     if min(ranks, micro_batches) < 1:

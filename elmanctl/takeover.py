@@ -9,7 +9,7 @@
 import functools
 from dataclasses import replace
 
-from elmanctl.records import Trial
+from elmanctl.records import Trial, rows_each
 from elmanctl.tiles import Device, DoesNotFit
 from elmanctl.variant import Spec
 
@@ -19,7 +19,7 @@ DTYPE = "bfloat16"  # of a training step on CUDA, the only place that has a kern
 
 def of_trial(spec: Spec, trial: Trial, device: Device | None) -> tuple[Spec, str]:
     """Return what a trial of a model runs, and why, as `fitting` does."""
-    return fitting(spec, trial.dim, trial.training.batch // (trial.ranks * trial.micro_batches), device)
+    return fitting(spec, trial.dim, rows_each(trial, trial.micro_batches), device)
 
 
 @functools.lru_cache(256)
@@ -45,6 +45,12 @@ def fitting(spec: Spec, dim: int, batch: int, device: Device | None) -> tuple[Sp
 def by_products(spec: Spec) -> bool:
     """Return whether a model's recurrence is in the second mode."""
     return getattr(spec.config, OPTION, "") == CUBLAS
+
+
+def execution(spec: Spec, device: str) -> str:
+    """Return what runs on a device (`cpu` or `cuda`): `kernel`, `cublas`, `reference` or `library`."""
+    kind = spec.kind(device)
+    return CUBLAS if kind == KERNEL and by_products(spec) else kind
 
 
 def _kernels(spec: Spec, dim: int, batch: int):

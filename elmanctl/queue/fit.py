@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from elmanctl.queue.settle import finer, rows_each
-from elmanctl.records import Trial
+from elmanctl.queue.settle import finer
+from elmanctl.records import Trial, rows_each
 
 LOSS_CHUNKS = 8
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the layers

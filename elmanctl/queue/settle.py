@@ -14,7 +14,7 @@ import msgspec
 from elmanctl.errors import UserError
 from elmanctl.files import read_json, write_json
 from elmanctl.queue.states import Job
-from elmanctl.records import Result, Step, Trial, read_steps
+from elmanctl.records import Result, Step, Trial, read_steps, rows_each
 from elmanctl.runlog import CHECKPOINTS, RESULT, STEPS, TRIAL, parse_checkpoint_name
 
 RETRIES = 3  # attempts in a row that fail for the machine's sake without the trial getting further
@@ -83,11 +83,6 @@ def finer(trial: Trial, split: int) -> int | None:
     """Return the next larger number of micro-batches that a trial's batch can be taken in on each of its GPUs; None where there is none."""
     more = split * 2
     return more if more <= LARGEST_SPLIT and trial.training.batch % (more * trial.ranks) == 0 else None
-
-
-def rows_each(trial: Trial, split: int) -> int:
-    """Return the rows of a micro-batch on each of a trial's GPUs."""
-    return trial.training.batch // trial.ranks // split
 
 
 def cancelled(job: Job, folder: Path) -> None:

@@ -18,9 +18,8 @@ from torch.overrides import TorchFunctionMode
 # the shorter one is for a kink on the way (relu), the longer ones for a gradient that is small beside what the layer returns.
 STEPS = (1e-5, 1e-6, 1e-4, 1e-3)
 TOLERANCE = 1e-6  # of the gradient's L2 norm
-ROUNDING = (
-    100 * 2.0**-53
-)  # of a difference, relative to what is returned: a gradient that is zero but for rounding must not fail
+# Of a difference, relative to what is returned: a gradient that is zero but for rounding must not fail.
+ROUNDING = 100 * 2.0**-53
 
 
 class Way(NamedTuple):
