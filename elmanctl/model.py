@@ -76,7 +76,7 @@ class LadderLM(nn.Module):
         """Return what the head reads, [B, T, dim], and the state after the last token; arguments as in `forward`."""
         x, residual, after = Rows(self.embedding, tokens), None, []
         before = [None] * len(self.layers) if state is None else state
-        with prepared(self.layers[self.recomputed :]):
+        with prepared(self.layers[self.recomputed :], self.embedding):
             for number, (norm, layer, carried) in enumerate(zip(self.norms, self.layers, before, strict=True)):
                 again = number < self.recomputed
                 with contextlib.nullcontext() if again else ahead(layer, self.embedding):

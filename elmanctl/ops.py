@@ -20,6 +20,7 @@ from elmanctl.kernel import Kernel
 from elmanctl.launch import compute_dtype, dtype_name, run_backward, run_forward
 from elmanctl.norms import working_dtype
 from elmanctl.stepwise import product
+from elmanctl.streams import mark
 from elmanctl.tensors import ArgumentError, TensorSpec, dtype_of
 from elmanctl.zeros import zeros
 
@@ -88,6 +89,8 @@ def recurrence(kernel: Kernel, inputs: Mapping[str, Tensor | None], constants: M
         results = reference.forward(**full, constants=constants)
         return dict(zip([name for name, _ in outputs], results, strict=True))
     given = [inputs[name] for name, _, present, _ in declared if present]
+    if not torch.compiler.is_compiling():
+        mark(given[0].device)  # before it: what the next layer begins early then runs beside this recurrence
     results = torch.ops.elmanctl.recurrence(call, given)
     return dict(zip([name for name, present in outputs if present], results, strict=False))
 

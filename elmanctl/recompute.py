@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from elmanctl.norms import implementation
+
 
 def recomputed(layer: nn.Module, x: Tensor, state):
     """Run a layer and keep its input alone; the backward pass runs it a second time.
@@ -74,7 +76,7 @@ def chunked_loss(x: Tensor, weight: Tensor, targets: Tensor, chunks: int) -> Ten
         chunks: parts in which the positions are taken, and again in the backward pass; at no time are there logits of more than one.
     """
     if chunks == 1:
-        return F.cross_entropy(_wide(F.linear(x, weight)), targets)
+        return _cross_entropy(F.linear(x, weight), targets, mean=True)
     parts = zip(x.split(-(-len(x) // chunks)), targets.split(-(-len(x) // chunks)), strict=True)
     sums = [
         checkpoint(_loss_sum, part, weight, wanted, use_reentrant=False, preserve_rng_state=False)
@@ -86,8 +88,15 @@ def chunked_loss(x: Tensor, weight: Tensor, targets: Tensor, chunks: int) -> Ten
 def _loss_sum(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):  # whose one cast of the weight would sum its gradient in bf16
         logits = F.linear(x, weight.to(x.dtype))
-        return F.cross_entropy(_wide(logits), targets, reduction="sum")
+        return _cross_entropy(logits, targets, mean=False)
 
 
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+def _cross_entropy(logits: Tensor, targets: Tensor, mean: bool) -> Tensor:
+    """Return the cross-entropy of logits [N, V] in fp32, or in fp64 where they are; by Triton's kernels where there are such and no compiler looks."""
+    plain = torch.compiler.is_compiling() or logits.dtype == torch.float64
+    if not plain and implementation(logits.device) == "triton":
+        from elmanctl.loss_kernels import cross_entropy
+
+        return cross_entropy(logits, targets, mean)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(wide, targets, reduction="mean" if mean else "sum")

@@ -76,7 +76,7 @@ def _made(norm: SpectralNorm, W: Tensor, dtype: torch.dtype) -> Tensor:
 @contextlib.contextmanager
 def begun(norm: SpectralNorm, W: Tensor, dtype: torch.dtype) -> Iterator[None]:
     """Normalise the weight [rows, columns] that a layer inside will ask `normalised` for, beside what comes before that."""
-    stream, key = beside(W.device), (norm, dtype)
+    stream, key = beside(W.device, early=True), (norm, dtype)
     with torch.cuda.stream(stream):
         _begun[key] = _made(norm, W, dtype), stream.record_event() if stream is not None else None
     try:

@@ -1,18 +1,28 @@
 """What a model does for its layers before they run: once for all of them, or for each before the norm in front of it."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
 from elmanctl import casts
 from elmanctl.norms import working_dtype
+from elmanctl.streams import marked
 
 
-def prepared(layers: Sequence[nn.Module]) -> contextlib.AbstractContextManager:
-    """Return a context with the casts of weights that layers ask for, made in a launch or a few; they run inside, and not again in the backward pass."""
-    return casts.together(weight for layer in layers for weight in layer.parameters())
+@contextlib.contextmanager
+def prepared(layers: Sequence[nn.Module], like: torch.Tensor) -> Iterator[None]:
+    """Return a context with the casts of weights that layers ask for, made in a launch or a few; they run inside, and not again in the backward pass.
+
+    What `ahead` begins inside waits for what the GPU was given before this, or before the last layer's recurrence: not for that recurrence.
+
+    Args:
+        like: a parameter of the model, which tells its device.
+    """
+    beginning = contextlib.nullcontext() if torch.compiler.is_compiling() else marked(like.device)
+    with beginning, casts.together(weight for layer in layers for weight in layer.parameters()):
+        yield
 
 
 def ahead(layer: nn.Module, like: torch.Tensor) -> contextlib.AbstractContextManager:

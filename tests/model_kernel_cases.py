@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from elmanctl import norms, ops, spectral_kernels
+from elmanctl import norms, ops, recompute, spectral_kernels
 from elmanctl.families import tied_layer
 from elmanctl.model import LadderLM
 from elmanctl.plugins.registry import registry
@@ -17,7 +17,7 @@ made = []  # whether each weight that was normalised had been begun with
 
 def steps(route: str, dtype: torch.dtype, training: bool, **options) -> list[torch.Tensor]:
     """Return loss, gradients and buffers of two passes in both directions."""
-    for module in (norms, tied_layer):
+    for module in (norms, recompute, tied_layer):
         module.implementation = lambda device: route
     torch.manual_seed(0)
     model = LadderLM(registry().resolve("E42"), 64, 3, **options).to(DEVICE).train(training)

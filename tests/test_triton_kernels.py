@@ -18,8 +18,8 @@ def passes(cases: Path, device: str, **environment: str) -> None:
     assert ran.returncode == 0, ran.stderr[-2000:]
 
 
-def test_adamw_embedding_norms_spectral_normalisation_and_a_model_of_them_have_cases():
-    assert [path.stem.split("_")[0] for path in CASES] == ["adamw", "embedding", "model", "norm", "spectral"]
+def test_adamw_embedding_loss_norms_spectral_normalisation_and_a_model_of_them_have_cases():
+    assert [path.stem.split("_")[0] for path in CASES] == ["adamw", "embedding", "loss", "model", "norm", "spectral"]
 
 
 @pytest.mark.skipif(not fused(), reason="triton is not installed")

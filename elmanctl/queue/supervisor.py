@@ -187,12 +187,15 @@ def mark(run: Path, label: str, attempt: int) -> str:
 def confinement(device: str) -> dict[str, str]:
     """Return the variables that confine a trial to GPUs, by UUID, or to the CPU.
 
-    On the CPU one thread unless the user says otherwise: results then do not depend on the number of cores, and threads that spin
-    for each other on a busy machine made small models 14 times slower. In a Slurm job Slurm has set them.
+    One thread of arithmetic unless the user says otherwise: first weights and CPU results then do not depend on the number of cores, and threads
+    that spin for each other on a busy machine made small models 14 times slower. In a Slurm job Slurm has confined it to GPUs.
     """
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     if device == witness.CPU:
-        return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    return {} if device.startswith(PREFIX) else {"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        return threads | {"CUDA_VISIBLE_DEVICES": ""}
+    if device.startswith(PREFIX):
+        return threads
+    return threads | {"CUDA_VISIBLE_DEVICES": device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def hold(folder: Path) -> int | None:
