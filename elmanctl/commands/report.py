@@ -42,6 +42,13 @@ def register(app: typer.Typer) -> None:
         against: Annotated[
             str | None, typer.Option("--against", help="The row that all are compared with; by default the best.")
         ] = None,
+        only: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--only",
+                help="Show and compare this row; may be repeated. A slow row left out lets the others be compared further.",
+            ),
+        ] = None,
         json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     ) -> None:
         """Show runs: losses with intervals, speed, memory, receipts, what can be told apart, and what is unequal."""
@@ -54,7 +61,7 @@ def register(app: typer.Typer) -> None:
         check_suffix("--html", html, Format.html)
         files = {path: kind for path, kind in ((out, form), (html, Format.html)) if path is not None}
         spoken = form if out is None and (format or json or not (html or png)) else None
-        show(runs or [None], files, spoken, png, against)
+        show(runs or [None], files, spoken, png, against, tuple(only or ()))
 
 
 def form_of(path: Path | None) -> Format:
@@ -78,7 +85,12 @@ def check_suffix(option: str, path: Path | None, form: Format) -> None:
 
 
 def show(
-    names: list[str | None], files: dict[Path, Format], spoken: Format | None, png: Path | None, against: str | None
+    names: list[str | None],
+    files: dict[Path, Format],
+    spoken: Format | None,
+    png: Path | None,
+    against: str | None,
+    only: tuple[str, ...] = (),
 ) -> None:
     """Report runs: write files and plots, and print the form `spoken`, if any, on stdout. A batch-size run has a table of its own."""
     from elmanctl import plan
@@ -89,9 +101,10 @@ def show(
     tables = [folder for folder in folders if is_batches(folder)]
     if tables and (len(folders) > 1 or png or Format.html in files.values() or spoken is Format.html):
         raise UserError(f"{tables[0]} is a table of batch sizes: report it alone, as a table, markdown, csv or json.")
-    if tables and against is not None:
-        raise UserError(f"{tables[0]} is a table of batch sizes, whose rows are not compared. Leave --against out.")
-    texts = batch_texts(tables[0]) if tables else Texts(folders, against)
+    if tables and (against is not None or only):
+        option = "--only" if against is None else "--against"
+        raise UserError(f"{tables[0]} is a table of batch sizes, whose rows are not compared. Leave {option} out.")
+    texts = batch_texts(tables[0]) if tables else Texts(folders, against, only)
     for path, form in files.items():
         text = texts.of(form)
         with atomic(path) as file:
@@ -121,10 +134,10 @@ def is_batches(folder: Path) -> bool:
 class Texts:
     """The forms of a report of some runs, read once."""
 
-    def __init__(self, folders: list[Path], against: str | None):
+    def __init__(self, folders: list[Path], against: str | None, only: tuple[str, ...]):
         from elmanctl.report import collect, rows
 
-        self.collected = collect.collect(folders)
+        self.collected = collect.choose(collect.collect(folders), only)
         self.report = rows.of(self.collected, against)
 
     def of(self, form: Format) -> str:

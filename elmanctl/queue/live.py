@@ -1,5 +1,6 @@
 """What is shown on stderr while a run goes on: a live view on a terminal, a line for each change elsewhere."""
 
+import re
 import time
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from elmanctl.sizes import short_bytes, short_count
 
 REFRESH_SECONDS = 0.5
 WHOLE = ("ok", "contaminated")  # trials that went to their end, by which the others are reckoned
+SETTLE_SECONDS = (
+    10.0  # after a job began or ended GPUs are given back and taken again: why others wait then is not worth a line
+)
+MEMORY = re.compile(r"; [^;()]+iB\)")  # in why a GPU is not free: it changes while its reason stays
 MOST_ROWS = 40  # of jobs that wait or have ended, so that a long queue leaves the running ones in sight
 
 
@@ -24,6 +29,7 @@ class Watch:
         self._told: dict[str, str] = {}
         self._begun: dict[str, int] = {}  # the attempt of each job that is told already
         self._next = 0.0
+        self._moved = -SETTLE_SECONDS
 
     def __enter__(self) -> "Watch":
         if err().is_terminal:
@@ -125,7 +131,7 @@ class Watch:
         return follower
 
     def _tell(self, now: Scheduler) -> None:
-        names = _names(now)
+        names, waiting = _names(now), {}
         for job in now.queue.jobs.values():
             text = _state(job, now, names, counting=False)
             begun = self._begun.setdefault(job.label, job.attempt - (job.state in ACTIVE))
@@ -140,19 +146,31 @@ class Watch:
                 if job.attempt > begun and job.child is not None:  # it ran between two looks
                     note(f"{job.label}: {started}")
                     self._begun[job.label] = job.attempt
-                text = f"{job.status} after {len(follower.steps)} steps"
+                self._note([job.label], f"{job.status} after {len(follower.steps)} steps")
             elif job.state in ACTIVE and job.label in now.waiting:
-                text = now.waiting[job.label]
+                self._note([job.label], now.waiting[job.label])
             elif job.state == RUNNING:
-                text, self._begun[job.label] = started, job.attempt
-            elif job.state == STARTING or text == "queued" or text.startswith("waits for"):
-                continue
-            if self._told.get(job.label) != text:
-                self._told[job.label] = text
-                note(f"{job.label}: {text}")
+                self._begun[job.label] = job.attempt
+                self._note([job.label], started)
+            elif job.state != STARTING and text != "queued" and not text.startswith("waits for"):
+                waiting.setdefault(text, []).append(job.label)
+        for text, labels in waiting.items():
+            if time.monotonic() - self._moved >= SETTLE_SECONDS or not text.startswith("waits"):
+                self._note(labels, text, moved=False)
         if now.chief and self._told.get("") != now.chief:
             self._told[""] = now.chief
             note(f"Another bench schedules this run ({now.chief}); this one watches.")
+
+    def _note(self, labels: list[str], text: str, moved: bool = True) -> None:
+        """Tell what is new of jobs, those with one text in one line."""
+        plain = MEMORY.sub(")", text)
+        new = [label for label in labels if self._told.get(label) != plain]
+        if not new:
+            return
+        self._told |= dict.fromkeys(new, plain)
+        note(f"{new[0]}{f' and {len(new) - 1} more' if len(new) > 1 else ''}: {text}")
+        if moved:
+            self._moved = time.monotonic()
 
 
 def _names(now: Scheduler) -> dict[str, str]:

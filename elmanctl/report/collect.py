@@ -1,5 +1,6 @@
 """What a report is made of: the records of one or more runs. What cannot be read is named, skipped and counted, never fatal."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import attrgetter
@@ -9,7 +10,7 @@ import msgspec
 import numpy as np
 
 from elmanctl import plan, runlog
-from elmanctl.errors import UserError
+from elmanctl.errors import UserError, did_you_mean
 from elmanctl.files import read_json, read_lines
 from elmanctl.gpus.verdict import VERDICT, Verdict
 from elmanctl.imported import Logged, unfold
@@ -79,12 +80,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Collected:
-    """The trials of some runs, in the order of their suites, and what was skipped and why."""
+    """The trials of some runs, in the order of their suites, what was skipped and why, and the names of rows that nobody asked for."""
 
     folders: tuple[Path, ...]
     runs: tuple[plan.Run, ...]
     entries: tuple[Entry, ...]
     skipped: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def collect(folders: list[Path]) -> Collected:
@@ -108,6 +110,28 @@ def collect(folders: list[Path]) -> Collected:
     if len(runs) > 1:
         entries = _distinct(entries)
     return Collected(tuple(read), tuple(runs), tuple(entries), tuple(skipped))
+
+
+def choose(collected: Collected, names: Sequence[str]) -> Collected:
+    """Return what was collected of the rows that are named, by label, by model, or all seeds of a row by its plain name; all without a name.
+
+    Raises:
+        UserError: for a name that no row has.
+    """
+    if not names:
+        return collected
+    asked = {
+        name: [e for e in collected.entries if name.lower() in map(str.lower, (e.row.label, e.name, e.row.model))]
+        for name in names
+    }
+    if unknown := [name for name, found in asked.items() if not found]:
+        known = list(dict.fromkeys(e.name for e in collected.entries))
+        raise UserError(
+            f"--only {unknown[0]}: no run here has such a row.{did_you_mean(unknown[0], known)} Rows: {', '.join(known)}."
+        )
+    kept = {id(entry) for found in asked.values() for entry in found}
+    left_out = dict.fromkeys(e.row.label for e in collected.entries if id(e) not in kept)
+    return replace(collected, entries=tuple(e for e in collected.entries if id(e) in kept), left_out=tuple(left_out))
 
 
 def _entry(source: Path, run: plan.Run, outcome: plan.Outcome, skipped: list[str]) -> Entry:

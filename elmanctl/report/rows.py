@@ -112,6 +112,8 @@ def of(collected: Collected, against: str | None = None) -> Report:
 
 def _notes(collected: Collected, repeated: bool) -> list[str]:
     runs, notes = collected.runs, []
+    if collected.left_out:
+        notes.append(f"Left out here, by --only: {', '.join(collected.left_out)}.")
     if repeated:
         notes.append(
             "Ranked by held-out loss: a row went through its data more than once, so training loss rewards memory."

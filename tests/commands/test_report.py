@@ -93,6 +93,16 @@ def test_a_row_to_compare_with_must_exist(run):
     assert ran.code == 2 and "--against c: there is no such row" in ran.err
 
 
+def test_rows_can_be_left_out_and_the_report_says_which(run):
+    ran = run.run("report", "--only", "A", "--format", "markdown")
+    assert ran.code == 0 and "| a (gru) |" in ran.out and "| b (gru) |" not in ran.out
+    assert "Left out here, by --only: b." in ran.out and "Left out" not in run.run("report").out
+    assert "| b (gru) |" in run.run("report", "--only", "gru", "--format", "markdown").out
+    ran = run.run("report", "--only", "a", "--only", "c")
+    assert ran.code == 2 and "--only c: no run here has such a row" in ran.err and "Rows: a, b." in ran.err
+    assert "no such row" in run.run("report", "--only", "a", "--against", "b").err
+
+
 def test_plots_need_matplotlib_and_say_so(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     ran = run.run("report", "--png", "plots")
@@ -115,6 +125,8 @@ def test_a_table_of_batch_sizes_is_reported_alone(run):
     assert ran.code == 2 and "is a table of batch sizes: report it alone" in ran.err
     ran = run.run("report", "r", "--against", "a")
     assert ran.code == 2 and "whose rows are not compared. Leave --against out" in ran.err
+    ran = run.run("report", "r", "--only", "a")
+    assert ran.code == 2 and "whose rows are not compared. Leave --only out" in ran.err
 
 
 def test_a_bad_run_beside_a_good_one_is_skipped_and_alone_is_an_error(run):

@@ -5,7 +5,7 @@ import io
 import msgspec
 import pytest
 
-from elmanctl.queue import process
+from elmanctl.queue import live, process
 from elmanctl.queue.follow import Follower
 from elmanctl.queue.live import Watch
 from elmanctl.queue.states import Slurm
@@ -134,6 +134,32 @@ def test_elsewhere_each_change_is_one_line(line, capsys):
     now.run({"a", "b"})
     said = capsys.readouterr().err.splitlines()
     assert said == ["a: started on CPU", "a: ok after 0 steps", "b: started on CPU", "b: failed after 0 steps"]
+
+
+def test_why_jobs_wait_is_one_line_once_and_not_while_gpus_change_hands(line, capsys, monkeypatch):
+    for label in "abc":
+        line.add(label)
+    now, watch, clock = line.scheduler(), Watch(), [0.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+    now.queue.refresh()
+
+    def said(why, seconds=0.0):
+        clock[0] += seconds
+        now.waiting = dict.fromkeys("abc", why)
+        watch.observe(now)
+        return capsys.readouterr().err.splitlines()
+
+    busy = "waits: GPU 0 is in use by another process (pid 7 ann; {} GiB)"
+    assert said(busy.format(4)) == [f"a and 2 more: {busy.format(4)}"]
+    assert said(busy.format(5), 60) == []
+    line.queue.write("start", "a", device="CPU")
+    line.queue.write("run", "a", supervisor=process.me(), child=process.me())
+    line.queue.write("end", "a", status="ok")
+    now.queue.refresh()
+    other = "waits: GPU 0 is in use by another process (pid 8 bob; 4 GiB)"
+    assert said(other) == ["a: started on CPU", "a: ok after 0 steps"]
+    assert said(other, 1) == [] and said(other, 10) == [f"b and 1 more: {other}"]
+    assert said("held: for the night") == ["b and 1 more: held: for the night"]
 
 
 def test_a_trial_that_runs_between_two_looks_is_told_too(line, capsys):
