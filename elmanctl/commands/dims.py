@@ -160,6 +160,7 @@ def sized_record(suite, rows) -> dict[str, Any]:
         "params": suite.params,
         "tolerance": suite.tolerance,
         "matched": suite.matched,
+        "align": suite.align,
         "device": suite.device,
         "budget": suite.budget,
         "training": suite.training,
@@ -167,6 +168,7 @@ def sized_record(suite, rows) -> dict[str, Any]:
             {
                 "label": s.row.label,
                 "model": s.row.spec.name,
+                "align": s.row.align,
                 "problem": s.problem,
                 **(size_record(s.size, suite.params, suite.tolerance) or {"dim": s.row.dim, "depth": s.row.depth}),
             }
@@ -197,4 +199,5 @@ def print_sized(suite, rows) -> None:
             if suite.matched
             else "matched: false"
         )
-        out().print(f"Spread: {spread}; the suite says {near}.", markup=False)
+        step = "" if suite.align is None else f", align {suite.align}"
+        out().print(f"Spread: {spread}; the suite says {near}{step}.", markup=False)

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from elmanctl import takeover
+from elmanctl.commands.verify_choice import changed_specs, every_spec, of_layer
 from elmanctl.console import err, note, print_json
 from elmanctl.errors import CheckFailed, UserError
 from elmanctl.plugins.registry import registry
-from elmanctl.variant import Spec, parse_options
+from elmanctl.variant import parse_options
 
 DEVICES = ("cpu", "cuda")
 
@@ -55,6 +56,12 @@ def register(app: typer.Typer) -> None:
         jobs: Annotated[
             int | None, typer.Option("--jobs", min=1, help="Worker processes. Default: one per core.")
         ] = None,
+        layer: Annotated[
+            bool,
+            typer.Option(
+                "--layer", help="Only the layer's checks; the kernel's are kept from a receipt, if it has not changed."
+            ),
+        ] = False,
         watch: Annotated[
             bool, typer.Option("--watch", help="Run the quick set now and whenever a source changes.")
         ] = False,
@@ -78,6 +85,11 @@ def register(app: typer.Typer) -> None:
             raise UserError(
                 "--watch runs a part at each save, and --prove takes minutes of a whole run: give one of them."
             )
+        if layer and (quick or thorough or case is not None or dtype or seed or sanitize or prove or train or watch):
+            raise UserError(
+                "--layer runs the checks of the layer that the receipt at hand had, with its seed; give no --quick, --thorough, --case, "
+                "--dtype, --seed, --sanitize, --prove, --train or --watch with it."
+            )
         where = choose_device(device)
         check_proof(prove, mutants, quick or case is not None or dtype is not None)
         options = parse_options(option or [])
@@ -96,6 +108,7 @@ def register(app: typer.Typer) -> None:
         results, failed = [], []
         for spec in specs:
             request = plan.Request(spec, where, seed, quick, case, dtype, sanitize, thorough, train)
+            request = of_layer(request) if layer else request
             data, ok = verify_one(request, json, jobs)
             if prove and ok:
                 data["proof"], ok = prove_one(request, mutants, json, jobs)
@@ -134,7 +147,9 @@ def prove_one(passed, mutants: int | None, json: bool, jobs: int | None = None) 
     The mistakes are compiled for the host, wherever the configuration passed: a planted one may write anywhere, and a device that it
     harmed would fail what comes next. The proof is of the sources, so it goes into every receipt of the configuration that vouches for them.
     """
-    from elmanctl.verify import plan, receipt
+    from msgspec.structs import replace
+
+    from elmanctl.verify import hashes, plan, receipt
     from elmanctl.verify.prove import proof, show
 
     spec = passed.spec
@@ -143,7 +158,7 @@ def prove_one(passed, mutants: int | None, json: bool, jobs: int | None = None) 
             f"--prove is not run: {spec.name} has no kernel of its own, so that there is nothing to plant mistakes in."
         )
         return None, True
-    request = plan.Request(spec, "cpu", passed.seed)
+    request, scope = plan.Request(spec, "cpu", passed.seed), hashes.kernel_scope(spec)
     with err().status(f"{spec.name}: planting mistakes") if err().is_terminal else contextlib.nullcontext() as status:
 
         def progress(what: str, done: int, count: int) -> None:
@@ -152,45 +167,10 @@ def prove_one(passed, mutants: int | None, json: bool, jobs: int | None = None) 
 
         found = proof.prove(plan.Plan(request), mutants or proof.MUTANTS, progress, jobs)
     for target in receipt.held(spec):
-        receipt.attach(spec, target, found.record(), found.ok)
+        receipt.attach(spec, target, replace(found.record(), scope=scope), found.ok)
     if not json:
         show.show(spec.name, found)
     return show.as_json(found), found.ok
-
-
-def every_spec(device: str) -> list[Spec]:
-    """Return every variant that can run on a device, in its default configuration; the others are named."""
-    found = []
-    for problem in registry().problems():
-        note(f"{problem.plugin} is left out: {problem.text}")
-    for variant in registry().variants().values():
-        spec = Spec(variant, variant.config())
-        if missing := variant.missing():
-            note(f"{variant.name} is left out: it needs {', '.join(missing)}. Install: {variant.install}")
-        elif variant.requires and device == "cpu":
-            note(f"{variant.name} is left out: {variant.library} runs on a GPU only.")
-        else:
-            found.append(spec)
-    return found
-
-
-def changed_specs(specs: list[Spec], target: str) -> list[Spec]:
-    """Return the variants that have no green receipt for a target, and the first of each family of kernels."""
-    from elmanctl.verify import hashes, receipt
-
-    found, families = [], set()
-    for spec in specs:
-        state = receipt.state(spec, target)
-        if not spec.variant.has_kernel:
-            found += [] if state == "green" else [spec]
-            continue
-        family = hashes.family(spec.variant)
-        if state == "green" and family in families:
-            note(f"{spec.name} is left out: its receipt is green, and {family} is verified with another variant.")
-            continue
-        families.add(family)
-        found.append(spec)
-    return found
 
 
 def verify_one(request, json: bool, jobs: int | None = None) -> tuple[dict, bool]:

@@ -73,6 +73,13 @@ def trips(constants: Mapping[str, int], sizes: Mapping[str, int]) -> int:
     return constants["TURNS"] * (asked - 1)
 
 
+def ring(sizes: Mapping[str, int], dtype: str) -> int:
+    """Return the steps of the exchange's ring: the more, where operands of both products and sums over both tapes take no more of the L2 cache."""
+    wide, rows = 8 if dtype == "float64" else 4, cdiv(sizes["B"], ROWS) * ROWS
+    of_a_row = 2 * sizes["D"] * BYTES[dtype] + 16 * cdiv(sizes["N"], 8) * cdiv(sizes["D"], TILE) * wide
+    return next((r for r in tiles.RINGS if r * rows * of_a_row <= tiles.RING_BYTES), tiles.RINGS[-1])
+
+
 def choose(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[str, int]:
     """Return the division: the fastest one that leaves room for the tape beside the matrices.
 
@@ -91,7 +98,7 @@ def choose(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[
         (d.cycles + trips(d.constants, sizes) * TRIP, constants["FAR"], constants)
         for needed in sorted({registers({"TILES": m, "TURNS": t}, sizes["N"]) for m in (1, 3) for t in (1, 2)})
         for d in tiles.divisions(sizes, dtype, device, PRODUCTS, needed, carry=True)
-        for constants in (d.constants | {"DELAY": DELAY, "FAR": far} for far in (0, 1))
+        for constants in (d.constants | {"DELAY": DELAY, "FAR": far, "RING": ring(sizes, dtype)} for far in (0, 1))
         if constants["WARPS"] <= WARPS and registers(constants, sizes["N"]) == needed
         if shared_bytes(constants, sizes, dtype) <= device.shared_bytes
     ]

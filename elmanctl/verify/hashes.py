@@ -10,11 +10,12 @@ from pathlib import Path
 import elmanctl
 from elmanctl import takeover
 from elmanctl.flavours import is_host
-from elmanctl.toolchain import build_flags, csrc_folder, runtime_sources, sources
+from elmanctl.toolchain import HOST, build_flags, csrc_folder, runtime_sources, sources
 from elmanctl.variant import Spec, Variant
 from elmanctl.verify import policy
 
 SUFFIXES = (".cu.cc", ".cuh", ".py")
+_LAYER = re.compile(r"^\s*(?:from\s+\S*\blayer\s+import|(?:from\s+\S+\s+)?import\s+.*\blayer\b)", re.MULTILINE)
 
 
 def source_hash(variant: Variant) -> str:
@@ -49,6 +50,22 @@ def parts(spec: Spec, target: str, common: dict[str, str] | None = None) -> dict
 def second_mode(spec: Spec) -> list[Path]:
     """Return the tool's own file that runs a recurrence in the second mode: that of a configuration which asks for this, else none."""
     return [_tool() / "stepwise.py"] if takeover.by_products(spec) else []
+
+
+def kernel_scope(spec: Spec, target: str = HOST) -> str:
+    """Return the hash of what a kernel's checks on a target are of, and what `--prove` plants mistakes in: all that a receipt is bound to but the layer.
+
+    layer.py and what only it reaches are left out, unless another file of the folder imports it.
+    """
+    folder, shared = spec.variant.folder.resolve(), csrc_folder().resolve()
+    files = code_files(folder)
+    others = [path for path in files if path != folder / "layer.py"]
+    if not any(_LAYER.search(path.read_text()) for path in others if path.suffix == ".py"):
+        files = others
+    headers = (p for p in sources(folder) if p.is_relative_to(shared))
+    runtime = runtime_sources(target) if is_host(target) else ()
+    paths = {*files, *_reached_modules(files), *headers, *runtime, *second_mode(spec)}
+    return digest(sorted(paths, key=_order), " ".join([*build_flags(target), policy.digest()]))
 
 
 def _order(path: Path) -> tuple[str, ...]:

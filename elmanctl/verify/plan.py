@@ -12,6 +12,7 @@ from elmanctl.toolchain import HOST
 from elmanctl.variant import Spec
 from elmanctl.verify import captured, cases, drawn, layers, liveness, parity, properties, remembered, sanitize, training
 from elmanctl.verify.cases import Case
+from elmanctl.verify.record import Receipt
 from elmanctl.verify.run import Check, Compiled, run_case
 from elmanctl.verify.truth import Problem, Truth, draw
 
@@ -37,7 +38,7 @@ class Request:
     """What verify is asked for.
 
     `device` is `cpu` or `cuda`; `case` and `dtype` narrow it to a part; `sanitize` and `train` add checks. Of `quick` and
-    `thorough` one or none is set.
+    `thorough` one or none is set. `kept` is the receipt whose checks of the kernel are kept: those of the layer alone run (kept.py).
     """
 
     spec: Spec
@@ -49,6 +50,7 @@ class Request:
     sanitize: bool = False
     thorough: bool = False
     train: bool = False
+    kept: Receipt | None = None
 
     @property
     def complete(self) -> bool:
@@ -95,7 +97,7 @@ class Plan:
         request = self.request
         if request.case is not None:
             return [self.named(request.case)]
-        found = self.kernel_tasks(request.quick) + self.layer_tasks(request.quick)
+        found = ([] if request.kept else self.kernel_tasks(request.quick)) + self.layer_tasks(request.quick)
         if request.train:
             found.append(self.train_task())
         if request.sanitize:

@@ -22,7 +22,7 @@ from elmanctl.errors import UserError
 from elmanctl.files import DAMAGED, write_json
 from elmanctl.flavours import is_host
 from elmanctl.variant import Spec, Variant, parse_options
-from elmanctl.verify.hashes import common_parts, parts
+from elmanctl.verify.hashes import common_parts, kernel_scope, parts
 from elmanctl.verify.record import SCHEMA, Proof, Receipt, nothing
 
 UNPROVEN = ("prove",)  # what failed where every check passed, and planted mistakes too
@@ -182,12 +182,13 @@ def state(spec: Spec, target: str) -> str:
 def write(spec: Spec, receipt: Receipt) -> Path | None:
     """Seal a receipt, write it atomically and return its file. A quick one does not replace a full one that holds (None).
 
-    What --prove and --sanitize showed of the same sources, for or against them, still holds.
+    What --prove and --sanitize showed of the same sources, for or against them, still holds; also where the layer alone has changed.
     """
     old = _passed(spec, receipt.target)
     if receipt.quick and not receipt.failed and old and not old.quick:
         return None
-    if old and receipt.proof is None and not receipt.failed:  # the same sources: what was shown of them still holds
+    old = old or _proven(spec, receipt.target)
+    if old and receipt.proof is None and not receipt.failed:
         known = tuple(dict.fromkeys((*old.sanitized, *receipt.sanitized)))
         receipt = msgspec.structs.replace(receipt, proof=old.proof, failed=old.failed, sanitized=known)
     return _change(spec, receipt.target, receipt)
@@ -204,6 +205,15 @@ def _passed(spec: Spec, target: str) -> Receipt | None:
     known = held(spec, (target,)).get(target)
     unproven = known and known.state == "red" and known.receipt.intact and known.receipt.failed == UNPROVEN
     return known.receipt if known and (known.state == "green" or unproven) else None
+
+
+def _proven(spec: Spec, target: str) -> Receipt | None:
+    """Return the receipt that holds no longer, where its proof does."""
+    known = held(spec, (target,)).get(target)
+    old = known and known.receipt
+    if not (old and old.proof and old.intact and old.failed in ((), UNPROVEN)):
+        return None
+    return old if old.proof.scope == kernel_scope(spec) else None
 
 
 def _change(spec: Spec, target: str, receipt: Receipt) -> Path:

@@ -28,7 +28,8 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     Truth mutants are damaged results, each at several extents; kernel mutants (`mutants`) are edits of the source that compile and change
     something. `score` is killed of killed and survived; `everywhere` were rejected by each case that sees them; `shapes` says how each
     case alone did; `equivalents` changed no bit of any result over the thorough cases, and are not counted; `divisions` are functions marked
-    ELMAN_DIVISION, whose edits only divide the work in another way, with how many were left out and how many of those were tried.
+    ELMAN_DIVISION, whose edits only divide the work in another way, with how many were left out and how many of those were tried; `scope` is
+    the hash of what it is of (hashes.kernel_scope): while that stays, it holds, also where the layer changes.
     """
 
     truth_mutants: int
@@ -45,6 +46,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     divisions: tuple[str, ...] | msgspec.UnsetType = (
         msgspec.UNSET
     )  # unset in older receipts, whose seals do not cover it
+    scope: str | msgspec.UnsetType = msgspec.UNSET  # as `divisions`
     score: float
     seed: int = 0
     seconds: float = 0.0
@@ -60,6 +62,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         failed: checks that failed; such a receipt vouches for nothing, and `list` shows it red.
         kind: `kernel`, or `library` for a baseline.
         proof: what `--prove` showed. sanitized: tool and dtype of the sanitizers that ran.
+        scope: the hash of what the kernel's checks are of (hashes.kernel_scope); unset in older receipts.
+        kernel_checked: when these ran, where a later run was of the layer alone and kept them (kept.py).
         seal: hash over all the rest, so that a change by hand shows.
     """
 
@@ -86,6 +90,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     kind: str = "kernel"
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     sanitized: tuple[str, ...] = ()
+    scope: str | msgspec.UnsetType = msgspec.UNSET
+    kernel_checked: str | msgspec.UnsetType = msgspec.UNSET
     proof: Proof | None = None
     seal: str = ""
     schema: int = 1

@@ -9,12 +9,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import msgspec
 import torch
 
 from elmanctl import build, provenance, toolchain
-from elmanctl.verify import hashes, pool
+from elmanctl.verify import hashes, kept, pool
 from elmanctl.verify.cases import Case
 from elmanctl.verify.plan import Plan, Request, Task
+from elmanctl.verify.prove.extents import specs_of
 from elmanctl.verify.record import Receipt
 from elmanctl.verify.run import Check
 from elmanctl.verify.sanitize import process
@@ -168,7 +170,7 @@ def receipt_of(outcome: Outcome) -> Receipt:
     tensor = max(tensors, key=tensors.get, default="")
     kernel, dtypes = spec.variant.kernel(), {t.case.dtype for t in Plan(request).kernel_tasks(request.quick) if t.case}
     constants = spec.variant.module("binding").constants(spec.config) if kernel else {}
-    return Receipt(
+    made = Receipt(
         variant=spec.variant.name,
         model=spec.name,
         target=outcome.target,
@@ -192,4 +194,6 @@ def receipt_of(outcome: Outcome) -> Receipt:
         kind="kernel" if spec.variant.has_kernel else "library",
         versions=provenance.versions(spec.variant),
         sanitized=tuple(c.id.removeprefix("sanitize ") for c in checks if c.kind == "sanitize" and not c.not_run),
+        scope=hashes.kernel_scope(spec, outcome.target) if kernel else msgspec.UNSET,
     )
+    return kept.joined(request.kept, made, specs_of(kernel)) if request.kept else made

@@ -49,6 +49,15 @@ def test_one_suite_is_shown_sized(project):
     assert own.count("align 16") == 2, "the marks of rows with a step of their own"
 
 
+def test_a_suite_that_waives_the_method_s_alignment_says_so(project):
+    """One line where `align` is the suite's, marks where it is a row's; both in JSON."""
+    assert "within 3 % of 235K, align 16." in project.run("suites", "smoke").out
+    data = json.loads(project.run("suites", "smoke", "--json").out)
+    assert data["align"] == 16 and {row["align"] for row in data["rows"]} == {None}
+    data = json.loads(project.run("suites", "self_gate_against_tanh", "--json").out)
+    assert data["align"] is None and [row["align"] for row in data["rows"]] == [None, 16, 16]
+
+
 def test_a_file_that_does_not_load_is_named_and_the_others_are_listed(project):
     project.write("suites/odd.yaml", "description: d\nrows: [{model: E42}]\nsize: 3\n")
     ran = project.run("suites")

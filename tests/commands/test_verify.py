@@ -206,7 +206,7 @@ def test_watch_runs_the_quick_set_unless_another_part_is_named(folder, capsys, m
 
 
 def test_changed_verifies_what_is_not_green_and_one_of_each_family(spec, monkeypatch):
-    from elmanctl.commands.verify import changed_specs
+    from elmanctl.commands.verify_choice import changed_specs
 
     shipped = [registry().resolve(v.name) for v in registry().variants().values()]
     kernels = {s.variant.name: s for s in shipped if s.variant.has_kernel and s.variant.name != "Integrator"}

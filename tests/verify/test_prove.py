@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import torch
 
@@ -141,7 +142,8 @@ def test_a_proof_goes_into_every_receipt_that_vouches_for_the_sources(spec, monk
         receipt.write(spec, Receipt(variant=spec.variant.name, model=spec.name, parts=parts, **plain, **worst))
     assert prove_one(SimpleNamespace(spec=spec, seed=5, target=passed), 2, json=False)[1]
     assert [(r.device, r.target, r.seed) for r in asked] == [("cpu", "host", 5)]
-    assert [receipt.find(spec, target).proof for target in ("host", "sm_90a")] == [shown, shown]
+    kept = msgspec.structs.replace(shown, scope=hashes.kernel_scope(spec))
+    assert [receipt.find(spec, target).proof for target in ("host", "sm_90a")] == [kept, kept]
 
 
 @pytest.mark.parametrize("name", ["gru", "E42:recurrence=cublas"])
@@ -170,3 +172,17 @@ def test_a_truth_mutant_that_some_shape_sees_and_passes_in_full_is_no_proof():
     scores = Findings({"a": seen, "b": blind, "c": unseen}).shapes()
     assert [(s.truth_killed, s.truth_seen) for s in scores] == [(2, 2), (0, 2), (0, 0)]
     assert scores[1].missed == ("late (full)", "late (2 %)")
+
+
+def test_a_part_of_time_is_asked_of_the_results_that_a_fault_changes_alone():
+    """What E2's diagonal form saves reaches the gradient of its decay, which has no time, and not d_wx, which has."""
+    plan = Plan(Request(registry().resolve("E2d"), "cpu"))
+    case = cases.make(plan.kernel, {"D": 16}, "float32", 67, "typical")
+    library = Compiled(plan.kernel, plan.constants)
+    found = {
+        v.extent: v
+        for v in verdicts(library, plan.kernel, plan.reference, plan.constants, case, 0)
+        if v.fault == "stale saved tensors"
+    }
+    assert found["full"].killed and found["full"].tensor == "d_decay"
+    assert found["last chunk"].reason == "no tensor that it changes has such a part"

@@ -63,7 +63,8 @@ def verdicts(
             found += [Verdict(fault, extent, None, wrong) for extent in EXTENTS]
             continue
         reached = dict.fromkeys(EXTENTS, "no tensor that it changes has such a part")
-        for extent, damaged in spread(kernel, scene.right, wrong, truth.problem.sizes, scene.chunk):
+        changed = {n: t for n, t in wrong.items() if not same_bits(t, scene.right[n])}
+        for extent, damaged in spread(kernel, scene.right, changed or wrong, truth.problem.sizes, scene.chunk):
             reached.pop(extent)
             found.append(_judged(truth, scene, fault, extent, damaged))
         found += [Verdict(fault, extent, None, reason) for extent, reason in reached.items()]
