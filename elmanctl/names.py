@@ -1,10 +1,11 @@
-"""Names of files and folders in a run, and how a row's name becomes that of its folder among them."""
+"""Names of files and folders in a run, how a row's name becomes that of its folder among them, and the rows that a call names."""
 
 import os
 import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from elmanctl.errors import UserError
+from elmanctl.errors import UserError, did_you_mean
 from elmanctl.runlog import ATTEMPTS, CHECKPOINTS, HELDOUT, LOGGED, RESULT, STEPS, TRIAL
 
 RUN, EVENTS, PREFLIGHT, REPORT, PREVIOUS = "run.json", "events.jsonl", "preflight.json", "report.md", "previous"
@@ -66,3 +67,23 @@ def check_run(name: str | None) -> None:
         raise UserError(f"--run {name} is not a plain folder name; runs lie below runs/. Leave the path out.")
     if wrong := problem(name):
         raise UserError(f"--run {name} is not a name for a folder below runs/: {wrong}. Choose another.")
+
+
+def chosen(
+    asked: Iterable[str], rows: Sequence, of: Callable[..., Iterable[str]], lacks: str, known: Iterable[str]
+) -> list:
+    """Return the rows that `--only` names, in whatever case, in their order; all where it names none.
+
+    Args:
+        of: the names of a row: its label, that which its seeds share, its model's.
+        lacks: the message's words for a name that no row has.
+        known: names that may be meant.
+    Raises:
+        UserError: for a name that no row has.
+    """
+    asked = {name.lower(): name for name in asked}
+    held = [{name.lower() for name in of(row)} for row in rows]
+    if unknown := [name for low, name in asked.items() if not any(low in own for own in held)]:
+        known = list(dict.fromkeys(known))
+        raise UserError(f"--only {unknown[0]}: {lacks}.{did_you_mean(unknown[0], known)} Rows: {', '.join(known)}.")
+    return [row for row, own in zip(rows, held, strict=True) if not asked or own & asked.keys()]

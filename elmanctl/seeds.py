@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import msgspec
 
-from elmanctl.errors import UserError, did_you_mean
-from elmanctl.names import slug
+from elmanctl.errors import UserError
+from elmanctl.names import chosen, slug
 from elmanctl.suite import Row, Sized, Suite
 
 MOST = 1000
@@ -61,20 +61,11 @@ def choose(suite: Suite, names: list[str]) -> set[str]:
     Raises:
         UserError: for a name that no row has.
     """
-    chosen: set[str] = set()
-    for name in names:
-        found = {
-            row.label
-            for row in suite.rows
-            if name.lower() in (row.label.lower(), row.group.lower(), row.spec.name.lower())
-        }
-        if not found:
-            known = [row.label for row in suite.rows]
-            raise UserError(
-                f"--only {name}: {suite.name} has no such row.{did_you_mean(name, known)} Rows: {', '.join(known)}."
-            )
-        chosen |= found
-    return chosen or {row.label for row in suite.rows}
+    labels = [row.label for row in suite.rows]
+    rows = chosen(
+        names, suite.rows, lambda row: (row.label, row.group, row.spec.name), f"{suite.name} has no such row", labels
+    )
+    return {row.label for row in rows}
 
 
 def first_of_each(rows, row=lambda item: item) -> list:

@@ -106,9 +106,9 @@ def register(app: typer.Typer) -> None:
             follow(specs, [a for a in sys.argv[1:] if a != "--watch"] + ([] if part else ["--quick"]))
             return
         results, failed = [], []
-        for spec in specs:
-            request = plan.Request(spec, where, seed, quick, case, dtype, sanitize, thorough, train)
-            request = of_layer(request) if layer else request
+        requests = [plan.Request(spec, where, seed, quick, case, dtype, sanitize, thorough, train) for spec in specs]
+        for request in [of_layer(r, several) for r in requests] if layer else requests:
+            spec = request.spec
             data, ok = verify_one(request, json, jobs)
             if prove and ok:
                 data["proof"], ok = prove_one(request, mutants, json, jobs)

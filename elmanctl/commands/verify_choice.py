@@ -3,6 +3,7 @@
 import dataclasses
 
 from elmanctl.console import note
+from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
 from elmanctl.variant import Spec
 
@@ -42,9 +43,19 @@ def changed_specs(specs: list[Spec], target: str) -> list[Spec]:
     return found
 
 
-def of_layer(request):
-    """Return the request for the layer's checks alone, as many as those of the receipt at hand."""
+def of_layer(request, several: bool):
+    """Return the request for the layer's checks alone, as many as those of the receipt at hand.
+
+    Args:
+        several: whether one whose kernel's checks cannot be kept is verified whole, which is said, in place of being refused.
+    """
     from elmanctl.verify import kept
 
-    old = kept.earlier(request.spec, request.target)
+    try:
+        old = kept.earlier(request.spec, request.target)
+    except UserError as error:
+        if not several:
+            raise UserError(f"{error} Leave --layer out.") from None
+        note(f"{error} It is verified whole.")
+        return request
     return dataclasses.replace(request, seed=old.seed, quick=old.quick, thorough=old.thorough, kept=old)

@@ -13,9 +13,8 @@ from elmanctl.sizes import short_bytes, short_count
 
 REFRESH_SECONDS = 0.5
 WHOLE = ("ok", "contaminated")  # trials that went to their end, by which the others are reckoned
-SETTLE_SECONDS = (
-    10.0  # after a job began or ended GPUs are given back and taken again: why others wait then is not worth a line
-)
+# After a job began or ended GPUs are given back and taken again: why others wait then is not worth a line.
+SETTLE_SECONDS = 10.0
 MEMORY = re.compile(r"; [^;()]+iB\)")  # in why a GPU is not free: it changes while its reason stays
 MOST_ROWS = 40  # of jobs that wait or have ended, so that a long queue leaves the running ones in sight
 

@@ -10,10 +10,11 @@ import msgspec
 import numpy as np
 
 from elmanctl import plan, runlog
-from elmanctl.errors import UserError, did_you_mean
+from elmanctl.errors import UserError
 from elmanctl.files import read_json, read_lines
 from elmanctl.gpus.verdict import VERDICT, Verdict
 from elmanctl.imported import Logged, unfold
+from elmanctl.names import chosen
 from elmanctl.records import Step, read_steps
 
 # Statuses whose losses are those of a finished run.
@@ -118,20 +119,12 @@ def choose(collected: Collected, names: Sequence[str]) -> Collected:
     Raises:
         UserError: for a name that no row has.
     """
-    if not names:
-        return collected
-    asked = {
-        name: [e for e in collected.entries if name.lower() in map(str.lower, (e.row.label, e.name, e.row.model))]
-        for name in names
-    }
-    if unknown := [name for name, found in asked.items() if not found]:
-        known = list(dict.fromkeys(e.name for e in collected.entries))
-        raise UserError(
-            f"--only {unknown[0]}: no run here has such a row.{did_you_mean(unknown[0], known)} Rows: {', '.join(known)}."
-        )
-    kept = {id(entry) for found in asked.values() for entry in found}
-    left_out = dict.fromkeys(e.row.label for e in collected.entries if id(e) not in kept)
-    return replace(collected, entries=tuple(e for e in collected.entries if id(e) in kept), left_out=tuple(left_out))
+    entries = collected.entries
+    known = [entry.name for entry in entries]
+    kept = chosen(names, entries, lambda e: (e.row.label, e.name, e.row.model), "no run here has such a row", known)
+    ids = set(map(id, kept))
+    left_out = dict.fromkeys(e.row.label for e in entries if id(e) not in ids)
+    return replace(collected, entries=tuple(kept), left_out=tuple(left_out))
 
 
 def _entry(source: Path, run: plan.Run, outcome: plan.Outcome, skipped: list[str]) -> Entry:

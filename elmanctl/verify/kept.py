@@ -35,7 +35,7 @@ def earlier(spec: Spec, target: str) -> Receipt:
     elif old.scope != kernel_scope(spec, target):
         why = f"the kernel, what it includes, binding.py or reference.py have changed since its receipt for {target}"
     if why:
-        raise UserError(f"--layer: {spec.name}: {why}. Leave --layer out.")
+        raise UserError(f"--layer: {spec.name}: {why}.")
     return old
 
 
@@ -55,8 +55,6 @@ def joined(old: Receipt, new: Receipt, kernel: Iterable[str]) -> Receipt:
         cases=old.cases,
         worst=tensors.get(worst, 0.0),
         worst_tensor=worst,
-        quick=old.quick,
-        thorough=old.thorough,
         keys=old.keys,
         compiler=old.compiler,
         results=results,

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from elmanctl.cli import run
+from elmanctl.commands import verify as commands
 from elmanctl.plugins.registry import registry
 from elmanctl.verify import hashes, receipt
 from elmanctl.verify.kept import LAYER, earlier, joined
@@ -78,6 +79,17 @@ def test_nothing_is_kept_of_a_receipt_that_does_not_hold(spec, folder, capsys):
     assert run([*CALL, "--layer"]) == 2 and "changed by hand" in capsys.readouterr().err
     assert run(["verify", "gru", "--device", "cpu", "--layer"]) == 2
     assert "no kernel of ours" in capsys.readouterr().err
+
+
+def test_of_several_one_whose_kernel_must_be_checked_is_verified_whole_and_said(spec, folder, monkeypatch, capsys):
+    other = registry().resolve("gru")
+    receipt.write(spec, made(spec, scope=hashes.kernel_scope(spec), seed=3))
+    monkeypatch.setattr(commands, "every_spec", lambda device: [spec, other])
+    asked = []
+    monkeypatch.setattr(commands, "verify_one", lambda request, *_: asked.append(request) or ({}, True))
+    assert run(["verify", "--all", "--layer", "--device", "cpu"]) == 0
+    assert [(r.spec.name, r.kept is None, r.seed) for r in asked] == [("Integrator", False, 3), ("gru", True, 0)]
+    assert "gru: it has no kernel of ours" in (said := capsys.readouterr().err) and "It is verified whole." in said
 
 
 @pytest.mark.parametrize("more", [["--quick"], ["--prove"], ["--seed", "1"], ["--case", "layer truth"], ["--watch"]])
