@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from elmanctl.conv import CONV_WIDTH, causal_conv
 from elmanctl.rules import inner_width
 from elmanctl.spectral import SpectralNorm
 
-CONV_WIDTH = 4
 GAIN = 0.1  # of a recurrent weight's Xavier initialisation; without effect under spectral normalisation
 
 
@@ -54,11 +54,9 @@ class CausalConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, CONV_WIDTH).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, u: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """Return s [B, T, C] and the new tail, from u [B, T, C] and the three steps before it, tail [B, 3, C]."""
-        padded = torch.cat([tail.to(u.dtype), u], 1)
-        s = F.conv1d(padded.transpose(1, 2), self.weight[:, None], self.bias, groups=self.weight.shape[0])
-        return s.transpose(1, 2).contiguous(), padded[:, 1 - CONV_WIDTH :].to(tail.dtype)
+    def forward(self, u: Tensor, tail: Tensor, silu: bool = False) -> tuple[Tensor, Tensor]:
+        """Return s, or silu(s), [B, T, C] and the new tail, from u [B, T, C] and the three steps before it, tail [B, 3, C]."""
+        return causal_conv(u, tail, self.weight, self.bias, silu)
 
 
 class Shell(nn.Module):
@@ -117,6 +115,8 @@ class Shell(nn.Module):
         u, *z = self.W_in(x).chunk(2, dim=-1) if self.split else (self.W_in(x),)
         last = {}
         if self.conv is not None:
-            u, last["conv"] = self.conv(u, state["conv"])
-        y, new = self.cell(state, F.silu(u) if self.activate or self.conv is not None else u, *z)
+            u, last["conv"] = self.conv(u, state["conv"], silu=True)
+        elif self.activate:
+            u = F.silu(u)
+        y, new = self.cell(state, u, *z)
         return self.W_out(y), last | new

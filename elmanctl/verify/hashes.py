@@ -108,7 +108,7 @@ def family(variant: Variant) -> str:
 
 
 def shared_modules(variant: Variant) -> list[Path]:
-    """Return the tool's own files that a variant's folder is made of: families/, cudnn.py, shells.py, spectral.py, as far as it reaches them."""
+    """Return the tool's own files that a variant's folder is made of, families/ and those named below, as far as it reaches them."""
     return _reached_modules(code_files(variant.folder.resolve()))
 
 
@@ -131,7 +131,7 @@ def _tool() -> Path:
 @functools.cache
 def _building_blocks() -> dict[str, Path]:
     tool = _tool()
-    alone = (tool / f"{name}.py" for name in ("cudnn", "shells", "spectral"))
+    alone = (tool / f"{name}.py" for name in ("conv", "cudnn", "head_norm", "shells", "spectral"))
     return {path.stem: path for path in (*alone, *tool.glob("families/[a-z]*.py"))}
 
 

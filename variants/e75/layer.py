@@ -78,9 +78,11 @@ class Layer(nn.Module):
         if self.config.post_conv:
             logits = self.beta_bias.numel()
             qkv, logit = F.linear(x, self.W_qkvb).split([3 * logits, logits], -1)
-            qkv, last["conv"] = self.conv(qkv, state["conv"])
-            return torch.cat([F.silu(qkv), logit], -1), last
+            qkv, last["conv"] = self.conv(qkv, state["conv"], silu=True)
+            return torch.cat([qkv, logit], -1), last
         u = F.linear(x, self.W_in)
         if self.config.conv:
-            u, last["conv"] = self.conv(u, state["conv"])
-        return F.linear(F.silu(u), self.W_qkvb), last
+            u, last["conv"] = self.conv(u, state["conv"], silu=True)
+        else:
+            u = F.silu(u)
+        return F.linear(u, self.W_qkvb), last

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elmanctl import ops
+from elmanctl.conv import CONV_WIDTH, causal_conv
+from elmanctl.head_norm import head_norm
 
 from .binding import constants, kernel
-
-CONV_WIDTH = 4
 
 
 class Layer(nn.Module):
@@ -96,7 +96,7 @@ class Layer(nn.Module):
             state = self.initial_state(B, x.device, self.W_qkv.dtype)
         last = {}
         if c.use_conv:
-            qkv, last["conv"] = self.convolve(qkv, state["conv"])
+            qkv, last["conv"] = causal_conv(qkv, state["conv"], self.conv_weight)
         fused_gate = self.constants["GATE"] != 0
         out = ops.recurrence(
             kernel,
@@ -116,24 +116,18 @@ class Layer(nn.Module):
         y = self.read_out(out["y"].view(B, T, c.n_heads, c.n_v), qkv, None if fused_gate else gate)
         return self.mix(y, x), last
 
-    def convolve(self, qkv: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """Convolve each channel causally over time, starting from the last three steps before; return the new tail too."""
-        padded = torch.cat([tail.to(qkv.dtype), qkv], 1)
-        out = F.conv1d(padded.transpose(1, 2), self.conv_weight[:, None], groups=self.conv_weight.shape[0])
-        return out.transpose(1, 2).contiguous(), padded[:, 1 - CONV_WIDTH :].to(tail.dtype)
-
     def read_out(self, y: Tensor, qkv: Tensor, gate: Tensor | None) -> Tensor:
         """Apply what sits between readout and mixing and is not in the kernel, in the dtype of the weights. y: [B, T, H, n_v]."""
         c, dtype = self.config, y.dtype
         if not (c.use_value_residual or c.use_output_norm):
             return y
-        y = y.to(self.W_out.dtype)
         if c.use_value_residual:
+            y = y.to(self.W_out.dtype)
             start = (1 if c.tie_kv else 2) * c.n_heads * c.n_state
             v = qkv[..., start:].reshape(y.shape).to(y.dtype)
             y = y + self.value_scale * (F.silu(v) if c.use_silu else v)
         if c.use_output_norm:
-            y = y * (y.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * self.norm_weight
+            return head_norm(y, self.norm_weight, gate, c.gate_activation, dtype)
         if gate is not None:
             gate = gate.view(y.shape).to(y.dtype)
             y = y * (F.silu(gate) if c.gate_activation == "silu" else torch.sigmoid(gate))
