@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from elmanctl import takeover
-from elmanctl.commands.verify_choice import changed_specs, every_spec, of_layer
+from elmanctl.commands.verify_choice import at_shapes, changed_specs, every_spec, of_layer, with_earlier_sizes
 from elmanctl.console import err, note, print_json
 from elmanctl.errors import CheckFailed, UserError
+from elmanctl.kernelbench.shapes import parse_shape
 from elmanctl.plugins.registry import registry
 from elmanctl.variant import parse_options
 
@@ -62,6 +63,13 @@ def register(app: typer.Typer) -> None:
                 "--layer", help="Only the layer's checks; the kernel's are kept from a receipt, if it has not changed."
             ),
         ] = False,
+        shape: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--shape",
+                help="B=32,T=512,dim=1536: only a short case of the build that this takes, added to the receipt; repeatable.",
+            ),
+        ] = None,
         watch: Annotated[
             bool, typer.Option("--watch", help="Run the quick set now and whenever a source changes.")
         ] = False,
@@ -90,6 +98,14 @@ def register(app: typer.Typer) -> None:
                 "--layer runs the checks of the layer that the receipt at hand had, with its seed; give no --quick, --thorough, --case, "
                 "--dtype, --seed, --sanitize, --prove, --train or --watch with it."
             )
+        if shape and (
+            quick or thorough or case is not None or dtype or seed or sanitize or prove or train or watch or layer
+        ):
+            raise UserError(
+                "--shape adds cases to the receipt at hand, drawn by its seed; give no --quick, --thorough, --case, --dtype, --seed, --sanitize, "
+                "--prove, --train, --layer or --watch with it."
+            )
+        shapes = [parse_shape(text) for text in shape or []]
         where = choose_device(device)
         check_proof(prove, mutants, quick or case is not None or dtype is not None)
         options = parse_options(option or [])
@@ -107,8 +123,18 @@ def register(app: typer.Typer) -> None:
             return
         results, failed = [], []
         requests = [plan.Request(spec, where, seed, quick, case, dtype, sanitize, thorough, train) for spec in specs]
-        for request in [of_layer(r, several) for r in requests] if layer else requests:
+        part = quick or case is not None or dtype is not None
+        for request in requests:
             spec = request.spec
+            if shape:
+                request = at_shapes(request, shapes)
+                if request is None:
+                    note(f"{spec.name}: these sizes take no build of which its receipt has no case.")
+                    continue
+            elif layer:
+                request = of_layer(request, several)
+            elif not part:
+                request = with_earlier_sizes(request)
             data, ok = verify_one(request, json, jobs)
             if prove and ok:
                 data["proof"], ok = prove_one(request, mutants, json, jobs)

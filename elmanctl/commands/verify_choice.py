@@ -1,4 +1,4 @@
-"""Which configurations `elmanctl verify` checks for --all and --changed, and how much of one for --layer."""
+"""Which configurations `elmanctl verify` checks for --all and --changed, and how much of one for --layer and --shape."""
 
 import dataclasses
 
@@ -59,3 +59,41 @@ def of_layer(request, several: bool):
         note(f"{error} It is verified whole.")
         return request
     return dataclasses.replace(request, seed=old.seed, quick=old.quick, thorough=old.thorough, kept=old)
+
+
+def at_shapes(request, shapes):
+    """Return the request for a case of each build that shapes take and in which none of the receipt at hand has passed; None where there is none.
+
+    A receipt of another configuration that runs the very same kernel serves, and gets the cases.
+
+    Raises:
+        UserError: for a shape that the kernel cannot hold, or a configuration for which no receipt vouches.
+    """
+    from elmanctl.launch import device
+    from elmanctl.verify import receipt, sized
+
+    spec, target = request.spec, request.target
+    for shape in shapes:
+        spec.check(shape.dim, relaxed=("dim",))  # one alignment for all models matters where they are compared
+    known = receipt.find(spec, target)
+    if known is None:
+        raise UserError(
+            f"--shape: no receipt for {target} vouches for {spec.name}, and cases at other sizes are added to one. "
+            f"Run elmanctl verify {spec.name} --device {request.device} first."
+        )
+    lacking = sized.lacking(spec, known, shapes, device(target))
+    if not lacking:
+        return None
+    owner = receipt.named(spec.variant, known.model)
+    return dataclasses.replace(request, spec=owner, seed=known.seed, kept=known, sized=tuple(lacking))
+
+
+def with_earlier_sizes(request):
+    """Return the request for a whole run with the cases at sizes that receipts of its kind of target have, whatever these are worth."""
+    from elmanctl.flavours import is_host
+    from elmanctl.verify import receipt, sized
+
+    on_host = request.device == "cpu"
+    known = [held.receipt for target, held in receipt.held(request.spec).items() if is_host(target) == on_host]
+    found = dict.fromkeys(case for one in known for case in sized.again(request.spec, one))
+    return dataclasses.replace(request, sized=tuple(found))
