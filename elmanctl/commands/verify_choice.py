@@ -1,6 +1,7 @@
-"""Which configurations `elmanctl verify` checks for --all and --changed, and how much of one for --layer and --shape."""
+"""Which configurations `elmanctl verify` checks for --all, --changed and --suite, and how much of one for --layer and --shape."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
 
 from elmanctl.console import note
 from elmanctl.errors import UserError
@@ -41,6 +42,62 @@ def changed_specs(specs: list[Spec], target: str) -> list[Spec]:
         families.add(family)
         found.append(spec)
     return found
+
+
+def check_alone(ways: dict[str, object], parts: dict[str, object]) -> None:
+    """Raise UserError for a way to choose a part that is given with another, or with what chooses other checks."""
+    given = [name for name, value in ways.items() if value]
+    if given and (more := [*given[1:], *(name for name, value in parts.items() if value)]):
+        why = {
+            "--layer": "runs the checks of the layer that the receipt at hand had, with its seed",
+            "--shape": "adds cases to the receipt at hand, drawn by its seed",
+            "--suite": "runs what the receipts of its rows lack",
+        }[given[0]]
+        raise UserError(f"{given[0]} {why}; leave out {', '.join(more)}.")
+
+
+def named_requests(requests: list, shapes: list, layer: bool, several: bool, part: bool) -> Iterator:
+    """Yield what runs of each model: a part at shapes or of the layer, a part that was asked for, or all."""
+    for request in requests:
+        if shapes:
+            if sized := at_shapes(request, shapes):
+                yield sized
+            else:
+                note(f"{request.spec.name}: these sizes take no build of which its receipt has no case.")
+        elif layer:
+            yield of_layer(request, several)
+        else:
+            yield request if part else with_earlier_sizes(request)
+
+
+def suite_requests(name: str, asked: Callable) -> Iterator:
+    """Yield what receipts lack of the kernels that a suite's rows run, where `asked` is the request for a model: all, or cases at their sizes."""
+    from elmanctl import suite as suites
+    from elmanctl import takeover
+    from elmanctl.kernelbench.shapes import Shape
+    from elmanctl.launch import device
+    from elmanctl.records import rows_each
+    from elmanctl.verify import receipt
+
+    suite, runs, lacking = suites.load(name), {}, 0
+    for row in suites.sized(suite):
+        if row.size is None or not row.row.spec.variant.has_kernel:
+            continue
+        trial = suites.trial(suite, row, "cuda", suite.budget, suite.training)
+        shape = Shape(rows_each(trial, trial.micro_batches), suite.training.chunk, trial.dim)
+        where = device(asked(row.row.spec).target)
+        spec, _ = takeover.fitting(row.row.spec, shape.dim, shape.B, where)
+        runs.setdefault(spec.name, (spec, []))[1].append(shape)
+    for spec, shapes in runs.values():
+        request = asked(spec)
+        if receipt.find(spec, request.target) is None:
+            lacking += 1
+            yield with_earlier_sizes(request)
+        if receipt.find(spec, request.target) and (sized := at_shapes(request, shapes)):
+            lacking += 1
+            yield sized
+    if not lacking:
+        note(f"{name}: receipts vouch for the kernel of each row, at its sizes.")
 
 
 def of_layer(request, several: bool):

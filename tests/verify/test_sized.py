@@ -8,7 +8,7 @@ import torch
 
 from elmanctl import launch, provenance
 from elmanctl.cli import run
-from elmanctl.commands import bench_kernels
+from elmanctl.commands import bench_kernels, verify_choice
 from elmanctl.errors import CheckFailed
 from elmanctl.kernelbench.shapes import Shape
 from elmanctl.plugins.registry import registry
@@ -77,9 +77,10 @@ def test_a_case_is_added_to_the_receipt_and_runs_again_with_all_others(spec, div
     kept = receipt.find(spec, "host")
     assert kept.sized == (wide,) and wide in kept.results
     edit(divided / "reference.py", "The integrator in", "An integrator in")
-    assert run(CALL) == 0
-    again = receipt.find(spec, "host")
-    assert again.sized == (wide,) and wide in again.results and not again.quick
+    registry.cache_clear()
+    request = verify_choice.with_earlier_sizes(plan.Request(registry().resolve("Integrator"), "cpu"))
+    tasks = [task.id for task in plan.Plan(request).tasks()]
+    assert wide in tasks and len(set(tasks)) == len(tasks) > 60
 
 
 def test_a_build_that_is_wrong_at_such_sizes_alone_makes_the_receipt_red(spec, divided, monkeypatch):
@@ -95,6 +96,26 @@ def test_a_build_that_is_wrong_at_such_sizes_alone_makes_the_receipt_red(spec, d
         bench_kernels.check_builds(spec, [Shape(2, 512, 64), Shape(32, 512, 64)])
     known = receipt.held(spec)["host"]
     assert known.state == "red" and known.receipt.failed == ("bfloat16 B32 T9 D64 typical",)
+
+
+def test_a_suites_rows_are_verified_whole_and_at_their_own_sizes(spec, divided, tmp_path, monkeypatch, capsys):
+    whole = []  # as quick ones, for time
+    quick = lambda request: whole.append(request.spec.name) or dataclasses.replace(request, quick=True)  # noqa: E731
+    monkeypatch.setattr(verify_choice, "with_earlier_sizes", quick)
+    (tmp_path / "two.yaml").write_text(
+        "description: a test\ntraining: {batch: 32, chunk: 16}\nbudget: {steps: 1}\nmatched: false\nrows:\n"
+        "  - {model: Integrator, dim: 64, depth: 1}\n  - {model: Integrator, options: {bounded: true}, dim: 64, depth: 1}\n"
+    )
+    call = ["verify", "--suite", "two.yaml", "--device", "cpu"]
+    assert run(call) == 0
+    bounded = registry().resolve("Integrator:bounded=true")
+    for one in (spec, bounded):
+        assert receipt.find(one, "host").sized == ("bfloat16 B32 T9 D64 typical",)
+    assert whole == ["Integrator:bounded=true"]
+    capsys.readouterr()
+    assert run(call) == 0
+    assert "receipts vouch for the kernel of each row, at its sizes" in capsys.readouterr().err
+    assert run([*call, "--layer"]) == 2 and run([*call, "--prove"]) == 2 and run([*call, "Integrator"]) == 2
 
 
 def test_without_a_receipt_there_is_nothing_to_add_to(spec, folder, capsys):
