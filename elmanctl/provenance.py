@@ -8,7 +8,7 @@ import torch
 import elmanctl
 from elmanctl import norms, takeover
 from elmanctl.device import name_of, target_of
-from elmanctl.records import VOUCHED
+from elmanctl.records import VOUCHED, Trial, rows_each
 from elmanctl.variant import Spec, Variant
 
 
@@ -46,3 +46,22 @@ def execution(spec: Spec, device: torch.device) -> tuple[str, str]:
 
     found = receipt.find(spec, target_of(device))
     return kind, found.source_hash if found else ""
+
+
+def remark(spec: Spec, trial: Trial, device: torch.device) -> str:
+    """Return what the receipt for this device does not vouch for, where a trial's width and rows take a build of their own, or an empty text."""
+    if device.type != "cuda" or takeover.execution(spec, device.type) != "kernel":
+        return ""
+    from elmanctl.kernelbench.shapes import Shape
+    from elmanctl.launch import device as divided_over
+    from elmanctl.verify import receipt, sized
+
+    target, shape = target_of(device), Shape(rows_each(trial, trial.micro_batches), trial.training.chunk, trial.dim)
+    known = receipt.find(spec, target)
+    if known is None or not sized.lacking(spec, known, [shape], divided_over(target, device.index or 0)):
+        return ""
+    size = f"B={shape.B},T={shape.T},dim={shape.dim}"
+    return (
+        f"The receipt of {known.model} has no case of the build that {size} takes on this GPU; "
+        f"elmanctl verify {spec.name} --shape {size} --device cuda adds one."
+    )

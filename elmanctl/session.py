@@ -59,9 +59,9 @@ class Session:
         spec.check(trial.dim, trial.relaxed)
         where = launch.device(device.target_of(self.device), self.device.index or 0)
         spec, instead = takeover.of_trial(spec, trial, where)
-        if instead:
-            self.account.warnings.append(instead)
-            self.tell(f"Warning: {instead}")
+        for text in filter(None, (instead, provenance.remark(spec, trial, self.device))):
+            self.account.warnings.append(text)
+            self.tell(f"Warning: {text}")
         self.source = data.Source.open(t.data, t.batch, t.chunk, tell=self.ranks.first)
         self.account.facts = {
             "data": str(self.source.path),

@@ -33,7 +33,7 @@ def fitting(spec: Spec, dim: int, batch: int, device: Device | None) -> tuple[Sp
     if device is None or getattr(spec.config, OPTION, "") != KERNEL:
         return spec, ""
     try:
-        for kernel, constants, sizes in _kernels(spec, dim, batch):
+        for kernel, constants, sizes in kernels(spec, dim, batch):
             kernel.complete(constants, sizes, DTYPE, device)
     except DoesNotFit as error:
         chosen = replace(spec, config=replace(spec.config, **{OPTION: CUBLAS}))
@@ -53,8 +53,8 @@ def execution(spec: Spec, device: str) -> str:
     return CUBLAS if kind == KERNEL and by_products(spec) else kind
 
 
-def _kernels(spec: Spec, dim: int, batch: int):
-    """Return kernel, constants and sizes of every recurrence of one depth step; nothing is computed."""
+def kernels(spec: Spec, dim: int, batch: int):
+    """Return kernel, constants and sizes, of one step, of every recurrence of one layer; nothing is computed."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode  # meta tensors know no autocast
 

@@ -15,7 +15,7 @@ H200 = DEVICES["sm_90a"]
 @pytest.mark.parametrize(
     ("name", "N", "B", "T", "D", "division"),
     [
-        ("E29c", 11, 2, 18, 16, {"RING": 8, "FAR": 0}),
+        ("E29c", 10, 2, 18, 16, {"RING": 8, "FAR": 0}),
         ("E29a", 3, 33, 2, 80, {"TILES": 3, "WARPS": 8, "TURNS": 3, "FAR": 1}),
     ],
     ids=[
@@ -55,3 +55,9 @@ def test_a_division_has_room_for_the_tape(N, B, D, dtype):
 def test_what_does_not_fit_is_refused_with_a_way_out():
     with pytest.raises(DoesNotFit, match=r"D=1536, N=64, B=32 in bfloat16: .* recurrence=cublas"):
         tape.choose({"B": 32, "D": 1536, "N": 64}, "bfloat16", H200)
+
+
+def test_the_ring_is_the_longer_one_where_all_that_is_exchanged_takes_no_more_of_the_cache():
+    """At B=32, D=1024 operands and sums of 64 steps would take 17 MB of it: measured, 3 to 6 % slower over both passes than 32 steps."""
+    rings = [tape.ring({"B": B, "D": 1024, "N": N}, "bfloat16") for B, N in ((32, 8), (16, 8), (8, 8), (16, 64))]
+    assert rings == [32, 64, 64, 32] and tape.choose({"B": 32, "D": 1024, "N": 8}, "bfloat16", H200)["RING"] == 32

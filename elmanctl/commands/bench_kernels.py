@@ -1,13 +1,15 @@
 """`elmanctl bench --kernels`: recurrences timed alone, with table, JSON and pictures."""
 
+import contextlib
 import os
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from elmanctl.commands.build import at_a_time
 from elmanctl.console import note, print_json
-from elmanctl.errors import UserError
+from elmanctl.errors import CheckFailed, UserError
 from elmanctl.files import atomic, write_json
 from elmanctl.names import KERNELS, KERNELS_PAGE
 from elmanctl.plugins.registry import registry
@@ -55,6 +57,8 @@ def time_kernels(
     vouching = {name: r.source_hash[:12] for name, r in receipt.require(specs, chosen.target).items()}
     sizes = [shapes.chosen(own, axes, bool(axes) and timing.sees_width(spec, own, device)) for spec, own in todo]
     total = sum(map(len, sizes))
+    for (spec, _), own in zip(todo, sizes, strict=True):
+        check_builds(spec, own)
     ahead.compile_all(
         [(spec, one) for (spec, _), own in zip(todo, sizes, strict=True) for one in own], device, at_a_time()
     )
@@ -83,6 +87,31 @@ def time_kernels(
     written = write(record, folder, pictures(rows, todo) if axes else {})
     print_json(record) if json else show.print_record(record)
     note(f"Record: {', '.join(map(str, written))}")
+
+
+def check_builds(spec: Spec, shapes) -> None:
+    """Verify a case of each build that shapes take and of which the receipt has none; a shape that cannot be run says so when it is timed.
+
+    Raises:
+        CheckFailed: where one does not pass.
+    """
+    from elmanctl.commands.verify import keep
+    from elmanctl.commands.verify_choice import at_shapes
+    from elmanctl.verify import plan, session
+
+    asked = []
+    for shape in shapes:
+        with contextlib.suppress(UserError):
+            asked += [request] if (request := at_shapes(plan.Request(spec, "cuda"), [shape])) else []
+    if cases := dict.fromkeys(case for request in asked for case in request.sized):
+        note(f"{spec.name}: its receipt has no case of {len(cases)} of these builds; they are verified first.")
+        outcome = session.verify(replace(asked[0], sized=tuple(cases)))
+        keep(outcome)
+        if failed := [check.id for check in outcome.checks if not check.ok]:
+            raise CheckFailed(
+                f"{spec.name} failed {', '.join(failed)}: a kernel is not timed before it is right. "
+                f"elmanctl verify {spec.name} --case {failed[0]!r} shows where."
+            )
 
 
 def check_new(run: str | None) -> None:

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from elmanctl import takeover
-from elmanctl.commands.verify_choice import changed_specs, every_spec, of_layer
+from elmanctl.commands.verify_choice import changed_specs, check_alone, every_spec, named_requests, suite_requests
 from elmanctl.console import err, note, print_json
 from elmanctl.errors import CheckFailed, UserError
+from elmanctl.kernelbench.shapes import parse_shape
 from elmanctl.plugins.registry import registry
 from elmanctl.variant import parse_options
 
@@ -62,6 +63,19 @@ def register(app: typer.Typer) -> None:
                 "--layer", help="Only the layer's checks; the kernel's are kept from a receipt, if it has not changed."
             ),
         ] = False,
+        shape: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--shape",
+                help="B=32,T=512,dim=1536: only a short case of the build that this takes, added to the receipt; repeatable.",
+            ),
+        ] = None,
+        suite: Annotated[
+            str | None,
+            typer.Option(
+                "--suite", help="What a suite's rows run: whole where no receipt vouches, and each at its own --shape."
+            ),
+        ] = None,
         watch: Annotated[
             bool, typer.Option("--watch", help="Run the quick set now and whenever a source changes.")
         ] = False,
@@ -69,8 +83,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Check a variant's kernel and layer; exit 1 if a check fails. A complete pass writes a receipt."""
         several = every or changed
-        if bool(names) + every + changed != 1:
-            raise UserError("Give model names, --all or --changed. elmanctl list shows what there is.")
+        if bool(names) + every + changed + (suite is not None) != 1:
+            raise UserError("Give model names, --all, --changed or --suite. elmanctl list shows what there is.")
         if case is not None and (several or len(names or ()) > 1 or quick or dtype or sanitize or train):
             raise UserError(
                 "--case names one check of one model; give no --all, --quick, --dtype, --sanitize or --train with it."
@@ -85,17 +99,16 @@ def register(app: typer.Typer) -> None:
             raise UserError(
                 "--watch runs a part at each save, and --prove takes minutes of a whole run: give one of them."
             )
-        if layer and (quick or thorough or case is not None or dtype or seed or sanitize or prove or train or watch):
-            raise UserError(
-                "--layer runs the checks of the layer that the receipt at hand had, with its seed; give no --quick, --thorough, --case, "
-                "--dtype, --seed, --sanitize, --prove, --train or --watch with it."
-            )
+        parts = {"--quick": quick, "--thorough": thorough, "--case": case is not None, "--dtype": dtype, "--seed": seed}
+        parts |= {"--sanitize": sanitize, "--prove": prove, "--train": train, "--watch": watch}
+        check_alone({"--layer": layer, "--shape": shape, "--suite": suite}, parts)
+        shapes = [parse_shape(text) for text in shape or []]
         where = choose_device(device)
         check_proof(prove, mutants, quick or case is not None or dtype is not None)
         options = parse_options(option or [])
         specs = every_spec(where) if several else [registry().resolve(n, options) for n in names or []]
-        if several and option:
-            raise UserError("-o goes with model names, not with --all or --changed.")
+        if option and not names:
+            raise UserError("-o goes with model names, not with --all, --changed or --suite.")
         specs = changed_specs(specs, plan.Request(specs[0], where).target) if changed and specs else specs
         for spec in specs:
             spec.check()
@@ -106,14 +119,21 @@ def register(app: typer.Typer) -> None:
             follow(specs, [a for a in sys.argv[1:] if a != "--watch"] + ([] if part else ["--quick"]))
             return
         results, failed = [], []
-        requests = [plan.Request(spec, where, seed, quick, case, dtype, sanitize, thorough, train) for spec in specs]
-        for request in [of_layer(r, several) for r in requests] if layer else requests:
-            spec = request.spec
+
+        def asked(spec):
+            return plan.Request(spec, where, seed, quick, case, dtype, sanitize, thorough, train)
+
+        if suite is not None:
+            requests = suite_requests(suite, asked)
+        else:
+            how = {"layer": layer, "several": several, "part": quick or case is not None or bool(dtype)}
+            requests = named_requests([asked(spec) for spec in specs], shapes, **how)
+        for request in requests:
             data, ok = verify_one(request, json, jobs)
             if prove and ok:
                 data["proof"], ok = prove_one(request, mutants, json, jobs)
             results.append(data)
-            failed += [] if ok else [spec.name]
+            failed += [] if ok else [request.spec.name]
         if json:
             print_json(results)
         if failed:

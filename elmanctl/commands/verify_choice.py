@@ -1,6 +1,7 @@
-"""Which configurations `elmanctl verify` checks for --all and --changed, and how much of one for --layer."""
+"""Which configurations `elmanctl verify` checks for --all, --changed and --suite, and how much of one for --layer and --shape."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
 
 from elmanctl.console import note
 from elmanctl.errors import UserError
@@ -43,6 +44,62 @@ def changed_specs(specs: list[Spec], target: str) -> list[Spec]:
     return found
 
 
+def check_alone(ways: dict[str, object], parts: dict[str, object]) -> None:
+    """Raise UserError for a way to choose a part that is given with another, or with what chooses other checks."""
+    given = [name for name, value in ways.items() if value]
+    if given and (more := [*given[1:], *(name for name, value in parts.items() if value)]):
+        why = {
+            "--layer": "runs the checks of the layer that the receipt at hand had, with its seed",
+            "--shape": "adds cases to the receipt at hand, drawn by its seed",
+            "--suite": "runs what the receipts of its rows lack",
+        }[given[0]]
+        raise UserError(f"{given[0]} {why}; leave out {', '.join(more)}.")
+
+
+def named_requests(requests: list, shapes: list, layer: bool, several: bool, part: bool) -> Iterator:
+    """Yield what runs of each model: a part at shapes or of the layer, a part that was asked for, or all."""
+    for request in requests:
+        if shapes:
+            if sized := at_shapes(request, shapes):
+                yield sized
+            else:
+                note(f"{request.spec.name}: these sizes take no build of which its receipt has no case.")
+        elif layer:
+            yield of_layer(request, several)
+        else:
+            yield request if part else with_earlier_sizes(request)
+
+
+def suite_requests(name: str, asked: Callable) -> Iterator:
+    """Yield what receipts lack of the kernels that a suite's rows run, where `asked` is the request for a model: all, or cases at their sizes."""
+    from elmanctl import suite as suites
+    from elmanctl import takeover
+    from elmanctl.kernelbench.shapes import Shape
+    from elmanctl.launch import device
+    from elmanctl.records import rows_each
+    from elmanctl.verify import receipt
+
+    suite, runs, lacking = suites.load(name), {}, 0
+    for row in suites.sized(suite):
+        if row.size is None or not row.row.spec.variant.has_kernel:
+            continue
+        trial = suites.trial(suite, row, "cuda", suite.budget, suite.training)
+        shape = Shape(rows_each(trial, trial.micro_batches), suite.training.chunk, trial.dim)
+        where = device(asked(row.row.spec).target)
+        spec, _ = takeover.fitting(row.row.spec, shape.dim, shape.B, where)
+        runs.setdefault(spec.name, (spec, []))[1].append(shape)
+    for spec, shapes in runs.values():
+        request = asked(spec)
+        if receipt.find(spec, request.target) is None:
+            lacking += 1
+            yield with_earlier_sizes(request)
+        if receipt.find(spec, request.target) and (sized := at_shapes(request, shapes)):
+            lacking += 1
+            yield sized
+    if not lacking:
+        note(f"{name}: receipts vouch for the kernel of each row, at its sizes.")
+
+
 def of_layer(request, several: bool):
     """Return the request for the layer's checks alone, as many as those of the receipt at hand.
 
@@ -59,3 +116,41 @@ def of_layer(request, several: bool):
         note(f"{error} It is verified whole.")
         return request
     return dataclasses.replace(request, seed=old.seed, quick=old.quick, thorough=old.thorough, kept=old)
+
+
+def at_shapes(request, shapes):
+    """Return the request for a case of each build that shapes take and in which none of the receipt at hand has passed; None where there is none.
+
+    A receipt of another configuration that runs the very same kernel serves, and gets the cases.
+
+    Raises:
+        UserError: for a shape that the kernel cannot hold, or a configuration for which no receipt vouches.
+    """
+    from elmanctl.launch import device
+    from elmanctl.verify import receipt, sized
+
+    spec, target = request.spec, request.target
+    for shape in shapes:
+        spec.check(shape.dim, relaxed=("dim",))  # one alignment for all models matters where they are compared
+    known = receipt.find(spec, target)
+    if known is None:
+        raise UserError(
+            f"--shape: no receipt for {target} vouches for {spec.name}, and cases at other sizes are added to one. "
+            f"Run elmanctl verify {spec.name} --device {request.device} first."
+        )
+    lacking = sized.lacking(spec, known, shapes, device(target))
+    if not lacking:
+        return None
+    owner = receipt.named(spec.variant, known.model)
+    return dataclasses.replace(request, spec=owner, seed=known.seed, kept=known, sized=tuple(lacking))
+
+
+def with_earlier_sizes(request):
+    """Return the request for a whole run with the cases at sizes that receipts of its kind of target have, whatever these are worth."""
+    from elmanctl.flavours import is_host
+    from elmanctl.verify import receipt, sized
+
+    on_host = request.device == "cpu"
+    known = [held.receipt for target, held in receipt.held(request.spec).items() if is_host(target) == on_host]
+    found = dict.fromkeys(case for one in known for case in sized.again(request.spec, one))
+    return dataclasses.replace(request, sized=tuple(found))

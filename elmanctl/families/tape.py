@@ -30,6 +30,7 @@ REGISTERS = 104  # of a thread, besides matrix, operand and sums
 CARRIED = 12  # pairs of numbers that a thread of several turns carries, at most
 TRIP = 600  # cycles until what a warp asks for has come
 DELAY = 200  # cycles after a block's barrier before it first looks for the state of the others
+VECTORS = 4  # of a gate, at most
 WARPS = 12  # of a block at most: with more a thread has too few registers
 
 
@@ -56,11 +57,7 @@ def shared_bytes(constants: Mapping[str, int], sizes: Mapping[str, int], dtype: 
     parts = 2 * warps * channels * ROWS * wide
     tapes = 2 if constants["FAR"] else 1 + STEPS
     carried = CARRIED if turns > 1 else 0
-    handed = (
-        max(5 + cdiv(sizes["N"], 8), 3 + 2 * cdiv(sizes["N"], 8))
-        if turns == 1 and warps >= 4 * constants["TILES"]
-        else 0
-    )
+    handed = 6 + 4 * cdiv(sizes["N"], 8) + 2 * VECTORS if turns == 1 and warps >= 4 * constants["TILES"] else 0
     return matrix + parts + channels * ROWS * (turns * (tapes * sizes["N"] + carried) + handed) * wide
 
 
@@ -74,6 +71,13 @@ def trips(constants: Mapping[str, int], sizes: Mapping[str, int]) -> int:
     joint = constants["TILES"] & -constants["TILES"]  # tiles whose parts a warp adds up before they are shared
     asked = cdiv(cdiv(sizes["D"], TILE * joint), 16 * joint) * cdiv(sizes["N"], 8)
     return constants["TURNS"] * (asked - 1)
+
+
+def ring(sizes: Mapping[str, int], dtype: str) -> int:
+    """Return the steps of the exchange's ring: the more, where operands of both products and sums over both tapes take no more of the L2 cache."""
+    wide, rows = 8 if dtype == "float64" else 4, cdiv(sizes["B"], ROWS) * ROWS
+    of_a_row = 2 * sizes["D"] * BYTES[dtype] + 16 * cdiv(sizes["N"], 8) * cdiv(sizes["D"], TILE) * wide
+    return next((r for r in tiles.RINGS if r * rows * of_a_row <= tiles.RING_BYTES), tiles.RINGS[-1])
 
 
 def choose(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[str, int]:
@@ -94,7 +98,7 @@ def choose(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[
         (d.cycles + trips(d.constants, sizes) * TRIP, constants["FAR"], constants)
         for needed in sorted({registers({"TILES": m, "TURNS": t}, sizes["N"]) for m in (1, 3) for t in (1, 2)})
         for d in tiles.divisions(sizes, dtype, device, PRODUCTS, needed, carry=True)
-        for constants in (d.constants | {"DELAY": DELAY, "FAR": far} for far in (0, 1))
+        for constants in (d.constants | {"DELAY": DELAY, "FAR": far, "RING": ring(sizes, dtype)} for far in (0, 1))
         if constants["WARPS"] <= WARPS and registers(constants, sizes["N"]) == needed
         if shared_bytes(constants, sizes, dtype) <= device.shared_bytes
     ]
@@ -119,7 +123,7 @@ def kernel(package: str, vectors: int = 0) -> Kernel:
         vectors: how many vectors [D] the score of the readout's gate takes.
     """
     summed = {"gate": f"{vectors} D"} if vectors else {}
-    partials = "RING*cdiv(B,8)*8*16*cdiv(N,8)*cdiv(D,16) @acc"
+    partials = "32*cdiv(B,8)+RING*cdiv(B,8)*8*16*cdiv(N,8)*cdiv(D,16) @acc"
     return Kernel(
         package=package,
         inputs={

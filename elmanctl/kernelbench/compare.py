@@ -30,7 +30,7 @@ def facts(call: Call) -> dict[str, int | dict[str, int]]:
     states = [spec for spec in kernel.output_specs if "T" not in spec.dims and spec.present(call.constants)]
     elements = sum(math.prod(spec.shape(sizes)) for spec in states)
     scratch = (TensorSpec.parse(name, text) for name, text in kernel.scratch.items())
-    rings = sum(spec.dims[0].startswith("RING") and spec.present(call.constants) for spec in scratch)
+    rings = sum("RING" in spec.dims[0] and spec.present(call.constants) for spec in scratch)
     ordered = sum(name.endswith("CHUNKS") for name in kernel.tiling.constants) if rings else 0
     exchanges = max(ordered, rings)
     square = 2 * sizes["B"] * sizes["T"] * sizes.get("D", 1) ** 2

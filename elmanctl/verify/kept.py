@@ -1,4 +1,5 @@
-"""What a run of the layer alone (`--layer`) keeps: an earlier receipt's checks of the kernel, while nothing that these are of has changed.
+"""What a run of a part keeps of an earlier receipt: one of the layer alone (`--layer`) the checks of the kernel, while nothing that these are of
+has changed; one at other sizes (`--shape`) all of them.
 
 Torch is not imported.
 """
@@ -60,5 +61,23 @@ def joined(old: Receipt, new: Receipt, kernel: Iterable[str]) -> Receipt:
         results=results,
         tensors=tensors,
         sanitized=old.sanitized,
+        sized=old.sized,
         kernel_checked=old.kernel_checked or old.created,
+    )
+
+
+def added(old: Receipt, new: Receipt) -> Receipt:
+    """Return a receipt with the cases of a run of the same sources at other sizes, which are all that `new` has."""
+    results = old.results | new.results
+    tensors = {n: max(old.tensors.get(n, 0.0), new.tensors.get(n, 0.0)) for n in old.tensors | new.tensors}
+    worst = max(tensors, key=tensors.get, default="")
+    return replace(
+        old,
+        cases=old.cases + len(new.results.keys() - old.results.keys()),
+        worst=tensors.get(worst, 0.0),
+        worst_tensor=worst,
+        results=results,
+        tensors=tensors,
+        failed=new.failed,
+        sized=tuple(dict.fromkeys((*(old.sized or ()), *new.results))),
     )

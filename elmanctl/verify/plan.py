@@ -38,7 +38,8 @@ class Request:
     """What verify is asked for.
 
     `device` is `cpu` or `cuda`; `case` and `dtype` narrow it to a part; `sanitize` and `train` add checks. Of `quick` and
-    `thorough` one or none is set. `kept` is the receipt whose checks of the kernel are kept: those of the layer alone run (kept.py).
+    `thorough` one or none is set. `kept` is the receipt whose checks of the kernel are kept: those of the layer alone run (kept.py), or
+    the cases `sized` of builds that it has none of (sized.py); without it those of an earlier receipt, which run again with all others.
     """
 
     spec: Spec
@@ -51,6 +52,7 @@ class Request:
     thorough: bool = False
     train: bool = False
     kept: Receipt | None = None
+    sized: tuple[Case, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -97,7 +99,10 @@ class Plan:
         request = self.request
         if request.case is not None:
             return [self.named(request.case)]
-        found = ([] if request.kept else self.kernel_tasks(request.quick)) + self.layer_tasks(request.quick)
+        sized = [Task(case.id, "case", case) for case in request.sized]
+        if sized and request.kept:
+            return sized
+        found = ([] if request.kept else self.kernel_tasks(request.quick)) + sized + self.layer_tasks(request.quick)
         if request.train:
             found.append(self.train_task())
         if request.sanitize:

@@ -63,6 +63,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         kind: `kernel`, or `library` for a baseline.
         proof: what `--prove` showed. sanitized: tool and dtype of the sanitizers that ran.
         scope: the hash of what the kernel's checks are of (hashes.kernel_scope); unset in older receipts.
+        sized: ids of the cases at sizes that are trained or timed (sized.py); unset in older receipts.
         kernel_checked: when these ran, where a later run was of the layer alone and kept them (kept.py).
         seal: hash over all the rest, so that a change by hand shows.
     """
@@ -91,6 +92,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     sanitized: tuple[str, ...] = ()
     scope: str | msgspec.UnsetType = msgspec.UNSET
+    sized: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     kernel_checked: str | msgspec.UnsetType = msgspec.UNSET
     proof: Proof | None = None
     seal: str = ""

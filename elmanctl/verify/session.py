@@ -195,5 +195,8 @@ def receipt_of(outcome: Outcome) -> Receipt:
         versions=provenance.versions(spec.variant),
         sanitized=tuple(c.id.removeprefix("sanitize ") for c in checks if c.kind == "sanitize" and not c.not_run),
         scope=hashes.kernel_scope(spec, outcome.target) if kernel else msgspec.UNSET,
+        sized=tuple(case.id for case in request.sized) or msgspec.UNSET,
     )
+    if request.sized and request.kept:
+        return kept.added(request.kept, made)
     return kept.joined(request.kept, made, specs_of(kernel)) if request.kept else made

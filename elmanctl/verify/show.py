@@ -120,7 +120,8 @@ def summary(outcome: Outcome) -> str:
         ratio, tensor, id = max(rows)
         text += f"; worst {ratio:.3g} of the limit ({tensor}, {id})"
     if old := request.kept:
-        text += f"; the kernel's checks are kept, of {old.kernel_checked or old.created}"
+        kept = "the other" if request.sized else "the kernel's"
+        text += f"; {kept} checks are kept, of {old.kernel_checked or old.created}"
     return f"{text}; {outcome.seconds:.1f} s, seed {request.seed}."
 
 

@@ -131,8 +131,8 @@ def test_parts_and_quick_runs_never_pass_for_a_full_one(folder, capsys):
         (["Integrator", "--dtype", "float16"], "is checked in float32, bfloat16, float64"),
         (["Integrator", "--device", "tpu"], "--device tpu is not one of cpu, cuda"),
         (["Integrator", "-o", "bound=true"], "has no option bound"),
-        ([], "Give model names, --all or --changed"),
-        (["Integrator", "--changed"], "Give model names, --all or --changed"),
+        ([], "Give model names, --all, --changed or --suite"),
+        (["Integrator", "--changed"], "Give model names, --all, --changed or --suite"),
         (["Integrator", "--quick", "--thorough"], "--quick and --case fewer"),
     ],
 )

@@ -9,7 +9,7 @@ from programs import script
 from elmanctl import toolchain
 from elmanctl.cli import run
 from elmanctl.plugins.registry import registry
-from elmanctl.verify import show
+from elmanctl.verify import sanitize, show
 from elmanctl.verify.plan import Plan, Request
 from elmanctl.verify.sanitize import process, report
 from elmanctl.verify.session import Outcome
@@ -162,3 +162,11 @@ def test_an_unknown_report_is_no_finding():
     assert report.read(text, {}) == said + ", at an unknown place"
     assert "8 bytes before y (16 bytes)" in report.read(text, {"y": (0x58, 16)})
     assert "inside y" in report.read(text, {"y": (0x48, 16)})
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("E88h2n8", [1, 9, 19, 67]), ("E88h2n32", [1, 9, 19]), ("E42", [1, 9, 19])]
+)
+def test_a_build_that_long_sequences_alone_take_is_watched_too(name, steps):
+    plan = Plan(Request(registry().resolve(name), "cpu"))
+    assert [dict(case.sizes)["T"] for case in sanitize.runs(plan, "bfloat16")] == steps

@@ -8,9 +8,11 @@ struct Step {
   static constexpr int vectors = 4;
   static constexpr int clip = 20;
   template <class A> static ELMAN_FN elman::tape::Score<A> score(A z, A r, A h, const A (&g)[4]) {
-    const A q = g[0] * z + g[1] * r + g[2] * h + g[3];
-    if (elman::abs_of(q) >= clip) return {q < 0 ? A(-clip) : A(clip), 0, 0, 0, {}};
-    return {q, g[0], g[1], g[2], {z, r, h, 1}};
+    // Without a branch: a warp would take both ways, and two channels one after the other.
+    const A q = g[0] * z + g[1] * r + g[2] * h + g[3], cut = q < 0 ? A(-clip) : A(clip);
+    const bool free = !(elman::abs_of(q) >= clip);
+    const auto kept = [&](A x) { return free ? x : A(0); };
+    return {free ? q : cut, kept(g[0]), kept(g[1]), kept(g[2]), {kept(z), kept(r), kept(h), kept(1)}};
   }
 };
 }  // namespace e29c

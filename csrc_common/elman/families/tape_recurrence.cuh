@@ -55,16 +55,20 @@ template <class S, class A> ELMAN_FN Pair<A> tanh_pair(Pair<A> x) {
 
 // Iteration i, with what is on the chain from one block to another marked by >:
 //   > W_w h[i-1]; > barrier; > w, its sums with the tape, published;   W_h h[i-1] and its barrier while they travel
-//   > the row's scores, both softmaxes, r, h[i], published;   barrier; while h[i] travels M[i] and <h[i], M[i]>, and by helpers readout and stores
+//   > the row's scores, both softmaxes, r, h[i], published;   barrier;   while h[i] travels M[i] and <h[i], M[i]>
+// The last is done by helpers, where there are any, which hand <h[i], M[i]> to their owners. They store and read out while owners gather the
+// scores of the next iteration. Without helpers an owner does all that while h[i] travels.
 template <class Step, class C, class S, class Args> struct ForwardPass {
   using A = Acc<S>;
   struct Carry {
     Pair<A> h, u, w;  // h[i-1], W_h h[i-1], W_w h[i-1]
     A chi[(C::N + lanes - 1) / lanes];  // the team's part of <h[i-1], M_n[i-1]>
   };
-  using E = Engine<S, C, Carry, 1, 1, 3 + 2 * ((C::N + lanes - 1) / lanes), false>;
-  static constexpr int N = C::N;
+  using E = Engine<S, C, Carry, 1, 1, 3 + 3 * ((C::N + lanes - 1) / lanes), false>;
+  static constexpr int N = C::N, octets = (N + lanes - 1) / lanes;
   static constexpr bool alone = C::TURNS == 1;
+  static constexpr int of_chi = 3 + 2 * octets;  // pairs that a helper hands to its owner, behind those of `hand`
+  static constexpr unsigned aside = 300;  // cycles for the scores to read shared memory, before the other warps read their part of W_h from it
   const Args p;
   const int T, D;
   const A scale;
@@ -87,32 +91,39 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
     c.h = load_if(mine, p.h0 + b * D + e.channel);
     e.publish_operand(0, turn, 0, c.h);
 #pragma unroll
-    for (int n = 0; n < N; ++n) e.slot_of(0, turn, n) = load_if(mine, p.tape0 + at_slot(b, 1, 0, N, n, D, e.channel));
-    match(turn);
-  }
-
-  // chi, of the new state and tape.
-  ELMAN_FN void match(int turn) {
-    Carry& c = e.carry(turn);
-#pragma unroll
     for (int n = 0; n < N; n += lanes) {
       A of_h[lanes] = {};
 #pragma unroll
       for (int j = 0; j < lanes; ++j)
-        if (n + j < N) of_h[j] = dot(c.h, e.slot_of(0, turn, n + j));
-      c.chi[n / lanes] = e.team_sums(of_h);
+        if (n + j < N) {
+          const Pair<A> M = load_if(mine, p.tape0 + at_slot(b, 1, 0, N, n + j, D, e.channel));
+          e.slot_of(0, turn, n + j) = M, of_h[j] = dot(c.h, M);
+        }
+      match(n / lanes, of_h, turn);
     }
+  }
+
+  // chi, from the parts of <h, M_n> in each lane.
+  ELMAN_FN void match(int octet, A (&of_h)[lanes], int turn) {
+    const A chi = e.team_sums(of_h);
+    if (E::helped) e.handed(of_chi + octet).x = chi;
+    else e.carry(turn).chi[octet] = chi;
   }
 
   ELMAN_FN void fetch(int i, int turn) {
     if (!e.held(turn) || i >= T) return;
     const S* const xz = p.xz + at_time(e.row(turn), T, i, 2 * D, e.channel);
     if (e.owner) input = load_packed(xz);
-    if (e.spare) z = load_packed(xz + D);
+    if (e.spare && !E::helped) z = load_packed(xz + D);
   }
 
   ELMAN_FN void scores(int i, int turn) {
     Carry& c = e.carry(turn);
+    constexpr bool early = octets == 1;  // whether the tape is read before the sums: one after the other costs more
+    Pair<A> M[lanes];
+    if (early)
+#pragma unroll
+      for (int n = 0; n < lanes && n < N; ++n) M[n] = e.slot_of(0, turn, n);
     c.w = e.take(0);
     if (i == 0) c.w = {0, 0};  // nothing is written before the first step
     const A square = e.team_sum(dot(c.h, c.w));
@@ -121,17 +132,21 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
       A of_w[lanes] = {};
 #pragma unroll
       for (int j = 0; j < lanes; ++j)
-        if (n + j < N) of_w[j] = dot(c.w, e.slot_of(0, turn, n + j));
+        if (n + j < N) of_w[j] = dot(c.w, early ? M[j] : e.slot_of(0, turn, n + j));
       const A by_w = e.team_sums(of_w);
-      e.publish_values(i, turn, n / lanes, by_w, square - c.chi[n / lanes]);
+      const A chi = E::helped ? e.handed(of_chi + n / lanes).x : c.chi[n / lanes];
+      e.publish_values(i, turn, n / lanes, by_w, square - chi);
     }
     e.erase_values(i - 1, turn);
   }
 
   ELMAN_FN void product(int i, int turn) {
+    const bool writes = E::helped && e.helper && i > 0;
+    if (writes) take_in();
     if (alone) pause(e.since, C::DELAY);
     e.template look<0>(i, turn);
-    if (alone && i > 0) finish(i - 1, turn);
+    if (writes) write(i - 1, turn);
+    if (alone && !E::helped && i > 0) finish(i - 1, turn);
     e.template wait<0>(i, turn);
     if (alone) fetch(i, turn);
     typename E::Sum of_w = {}, of_h = {};
@@ -139,6 +154,7 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
     e.put(0, of_w);
     sync_block();
     if (e.owner) scores(i, turn);
+    else if (alone) pause(cycles(), aside);
     e.multiply(e.rest, of_h, 0);
     e.put(1, of_h);
     sync_block();
@@ -162,7 +178,11 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
       if (!last) e.publish_operand(i + 1, turn, 0, c.h);
       if (E::helped)
         hand([&](int which, Pair<A>& x) { e.handed(which) = x; });
+    } else if (e.helper && e.held(turn)) {
+      if (i > 0) stores(i - 1, turn);
+      if (!last) z = load_packed(p.xz + at_time(e.row(turn), T, i, 2 * D, e.channel) + D);
     }
+    if (turn == 0) e.order(i);
     sync_block();
     e.since = cycles();
     if (e.owner) e.erase_operands(i, turn);
@@ -183,9 +203,12 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
 
   // What is left of step i: its stores, and the tape that the next scores need.
   ELMAN_FN void finish(int i, int turn) {
-    if (e.helper) hand([&](int which, Pair<A>& x) { x = e.handed(which); });
+    if (e.helper) take_in();
     if (e.spare && e.held(turn)) stores(i, turn);
-    if (e.owner) write(i, turn);
+    if (E::helped ? e.helper : e.owner) write(i, turn);
+  }
+  ELMAN_FN void take_in() {
+    hand([&](int which, Pair<A>& x) { x = e.handed(which); });
   }
 
   // beta, a and r from the sums of w with the tape and kappa.
@@ -238,14 +261,24 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
   // The tape that the next scores need, which is kept where it is one of those that are saved.
   ELMAN_FN void write(int i, int turn) {
     const int64_t b = e.row(turn);
+    const Carry& c = e.carry(turn);
 #pragma unroll
-    for (int n = 0; n < N; ++n) {
-      Pair<A>& M = e.slot_of(0, turn, n);
-      M = written(M, beta.at(n), e.carry(turn).w);
+    for (int n = 0; n < N; n += lanes) {
+      A of_h[lanes] = {};
+      Pair<A> M[lanes];
+#pragma unroll
+      for (int j = 0; j < lanes; ++j)
+        if (n + j < N) M[j] = e.slot_of(0, turn, n + j);
+#pragma unroll
+      for (int j = 0; j < lanes; ++j)
+        if (n + j < N) {
+          M[j] = written(M[j], beta.at(n + j), c.w);
+          e.slot_of(0, turn, n + j) = M[j], of_h[j] = dot(c.h, M[j]);
+        }
+      match(n / lanes, of_h, turn);
     }
-    match(turn);
     const bool saved = i % C::K == 0 && i < T;
-    if (!e.mine(turn) || !(saved || i == T)) return;
+    if (!e.held(turn) || !(saved || i == T)) return;
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       const Pair<A> M = e.slot_of(0, turn, n);
@@ -259,7 +292,6 @@ template <class Step, class C, class S, class Args> struct ForwardPass {
     for (int i = 0; i <= T; ++i) {
       for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) product(i, turn);
       for (int turn = 0; turn < C::TURNS && e.present(turn); ++turn) step(i, turn);
-      if (i % fence_steps<C> == 0) fence_words();
     }
   }
 };
@@ -282,7 +314,7 @@ Status start(void (*kernel)(Given...), const char* name, const Args& a, Division
   ELMAN_TRY(check<C>(name, a.B, a.T, width));
   ELMAN_TRY((check<C, typename E::P>(name, Matrix<S>{a.W, (int)a.D, (int)width}, a.B)));
   const size_t slots = (size_t)min_of<int64_t>(C::RING, a.T + 1), teams = (size_t)ceil_div<int64_t>(a.D, E::joint * tile);
-  ELMAN_TRY(fill_async(a.partials, 0xFF, slots * (size_t)(ceil_div<int64_t>(a.B, rows) * rows) * teams * E::words * sizeof(Acc<S>), a.stream));
+  ELMAN_TRY(fill_async(a.partials, 0xFF, (counters(a.B) + slots * (size_t)(ceil_div<int64_t>(a.B, rows) * rows) * teams * E::words) * sizeof(Acc<S>), a.stream));
   return launch_pass<C, S>(kernel, name, a.exchange, a.B, width, a.T, split, typename E::At().carve.bytes, a.stream, arguments...);
 }
 

@@ -18,12 +18,14 @@
 //   l, l + 8, ... Values are summed in a fixed order: two runs are equal bit by bit.
 // * Use of a slot again: a warp gathers after all blocks have passed the barrier before they published, so that the operands of the step before
 //   have been read by all; and behind the barrier of a product its operands have been published, so that the values of the gather before have been
-//   read. There their owners erase them. Fences, and the length of the ring, are as in dense_recurrence/engine.cuh: one thread publishes and
-//   erases, and another looks at, a word's place in all slots.
+//   read. There their owners erase them. One thread publishes and erases, and another looks at, a word's place in all slots: its next value comes
+//   behind its erasure by itself, and that all readers look behind the erasure one thread of each block sees to (`order`). A fence in every thread,
+//   as in dense_recurrence/engine.cuh, waits for that thread's stores.
 // * DELAY is counted from a block's barrier; where other work comes first there is no pause. A thread has its channels' part of the tape in
 //   shared memory, TAPES of them.
 #include <elman/families/dense_recurrence/engine.cuh>
 #include <elman/families/tape_recurrence/slots.cuh>
+#include <elman/sync.cuh>
 
 namespace elman::tape {
 using namespace dense;
@@ -46,6 +48,10 @@ template <class S, class C, class Carry, int AREAS, int TAPES, int HANDED> struc
         carries(carve.take<Carry>(carry_size)),
         handed(carve.take<Pair<Acc<S>>>(handed_size)) {}
 };
+
+// Words before the shared values, of which a group's first one counts blocks. They begin as all values do, at the largest number.
+inline constexpr int counter_stride = 32;
+ELMAN_BOTH int64_t counters(int64_t B) { return counter_stride * ceil_div<int64_t>(B, rows); }
 
 // The channels; of a full build a constant, which saves tests and addresses.
 template <class C> ELMAN_FN int width(int64_t D) { return C::WHOLE ? C::WARPS * C::CHUNKS * chunk : (int)D; }
@@ -81,7 +87,7 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
   using Rest = One<C::SHARED - Front::shared>;
   using At = TapeLayout<S, C, Carry, 3 - OPERANDS, TAPES, HANDED>;
   using Sum = A[C::TILES][4];
-  static constexpr bool full = C::WHOLE;
+  static constexpr bool full = C::WHOLE, even = full && C::WARPS * C::CHUNKS * chunk % (C::TILES * tile) == 0;  // of rows; and of channels
   const At layout;
   const int B, D, steps, teams;
   Stationary<S, Front, transposed> front;
@@ -95,6 +101,8 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
   A* write;
   const A* read;
   A *to, *from;  // the team's values, and those that the lane gathers
+  unsigned* const counter;  // of the group
+  const unsigned members;
   Pair<A>*const tape, *const between;
   Carry own{};
   Carry* const carries;
@@ -105,7 +113,8 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
       : B(B), D(width<C>(channels)), steps(steps), teams(ceil_div(D, joint * tile)),
         tape(shared<Pair<A>>(layout.tapes, At::tape_size) + (helped ? thread_x() % At::owners : thread_x())),
         between(At::handed_size ? shared<Pair<A>>(layout.handed, At::handed_size) + thread_x() % At::owners : nullptr),
-        carries(At::carry_size ? shared<Carry>(layout.carries, At::carry_size) + thread_x() : nullptr) {
+        carries(At::carry_size ? shared<Carry>(layout.carries, At::carry_size) + thread_x() : nullptr),
+        counter(reinterpret_cast<unsigned*>(partials + counter_stride * (block_x() / split.blocks))), members(split.blocks) {
     const int block = (int)block_x() % split.blocks, group = (int)block_x() / split.blocks, l = (int)lane();
     const int g = l / 4, q = l % 4;
     // Blocks begin at different chunks, so that they do not all load the same lines at once.
@@ -129,8 +138,9 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
     part = l / lanes / own_rows;
     const int m = set * joint + part, pair = l % lanes ^ (b / 2 % 2) * 4;
     channel = (block * C::TILES + m) * tile + 2 * pair, row0 = group * C::TURNS * rows + b;
-    owner = x < (int)At::owners && (block * C::TILES + set * joint) * tile < D;
-    helper = helped && !owner && x < 2 * (int)At::owners && (block * C::TILES + set * joint) * tile < D;
+    const bool some = even || (block * C::TILES + set * joint) * tile < D;
+    owner = x < (int)At::owners && some;
+    helper = helped && x >= (int)At::owners && x < 2 * (int)At::owners && some;
     spare = helped ? helper : owner;
     first_team = block == 0 && m == 0;
     target = operands + (channel / tile * rows + b) * tile + channel % tile;
@@ -138,7 +148,7 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
     write = parts + ((int)warp() * C::TILES * rows + q / 2 + q % 2 * 4) * tile + (g ^ q % 2 * 4) * 2;
     read = parts + ((m * rows + place) * lanes + l % lanes) * 2;
 
-    A* const values = partials + (int64_t)group * C::TURNS * rows * teams * words;
+    A* const values = partials + counters(B) + (int64_t)group * C::TURNS * rows * teams * words;
     values_slot = (int64_t)ceil_div(B, rows) * rows * teams * words;
     const int slot = l % lanes;
     to = values + ((int64_t)place * teams + block * sets + set) * words + slot % 4 * 4 + slot / 4 + (joint > 1 ? 2 * part : 0);
@@ -151,7 +161,8 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
   ELMAN_FN int64_t row(int turn) const { return row0 + turn * rows; }
   ELMAN_FN bool mine(int turn) const { return owner && held(turn); }
   // The same of an owner or its helper.
-  ELMAN_FN bool held(int turn) const { return channel < D && (full || row(turn) < B); }
+  ELMAN_FN bool held(int turn) const { return (even || channel < D) && in_batch(turn); }
+  ELMAN_FN bool in_batch(int turn) const { return full || row(turn) < B; }
   // The lane that stores what belongs to a row and its slots.
   ELMAN_FN bool of_row(int turn) const { return first_team && held(turn); }
   ELMAN_FN Carry& carry(int turn) {
@@ -162,6 +173,12 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
 
   // Pair `which` of those that an owner and its helper hand to each other.
   ELMAN_FN Pair<A>& handed(int which) const { return between[which * (int)At::owners]; }
+
+  // Four numbers of slot n of the row, among those that are handed from pair `which` on: 2 * octets pairs.
+  ELMAN_FN Quad<A>& quad(int which, int n) const {
+    const int x = (int)thread_x() % (int)At::owners;
+    return reinterpret_cast<Quad<A>*>(between - x + which * (int)At::owners)[(x / 32 * own_rows + x / lanes % own_rows) * N + n];
+  }
 
   // Operand `o` of slot `step`.
   ELMAN_FN S* operand(int step, int turn, int o) const {
@@ -174,6 +191,17 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
     if (step < 0 || step + C::RING > steps || !mine(turn)) return;
 #pragma unroll
     for (int o = 0; o < OPERANDS; ++o) erase(operand(step, turn, o));
+  }
+
+  // Called before the barrier behind a step's gather. Every `lap` steps one thread counts its block, which by its last barrier has erased what it
+  // erases of slots up to step - 2; `behind` steps later it waits until all blocks of the group are counted, and looks of its block at slots from
+  // step + 1 on are behind that.
+  static constexpr int lap = C::RING / 2, behind = C::RING / 4;
+  static_assert(lap + behind + 2 <= C::RING);
+  ELMAN_FN void order(int step) const {
+    if (step < lap || thread_x() != threads<C> - 1) return;
+    if (step % lap == 0) add_release(counter, 1u);
+    if (step % lap == behind) wait_until_acquire(counter, members * (step / lap) - 1);
   }
 
   // Load operand `o` of slot `step`; and wait until it is there.
@@ -260,6 +288,8 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
   // Sum the values of the warp's rows over all teams, from slot `step`; under_way() runs once, while they are.
   template <class UnderWay> ELMAN_FN void gather(int step, int turn, Slots<A, N>& x, Slots<A, N>& y, UnderWay under_way) const {
     constexpr int loads = 8, deep = loads / own_rows;  // loads at a time, and of each row; a load has 8 teams' values
+    // Where one round is all. The backward pass has no registers to spare: there the compiler gives up others that it then makes again.
+    constexpr bool once = OPERANDS == 1 && full && C::WARPS * C::CHUNKS * chunk <= 8 * deep * joint * tile;
     const A* const at = from + (step & (C::RING - 1)) * values_slot + (int64_t)turn * rows * teams * words;
 #pragma unroll
     for (int j = 0; j < octets; ++j) {
@@ -281,9 +311,11 @@ template <class S, class C, class Carry, int OPERANDS, int TAPES, int HANDED, bo
 #pragma unroll
         for (int c = 0; c < loads; ++c)
 #pragma unroll
-          for (int i = 0; i < 4; ++i) total[c % own_rows][i] += element(got[c], i);
+          for (int i = 0; i < 4; ++i)
+            if (once && c < own_rows) total[c][i] = element(got[c], i);
+            else total[c % own_rows][i] += element(got[c], i);
         start += 8 * deep;
-        if (start >= teams) break;
+        if (once || start >= teams) break;
         look();
       }
       if constexpr (own_rows == 4) {

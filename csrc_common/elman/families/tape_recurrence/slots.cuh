@@ -92,6 +92,10 @@ template <class A, int N> struct Slots {
   }
 };
 
+template <class A> struct alignas(16) Quad {
+  A x, y, z, w;
+};
+
 // Four neighbouring values of the exchange, and one of them.
 template <class A> struct Four {
   Words part[sizeof(A) / 4];

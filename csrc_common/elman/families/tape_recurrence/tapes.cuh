@@ -32,7 +32,7 @@ template <class C, class S, class E, class Args> struct Tapes {
 
   // What wrote the tape that `step` found, if that is to be restored in a segment: of step - 1.
   ELMAN_FN void fetch_writing(int step, int turn) {
-    if (step <= 0 || step % C::K == 0 || e.row(turn) >= e.B) return;
+    if (step <= 0 || step % C::K == 0 || !e.in_batch(turn)) return;
     const A* const from = kept(e.row(turn), step);
     past_beta.fill([&](int n, int) { return elman::load(from + n); });
     if (e.held(turn)) past_w = load2(w_at(step - 1, turn));
@@ -55,6 +55,15 @@ template <class C, class S, class E, class Args> struct Tapes {
   ELMAN_FN void restore(int step, int turn) {
     if (step < 0) return;
     const bool held = e.held(turn);
+    // Each way stores what it made: where they met, both would wait for what only one has loaded.
+    const auto put = [&](int n, Pair<A> (&tape)[lanes]) {
+#pragma unroll
+      for (int j = 0; j < lanes; ++j)
+        if (n + j < N) {
+          if constexpr (!C::FAR) found(step, turn, n + j) = tape[j];
+          else if (held) store2(history(step, turn, n + j), tape[j].x, tape[j].y);
+        }
+    };
 #pragma unroll
     for (int n = 0; n < N; n += lanes) {
       Pair<A> tape[lanes];
@@ -62,17 +71,13 @@ template <class C, class S, class E, class Args> struct Tapes {
         const A* const from = saved(step, turn, n);
 #pragma unroll
         for (int j = 0; j < lanes; ++j) tape[j] = load_if(held && n + j < N, from + (int64_t)j * D);
+        put(n, tape);
       } else {
 #pragma unroll
         for (int j = 0; j < lanes; ++j)
           if (n + j < N) tape[j] = written(restored(step - 1, turn, n + j), past_beta.at(n + j), past_w);
+        put(n, tape);
       }
-#pragma unroll
-      for (int j = 0; j < lanes; ++j)
-        if (n + j < N) {
-          if constexpr (!C::FAR) found(step, turn, n + j) = tape[j];
-          else if (held) store2(history(step, turn, n + j), tape[j].x, tape[j].y);
-        }
     }
   }
   // The step whose tape is restored when that of `step` is no longer needed.
