@@ -219,6 +219,7 @@ def _scales(kind: str, function, args, kwargs, results) -> list[Tensor | None]:
     squared = [a.square() if _floating(a) else a for a in args]
     if kind == "product" and function._schema.name.split("::")[1] in ("addmm", "baddbmm", "addmv"):
         kwargs = {key: value * value for key, value in kwargs.items()}
+    kwargs = {key: torch.empty_like(value) if key == "out" else value for key, value in kwargs.items()}
     squares = function(*squared, **kwargs)
     squares = squares if isinstance(squares, (tuple, list)) else (squares,)
     longest = max(a.numel() for a in args if _floating(a))

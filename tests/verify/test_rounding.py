@@ -88,6 +88,17 @@ def test_noise_of_a_sum_grows_with_the_root_of_its_terms_even_where_they_cancel(
             assert 0.3 * size * terms < values.abs().max() <= size * terms * 1.01  # sqrt(K) of sqrt(K)
 
 
+@pytest.mark.parametrize("added", [False, True])
+def test_a_product_that_is_written_into_a_given_tensor_has_no_other_noise(added):
+    a, b, c = (torch.randn(8, 8, dtype=torch.float64, generator=tree().manual_seed(i)) for i in range(3))
+    true = c + a @ b if added else a @ b
+    whole = torch.zeros(16, 8, dtype=torch.float64)
+    with Rounding(kernel(), "float32", 0):
+        torch.addmm(c, a, b, out=whole[8:]) if added else torch.mm(a, b, out=whole[8:])
+    error = (whole[8:] - true).abs().max()
+    assert 0 < error < 100 * UNITS * UNIT["float32"] and not whole[:8].any()
+
+
 def test_moving_data_is_exact():
     x = torch.randn(8, 8, dtype=torch.float64, generator=tree())
     with Rounding(None, "float32", 0):
