@@ -18,13 +18,20 @@ def test_flashrnn_is_not_asked_for_more_than_it_can_address():
 
 
 @pytest.fixture
-def time_E1(monkeypatch, tmp_path):
+def checked():
+    """Return what was verified before it was timed: each model and its shapes."""
+    return []
+
+
+@pytest.fixture
+def time_E1(monkeypatch, tmp_path, checked):
     """Return a function that runs `bench --kernels E1` in a folder of its own, whose timing yields what `rows` does."""
     gpu = SimpleNamespace(uuid="", target="sm_90a", name="NVIDIA H200")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(bench_kernels, "one_gpu", lambda text: gpu)
     monkeypatch.setattr(receipt, "require", lambda specs, target: {"E1": SimpleNamespace(source_hash="0" * 64)})
+    monkeypatch.setattr(bench_kernels, "check_builds", lambda spec, shapes: checked.append((spec.name, *shapes)))
     monkeypatch.setattr(ahead, "compile_all", lambda *args: None)
     monkeypatch.setattr(ceilings, "measure", lambda device: {"copy_gb_s": 4e3, "bf16_tflop_s": 7e2})
 
@@ -52,6 +59,12 @@ def test_rows_before_an_error_are_in_the_record(time_E1, tmp_path):
         time_E1(rows, "broken")
     folder = tmp_path / "runs/broken"
     assert record(folder).rows == [timed(1.0)] and "E1" in (folder / "kernels.md").read_text()
+
+
+def test_builds_are_checked_before_anything_is_timed(time_E1, checked):
+    seen = []
+    time_E1(lambda *args, **kwargs: seen.extend(checked) or iter([timed(1.0)]), "checked")
+    assert seen == [("E1", shapes.Shape())]
 
 
 def test_every_call_has_a_folder_of_its_own(time_E1, tmp_path):
