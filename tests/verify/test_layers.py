@@ -136,3 +136,18 @@ def test_a_state_that_is_dropped_between_halves_fails():
 
     found = layers.check_layer(Spec(FakeVariant(Forgetful), Config()), "split", "library", "cpu", 0)
     assert not found.ok and "y" in {r.tensor for r in found.rows if not r.ok}
+
+
+def test_a_limit_under_which_anything_would_pass_fails(monkeypatch):
+    """As where the noise that makes the limit was written over the result itself: a wrong gradient passed, and any other."""
+    truth_of = layers.truth_of
+
+    def loud(s):
+        truth, errors = truth_of(s)
+        return truth, errors | {"d_scale": errors["d_scale"] * 1e6}
+
+    monkeypatch.setattr(layers, "truth_of", loud)
+    found = layers.check_layer(Spec(FakeVariant(), Config(gate=True)), "truth", "library", "cpu", 0)
+    assert [(r.tensor, r.group) for r in found.rows if not r.ok] == [
+        ("d_scale", "noise as large as it: its limit could not fail")
+    ]
