@@ -58,7 +58,8 @@ def remark(spec: Spec, trial: Trial, device: torch.device) -> str:
 
     target, shape = target_of(device), Shape(rows_each(trial, trial.micro_batches), trial.training.chunk, trial.dim)
     known = receipt.find(spec, target)
-    if known is None or not sized.lacking(spec, known, [shape], divided_over(target, device.index or 0)):
+    over = divided_over(target, device.index or 0)
+    if known is None or not sized.lacking(spec, known, [shape], over, name_of(device)):
         return ""
     size = f"B={shape.B},T={shape.T},dim={shape.dim}"
     return (

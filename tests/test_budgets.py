@@ -43,7 +43,7 @@ def test_a_kernel_keeps_its_budget(variant, capability, capsys):
 
 
 @pytest.mark.skipif(NVCC is None, reason="nvcc is absent")
-@pytest.mark.parametrize("name", ["E42", "E88h32n16"])
+@pytest.mark.parametrize("name", ["E42", "E63", "E34", "E29a", "E88h32n16"])
 def test_a_family_compiles_for_a_chip_after_those_that_were_tuned(name, capsys):
     assert run(["build", name, "--arch", "sm_100", "--dtype", "bfloat16", "--json"]) == 0
     (built,) = json.loads(capsys.readouterr().out)["builds"]

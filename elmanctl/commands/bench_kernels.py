@@ -97,7 +97,7 @@ def check_builds(spec: Spec, shapes) -> None:
     """
     from elmanctl.commands.verify import keep
     from elmanctl.commands.verify_choice import at_shapes
-    from elmanctl.verify import plan, session
+    from elmanctl.verify import plan, session, show
 
     asked = []
     for shape in shapes:
@@ -107,10 +107,10 @@ def check_builds(spec: Spec, shapes) -> None:
         note(f"{spec.name}: its receipt has no case of {len(cases)} of these builds; they are verified first.")
         outcome = session.verify(replace(asked[0], sized=tuple(cases)))
         keep(outcome)
-        if failed := [check.id for check in outcome.checks if not check.ok]:
+        if failed := [check for check in outcome.checks if not check.ok]:
             raise CheckFailed(
-                f"{spec.name} failed {', '.join(failed)}: a kernel is not timed before it is right. "
-                f"elmanctl verify {spec.name} --case {failed[0]!r} shows where."
+                f"{spec.name} failed {', '.join(check.id for check in failed)}: a kernel is not timed before it is right. "
+                f"{show.command(outcome.request, failed[0])} shows where."
             )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -167,7 +168,7 @@ def prove_one(passed, mutants: int | None, json: bool, jobs: int | None = None) 
     The mistakes are compiled for the host, wherever the configuration passed: a planted one may write anywhere, and a device that it
     harmed would fail what comes next. The proof is of the sources, so it goes into every receipt of the configuration that vouches for them.
     """
-    from msgspec.structs import replace
+    from msgspec import structs
 
     from elmanctl.verify import hashes, plan, receipt
     from elmanctl.verify.prove import proof, show
@@ -187,7 +188,7 @@ def prove_one(passed, mutants: int | None, json: bool, jobs: int | None = None) 
 
         found = proof.prove(plan.Plan(request), mutants or proof.MUTANTS, progress, jobs)
     for target in receipt.held(spec):
-        receipt.attach(spec, target, replace(found.record(), scope=scope), found.ok)
+        receipt.attach(spec, target, structs.replace(found.record(), scope=scope), found.ok)
     if not json:
         show.show(spec.name, found)
     return show.as_json(found), found.ok
@@ -219,6 +220,8 @@ def keep(outcome) -> tuple[Path | None, str]:
     from elmanctl.verify import receipt, session
 
     spec, target = outcome.request.spec, outcome.target
+    if outcome.request.sized and outcome.request.kept and (now := receipt.find(spec, target)):
+        outcome.request = replace(outcome.request, kept=now)  # another process may have added to it meanwhile
     if not outcome.ok:
         receipt.write(spec, session.receipt_of(outcome))
         return None, "Its receipt is red."

@@ -1,6 +1,7 @@
 """Which configurations `elmanctl verify` checks for --all, --changed and --suite, and how much of one for --layer and --shape."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 
 from elmanctl.console import note
@@ -58,12 +59,16 @@ def check_alone(ways: dict[str, object], parts: dict[str, object]) -> None:
 
 def named_requests(requests: list, shapes: list, layer: bool, several: bool, part: bool) -> Iterator:
     """Yield what runs of each model: a part at shapes or of the layer, a part that was asked for, or all."""
-    for request in requests:
-        if shapes:
-            if sized := at_shapes(request, shapes):
-                yield sized
-            else:
-                note(f"{request.spec.name}: these sizes take no build of which its receipt has no case.")
+    at = (
+        [at_shapes(request, shapes) for request in requests] if shapes else []
+    )  # what cannot be is said before anything runs
+    for request, sized in itertools.zip_longest(requests, at):
+        if sized:
+            yield sized
+        elif shapes:
+            note(
+                f"{request.spec.name}: nothing to add; a case of each build that these sizes take has passed, or it has one build for all sizes."
+            )
         elif layer:
             yield of_layer(request, several)
         else:
@@ -114,7 +119,7 @@ def of_layer(request, several: bool):
         if not several:
             raise UserError(f"{error} Leave --layer out.") from None
         note(f"{error} It is verified whole.")
-        return request
+        return with_earlier_sizes(request)
     return dataclasses.replace(request, seed=old.seed, quick=old.quick, thorough=old.thorough, kept=old)
 
 
@@ -126,6 +131,8 @@ def at_shapes(request, shapes):
     Raises:
         UserError: for a shape that the kernel cannot hold, or a configuration for which no receipt vouches.
     """
+    import torch
+
     from elmanctl.launch import device
     from elmanctl.verify import receipt, sized
 
@@ -138,7 +145,8 @@ def at_shapes(request, shapes):
             f"--shape: no receipt for {target} vouches for {spec.name}, and cases at other sizes are added to one. "
             f"Run elmanctl verify {spec.name} --device {request.device} first."
         )
-    lacking = sized.lacking(spec, known, shapes, device(target))
+    name = torch.cuda.get_device_name() if request.device == "cuda" else ""
+    lacking = sized.lacking(spec, known, shapes, device(target), name)
     if not lacking:
         return None
     owner = receipt.named(spec.variant, known.model)

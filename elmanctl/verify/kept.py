@@ -73,11 +73,11 @@ def added(old: Receipt, new: Receipt) -> Receipt:
     worst = max(tensors, key=tensors.get, default="")
     return replace(
         old,
-        cases=old.cases + len(new.results.keys() - old.results.keys()),
+        cases=old.cases + len(set(new.sized) - old.results.keys()),
         worst=tensors.get(worst, 0.0),
         worst_tensor=worst,
         results=results,
         tensors=tensors,
         failed=new.failed,
-        sized=tuple(dict.fromkeys((*(old.sized or ()), *new.results))),
+        sized=tuple(dict.fromkeys((*(old.sized or ()), *new.sized))),
     )

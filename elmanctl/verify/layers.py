@@ -187,7 +187,9 @@ def compare(s: Setting, got: dict[str, Tensor], truth, errors) -> list[Row]:
         if name in parameters and not got[name].any():
             row = dataclasses.replace(row, ratio=float("inf"), group="zero: the parameter is dead")
         if np.square(errors[name]).mean() > VACUOUS**2 * np.square(value).mean() > 0:
-            row = dataclasses.replace(row, ratio=float("inf"), group="noise as large as it: its limit could not fail")
+            row = dataclasses.replace(
+                row, ratio=float("inf"), group="noise above 1 % of it: its limit could hardly fail"
+            )
         rows.append(row)
     return rows
 

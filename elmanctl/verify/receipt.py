@@ -184,6 +184,8 @@ def write(spec: Spec, receipt: Receipt) -> Path | None:
 
     What --prove and --sanitize showed of the same sources, for or against them, still holds; also where the layer alone has changed.
     """
+    if not receipt.sized and (before := held(spec, (receipt.target,)).get(receipt.target)):
+        receipt = msgspec.structs.replace(receipt, sized=before.receipt.sized)  # for the next whole run
     old = _passed(spec, receipt.target)
     if receipt.quick and not receipt.failed and old and not old.quick:
         return None

@@ -11,7 +11,7 @@ from elmanctl import takeover
 from elmanctl.errors import UserError
 from elmanctl.kernel import Kernel
 from elmanctl.kernelbench.shapes import Shape
-from elmanctl.tiles import Device
+from elmanctl.tiles import DEVICES, Device, DoesNotFit
 from elmanctl.variant import Spec
 from elmanctl.verify import cases
 from elmanctl.verify.cases import Case
@@ -21,12 +21,15 @@ from elmanctl.verify.record import Receipt
 DTYPE = takeover.DTYPE
 
 
-def lacking(spec: Spec, known: Receipt | None, shapes: Iterable[Shape], device: Device | None) -> list[Case]:
+def lacking(
+    spec: Spec, known: Receipt | None, shapes: Iterable[Shape], device: Device | None, name: str = ""
+) -> list[Case]:
     """Return a case for each build that shapes take and in which no case of a receipt passed.
 
     Args:
         shapes: rows, steps and width of a layer, as it is given them.
-        device: that the work is divided over; None for the host backend.
+        device: that the work is divided over, and its name; None for the host backend. The work of a receipt that was made on another chip was
+            divided over that: over the one that stands for its target.
     Raises:
         UserError: for a shape that the kernel cannot hold.
     """
@@ -36,11 +39,18 @@ def lacking(spec: Spec, known: Receipt | None, shapes: Iterable[Shape], device: 
     draws = spec.variant.module("reference").DRAWS
     constants = spec.variant.module("binding").constants(spec.config)
     passed = [text for text in known.results if text not in known.failed] if known else []
-    found, builds = [], [_build(kernel, constants, case, device) for case in _cases(spec, passed)]
+    theirs = device if device is None or known is None or known.device_name == name else DEVICES.get(known.target)
+    found, builds = [], []
+    for case in _cases(spec, passed):
+        with contextlib.suppress(DoesNotFit):
+            builds.append(_build(kernel, constants, case, theirs))
     for shape in shapes:
         for _, _, sizes in takeover.kernels(spec, shape.dim, shape.B):
             wanted = Case(DTYPE, tuple((d, {**sizes, "T": shape.T}[d]) for d in kernel.dims), draws[0])
-            build = _build(kernel, constants, wanted, device)
+            try:
+                build = _build(kernel, constants, wanted, device)
+            except DoesNotFit as error:
+                raise UserError(f"{shape.text()}: {error}") from None
             if build not in builds:
                 builds.append(build)
                 found.append(_shortest(kernel, constants, wanted, build, device))

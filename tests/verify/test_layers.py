@@ -149,5 +149,5 @@ def test_a_limit_under_which_anything_would_pass_fails(monkeypatch):
     monkeypatch.setattr(layers, "truth_of", loud)
     found = layers.check_layer(Spec(FakeVariant(), Config(gate=True)), "truth", "library", "cpu", 0)
     assert [(r.tensor, r.group) for r in found.rows if not r.ok] == [
-        ("d_scale", "noise as large as it: its limit could not fail")
+        ("d_scale", "noise above 1 % of it: its limit could hardly fail")
     ]

@@ -9,11 +9,11 @@ import torch
 from elmanctl import launch, provenance
 from elmanctl.cli import run
 from elmanctl.commands import bench_kernels, verify_choice
-from elmanctl.errors import CheckFailed
+from elmanctl.errors import CheckFailed, UserError
 from elmanctl.kernelbench.shapes import Shape
 from elmanctl.plugins.registry import registry
 from elmanctl.records import Budget, Training, Trial
-from elmanctl.tiles import DEVICES
+from elmanctl.tiles import DEVICES, DoesNotFit
 from elmanctl.verify import plan, receipt, sized
 from elmanctl.verify.record import nothing
 from tests.verify.test_kept import CALL, edit
@@ -53,6 +53,36 @@ def test_what_has_no_divisions_lacks_none():
         assert ids(name, [], Shape()) == []
 
 
+def test_a_shape_that_does_not_fit_is_refused_and_one_of_a_receipt_counts_for_nothing():
+    with pytest.raises(UserError, match=r"B=128 T=512 dim=1536: .*D=1536, N=8, B=128 in bfloat16"):
+        ids("E29a", [], Shape(B=128))
+    wide = ["bfloat16 B128 T17 D1536 N8 typical", "bfloat16 B128 T17 D1536 typical"]
+    assert ids("E29a", wide, Shape(dim=1024)) == ["bfloat16 B32 T17 D1024 typical"]
+
+
+def test_a_chip_with_fewer_multiprocessors_divides_the_work_otherwise():
+    spec, small = registry().resolve("E42"), dataclasses.replace(H200, multiprocessors=114)
+    known = msgspec.structs.replace(nothing("E42", "E42", "sm_90a"), results={"bfloat16 B32 T9 D1536 typical": 0.5})
+    assert sized.lacking(spec, known, [Shape()], H200) == []
+    assert len(sized.lacking(spec, known, [Shape()], small, "a small chip")) == 1
+    own = msgspec.structs.replace(known, device_name="a small chip")
+    assert sized.lacking(spec, own, [Shape()], small, "a small chip") == []
+
+
+def test_an_earlier_case_that_does_not_fit_here_is_not_run(monkeypatch):
+    def full(*args):
+        raise DoesNotFit("too wide")
+
+    monkeypatch.setattr(plan, "Compiled", full)
+    spec = registry().resolve("E42")
+    (case,) = sized.lacking(spec, None, [Shape()], H200)
+    for kept, ok in ((None, True), (nothing("E42", "E42", "host"), False)):
+        made = plan.Plan(plan.Request(spec, "cpu", sized=(case,), kept=kept))
+        (task,) = (task for task in made.tasks() if task.case == case)
+        check = made.run(task)
+        assert (check.ok, check.not_run) == (ok, ok) and "too wide" in check.message
+
+
 @pytest.fixture
 def divided(spec, folder):
     """Return the integrator with two builds, after a quick run that knows one of them."""
@@ -72,7 +102,7 @@ def test_a_case_is_added_to_the_receipt_and_runs_again_with_all_others(spec, div
     assert (after.created, after.keys, after.cases) == (before.created, before.keys, before.cases + 1)
     capsys.readouterr()
     assert run([*CALL, *shape]) == 0
-    assert "take no build of which its receipt has no case" in capsys.readouterr().err
+    assert "nothing to add" in capsys.readouterr().err
     assert run([*CALL, "--layer"]) == 0
     kept = receipt.find(spec, "host")
     assert kept.sized == (wide,) and wide in kept.results
@@ -81,6 +111,7 @@ def test_a_case_is_added_to_the_receipt_and_runs_again_with_all_others(spec, div
     request = verify_choice.with_earlier_sizes(plan.Request(registry().resolve("Integrator"), "cpu"))
     tasks = [task.id for task in plan.Plan(request).tasks()]
     assert wide in tasks and len(set(tasks)) == len(tasks) > 60
+    assert run([*CALL, "--quick"]) == 0 and receipt.find(spec, "host").sized == (wide,)
 
 
 def test_a_build_that_is_wrong_at_such_sizes_alone_makes_the_receipt_red(spec, divided, monkeypatch):
@@ -132,6 +163,7 @@ def test_a_trial_says_which_build_its_receipt_does_not_know(monkeypatch):
     )
     known = nothing("E42", "E42", "sm_90a")
     monkeypatch.setattr(provenance, "target_of", lambda device: "sm_90a")
+    monkeypatch.setattr(provenance, "name_of", lambda device: "NVIDIA H200")
     monkeypatch.setattr(launch, "device", lambda target, index: H200)
     monkeypatch.setattr(receipt, "find", lambda spec, target: known)
     said = provenance.remark(spec, trial, device)
