@@ -8,7 +8,7 @@ import torch
 import elmanctl
 from elmanctl import norms, takeover
 from elmanctl.device import name_of, target_of
-from elmanctl.records import VOUCHED, Trial, rows_each
+from elmanctl.records import VOUCHED, Trial
 from elmanctl.variant import Spec, Variant
 
 
@@ -52,11 +52,11 @@ def remark(spec: Spec, trial: Trial, device: torch.device) -> str:
     """Return what the receipt for this device does not vouch for, where a trial's width and rows take a build of their own, or an empty text."""
     if device.type != "cuda" or takeover.execution(spec, device.type) != "kernel":
         return ""
-    from elmanctl.kernelbench.shapes import Shape
+    from elmanctl.kernelbench import shapes
     from elmanctl.launch import device as divided_over
     from elmanctl.verify import receipt, sized
 
-    target, shape = target_of(device), Shape(rows_each(trial, trial.micro_batches), trial.training.chunk, trial.dim)
+    target, shape = target_of(device), shapes.of_trial(trial)
     known = receipt.find(spec, target)
     over = divided_over(target, device.index or 0)
     if known is None or not sized.lacking(spec, known, [shape], over, name_of(device)):

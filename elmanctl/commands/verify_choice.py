@@ -79,9 +79,8 @@ def suite_requests(name: str, asked: Callable) -> Iterator:
     """Yield what receipts lack of the kernels that a suite's rows run, where `asked` is the request for a model: all, or cases at their sizes."""
     from elmanctl import suite as suites
     from elmanctl import takeover
-    from elmanctl.kernelbench.shapes import Shape
+    from elmanctl.kernelbench import shapes as kernel_shapes
     from elmanctl.launch import device
-    from elmanctl.records import rows_each
     from elmanctl.verify import receipt
 
     suite, runs, lacking = suites.load(name), {}, 0
@@ -89,10 +88,8 @@ def suite_requests(name: str, asked: Callable) -> Iterator:
         if row.size is None or not row.row.spec.variant.has_kernel:
             continue
         trial = suites.trial(suite, row, "cuda", suite.budget, suite.training)
-        shape = Shape(rows_each(trial, trial.micro_batches), suite.training.chunk, trial.dim)
-        where = device(asked(row.row.spec).target)
-        spec, _ = takeover.fitting(row.row.spec, shape.dim, shape.B, where)
-        runs.setdefault(spec.name, (spec, []))[1].append(shape)
+        spec, _ = takeover.of_trial(row.row.spec, trial, device(asked(row.row.spec).target))
+        runs.setdefault(spec.name, (spec, []))[1].append(kernel_shapes.of_trial(trial))
     for spec, shapes in runs.values():
         request = asked(spec)
         if receipt.find(spec, request.target) is None:

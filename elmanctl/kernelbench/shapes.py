@@ -4,6 +4,7 @@ import itertools
 from dataclasses import dataclass, replace
 
 from elmanctl.errors import UserError
+from elmanctl.records import Trial, rows_each
 from elmanctl.sizes import parse_count
 
 SWEEPS = {
@@ -27,6 +28,11 @@ class Shape:
     def text(self) -> str:
         """Return `B=32 T=512 dim=1536`."""
         return f"B={self.B} T={self.T} dim={self.dim}"
+
+
+def of_trial(trial: Trial) -> Shape:
+    """Return what each pass of a trial gives a layer on one GPU."""
+    return Shape(rows_each(trial, trial.micro_batches), trial.training.chunk, trial.dim)
 
 
 def parse_shape(text: str | None, base: Shape = Shape()) -> Shape:

@@ -123,6 +123,15 @@ def thorough(spec: Spec, kernel: Kernel, constants: dict[str, int], dtypes, draw
     return list(dict.fromkeys([*default(spec, kernel, constants, dtypes, draws), *every]))
 
 
+def build(kernel: Kernel, constants: dict[str, int], case: Case, device) -> dict[str, int]:
+    """Return what the build of a case takes on a `tiles.Device`, None for the host backend.
+
+    Raises:
+        DoesNotFit: where the device cannot hold it.
+    """
+    return kernel.complete(constants, {**constants, **dict(case.sizes)}, case.dtype, device)
+
+
 def parse(text: str, spec: Spec, kernel: Kernel, dtypes, draws) -> Case:
     """Read a case as it is printed; a size that is left out takes its default.
 

@@ -49,17 +49,14 @@ def joined(old: Receipt, new: Receipt, kernel: Iterable[str]) -> Receipt:
     results = {name: value for name, value in old.results.items() if not name.startswith(LAYER)} | new.results
     tensors = {name: old.tensors[name] for name in kernel if name in old.tensors}
     tensors |= {name: max(value, tensors.get(name, 0.0)) for name, value in new.tensors.items()}
-    worst = max(tensors, key=tensors.get, default="")
     return replace(
         new,
+        **_errors(tensors),
         dtypes=old.dtypes,
         cases=old.cases,
-        worst=tensors.get(worst, 0.0),
-        worst_tensor=worst,
         keys=old.keys,
         compiler=old.compiler,
         results=results,
-        tensors=tensors,
         sanitized=old.sanitized,
         sized=old.sized,
         kernel_checked=old.kernel_checked or old.created,
@@ -70,14 +67,17 @@ def added(old: Receipt, new: Receipt) -> Receipt:
     """Return a receipt with the cases of a run of the same sources at other sizes, which are all that `new` has."""
     results = old.results | new.results
     tensors = {n: max(old.tensors.get(n, 0.0), new.tensors.get(n, 0.0)) for n in old.tensors | new.tensors}
-    worst = max(tensors, key=tensors.get, default="")
     return replace(
         old,
+        **_errors(tensors),
         cases=old.cases + len(set(new.sized) - old.results.keys()),
-        worst=tensors.get(worst, 0.0),
-        worst_tensor=worst,
         results=results,
-        tensors=tensors,
         failed=new.failed,
         sized=tuple(dict.fromkeys((*(old.sized or ()), *new.sized))),
     )
+
+
+def _errors(tensors: dict[str, float]) -> dict[str, object]:
+    """Return the fields of a receipt that say the largest error over limit of each tensor, and of all."""
+    worst = max(tensors, key=tensors.get, default="")
+    return {"tensors": tensors, "worst": tensors.get(worst, 0.0), "worst_tensor": worst}

@@ -184,12 +184,13 @@ def write(spec: Spec, receipt: Receipt) -> Path | None:
 
     What --prove and --sanitize showed of the same sources, for or against them, still holds; also where the layer alone has changed.
     """
-    if not receipt.sized and (before := held(spec, (receipt.target,)).get(receipt.target)):
+    before = held(spec, (receipt.target,)).get(receipt.target)
+    if before and not receipt.sized:
         receipt = msgspec.structs.replace(receipt, sized=before.receipt.sized)  # for the next whole run
-    old = _passed(spec, receipt.target)
+    old = _passed(before)
     if receipt.quick and not receipt.failed and old and not old.quick:
         return None
-    old = old or _proven(spec, receipt.target)
+    old = old or _proven(spec, before)
     if old and receipt.proof is None and not receipt.failed:
         known = tuple(dict.fromkeys((*old.sanitized, *receipt.sanitized)))
         receipt = msgspec.structs.replace(receipt, proof=old.proof, failed=old.failed, sanitized=known)
@@ -198,20 +199,18 @@ def write(spec: Spec, receipt: Receipt) -> Path | None:
 
 def attach(spec: Spec, target: str, proof: Proof, ok: bool) -> None:
     """Put a proof into the receipt of a configuration that passed; one that is not `ok` makes it red."""
-    if known := _passed(spec, target):
+    if known := _passed(held(spec, (target,)).get(target)):
         _change(spec, target, msgspec.structs.replace(known, proof=proof, failed=() if ok else UNPROVEN))
 
 
-def _passed(spec: Spec, target: str) -> Receipt | None:
-    """Return the receipt of a configuration whose checks all passed with these sources, whatever a proof said of them."""
-    known = held(spec, (target,)).get(target)
+def _passed(known: Held | None) -> Receipt | None:
+    """Return a receipt whose checks all passed with the sources as they are, whatever a proof said of them."""
     unproven = known and known.state == "red" and known.receipt.intact and known.receipt.failed == UNPROVEN
     return known.receipt if known and (known.state == "green" or unproven) else None
 
 
-def _proven(spec: Spec, target: str) -> Receipt | None:
-    """Return the receipt that holds no longer, where its proof does."""
-    known = held(spec, (target,)).get(target)
+def _proven(spec: Spec, known: Held | None) -> Receipt | None:
+    """Return a receipt that holds no longer, where its proof does."""
     old = known and known.receipt
     if not (old and old.proof and old.intact and old.failed in ((), UNPROVEN)):
         return None

@@ -43,12 +43,12 @@ def lacking(
     found, builds = [], []
     for case in _cases(spec, passed):
         with contextlib.suppress(DoesNotFit):
-            builds.append(_build(kernel, constants, case, theirs))
+            builds.append(cases.build(kernel, constants, case, theirs))
     for shape in shapes:
         for _, _, sizes in takeover.kernels(spec, shape.dim, shape.B):
             wanted = Case(DTYPE, tuple((d, {**sizes, "T": shape.T}[d]) for d in kernel.dims), draws[0])
             try:
-                build = _build(kernel, constants, wanted, device)
+                build = cases.build(kernel, constants, wanted, device)
             except DoesNotFit as error:
                 raise UserError(f"{shape.text()}: {error}") from None
             if build not in builds:
@@ -60,10 +60,6 @@ def lacking(
 def again(spec: Spec, known: Receipt | None) -> tuple[Case, ...]:
     """Return the cases of an earlier receipt that are of such builds: a whole run has them too."""
     return tuple(_cases(spec, known.sized)) if known and known.sized and spec.variant.has_kernel else ()
-
-
-def _build(kernel: Kernel, constants: dict[str, int], case: Case, device: Device | None) -> dict[str, int]:
-    return kernel.complete(constants, {**constants, **dict(case.sizes)}, case.dtype, device)
 
 
 def _cases(spec: Spec, ids: Iterable[str]) -> list[Case]:
@@ -81,6 +77,6 @@ def _shortest(kernel: Kernel, constants, wanted: Case, build: dict[str, int], de
     k = cases.chunk(constants)
     for T in (k + 1, max(cases.LONG, 2 * k + 5)):
         case = Case(wanted.dtype, tuple((d, T if d == "T" else size) for d, size in wanted.sizes), wanted.draw)
-        if _build(kernel, constants, case, device) == build:
+        if cases.build(kernel, constants, case, device) == build:
             return case
     return wanted

@@ -28,11 +28,9 @@ def runs(plan, dtype: str) -> list[Case]:
     k, other = cases.chunk(plan.constants), cases.other_sizes(plan.spec, plan.kernel)
     chosen = ((1, plan.draws[0]), (k + 1, plan.draws[0]), (2 * k + 3, plan.draws[-1]), (cases.LONG, plan.draws[0]))
     *short, long = [cases.make(plan.kernel, other, dtype, T, draw) for T, draw in chosen]
-
-    def build(case: Case) -> dict[str, int]:  # of the host, whose divisions follow the largest Hopper's
-        return plan.kernel.complete(plan.constants, {**plan.constants, **dict(case.sizes)}, dtype, None)
-
-    return short if build(long) in map(build, short) else [*short, long]
+    # Of the host, whose divisions follow the largest Hopper's.
+    *builds, last = [cases.build(plan.kernel, plan.constants, case, None) for case in (*short, long)]
+    return short if last in builds else [*short, long]
 
 
 def listed(plan) -> list[tuple[str, Case | None]]:
