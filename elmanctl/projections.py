@@ -58,9 +58,7 @@ def _stacked(gradients: list[Tensor], x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return d^T x for each d, one below the other; each product writes its rows itself where it can in that dtype."""
     whole = x.new_empty(sum(d.shape[1] for d in gradients), x.shape[1], dtype=dtype)
     for d, out in zip(gradients, whole.split([d.shape[1] for d in gradients]), strict=True):
-        if x.is_cuda and (x.dtype, dtype) == (torch.bfloat16, torch.float32) and not torch.compiler.is_compiling():
-            torch.mm(d.mT, x, out_dtype=dtype, out=out)
-        elif x.dtype == dtype and not torch.compiler.is_compiling():
+        if x.dtype == dtype and not torch.compiler.is_compiling():
             torch.mm(d.mT, x, out=out)
         else:
             out.copy_(product(d.mT, x))
