@@ -36,6 +36,12 @@ def flips(spec: Spec) -> list[tuple[str, object]]:
     return found
 
 
+def larger(spec: Spec) -> list[tuple[str, object]]:
+    """Return (size in the name, twice its value) for each: what mixes heads does nothing to one head."""
+    tagged = (f.name for f in dataclasses.fields(spec.config) if "tag" in f.metadata)
+    return [(name, 2 * getattr(spec.config, name)) for name in tagged]
+
+
 def legal(spec: Spec, changes: dict[str, object]) -> Spec | None:
     """Return the configuration with options changed, or None where a rule forbids it."""
     other = Spec(spec.variant, dataclasses.replace(spec.config, **changes))
@@ -49,11 +55,12 @@ def legal(spec: Spec, changes: dict[str, object]) -> Spec | None:
 def check_option(spec: Spec, name: str, value: object, where: str, device: str, seed: int) -> Check:
     """Require that an option changes the output given common parameters, and that the kernel follows it.
 
-    An option without effect alone is tried together with each other one: an activation matters only where its gate exists.
+    An option without effect alone is tried together with each other one, then with each size doubled: an activation matters only where its
+    gate exists, a mixture of heads only where there are two.
     """
     started, id = time.monotonic(), f"option {name}={show(value)}"
     tried = []
-    for context in ({}, *({n: v} for n, v in flips(spec) if n != name)):
+    for context in ({}, *({n: v} for n, v in (*flips(spec), *larger(spec)) if n != name)):
         base, other = (spec if not context else legal(spec, context)), legal(spec, {**context, name: value})
         if base is None or other is None:
             continue

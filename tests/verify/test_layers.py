@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from elmanctl.errors import UserError
-from elmanctl.options import option
+from elmanctl.options import option, tagged
 from elmanctl.rules import Multiple, Rules
 from elmanctl.variant import Spec
 from elmanctl.verify import layers, liveness
@@ -46,7 +46,7 @@ class Gated(torch.nn.Module):
 
 
 def rules(config, dim):
-    return "kind without a gate" if config.kind != "silu" and not config.gate else None
+    return "kind without a gate" if getattr(config, "kind", "silu") != "silu" and not config.gate else None
 
 
 class FakeVariant:
@@ -94,6 +94,25 @@ def test_a_live_option_passes_alone_or_beside_the_one_it_needs():
 def test_an_option_that_only_sets_the_start_is_said_to():
     found = check("start", 2.0)
     assert found.ok and "initialisation only" in found.message
+
+
+def test_an_option_that_needs_a_larger_size_is_tried_there():
+    @dataclasses.dataclass(frozen=True)
+    class Heads:
+        n_heads: int = tagged("h", 1)
+        mix: bool = option(False)
+
+    class Mixing(Gated):
+        def __init__(self, dim, config):
+            super().__init__(dim, Config())
+            self.groups = config.n_heads if config.mix else 1
+
+        def forward(self, x, state=None):
+            y, state = super().forward(x, state)
+            return y.unflatten(-1, (self.groups, -1)).flip(-2).flatten(-2), state
+
+    found = liveness.check_option(Spec(FakeVariant(Mixing), Heads()), "mix", True, "library", "cpu", 0)
+    assert found.ok and found.message == "changes the output beside n_heads=2"
 
 
 def test_an_idle_option_fails():
