@@ -139,9 +139,9 @@ def wanted(names: list[str], base) -> list[tuple[Spec, object]]:
 
     found = {}
     for text in names or [None]:
-        name, _, own = text.partition("@") if text else (None, "", "")
+        name, at, own = text.partition("@") if text else (None, "", "")
         for spec in models(name):
-            shape = parse_shape(own, base)
+            shape = parse_shape(own if at else None, base)
             found[spec.name, shape] = (spec, shape)
     return list(found.values())
 

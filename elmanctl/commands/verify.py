@@ -129,14 +129,16 @@ def register(app: typer.Typer) -> None:
         else:
             how = {"layer": layer, "several": several, "part": quick or case is not None or bool(dtype)}
             requests = named_requests([asked(spec) for spec in specs], shapes, **how)
-        for request in requests:
-            data, ok = verify_one(request, json, jobs)
-            if prove and ok:
-                data["proof"], ok = prove_one(request, mutants, json, jobs)
-            results.append(data)
-            failed += [] if ok else [request.spec.name]
-        if json:
-            print_json(results)
+        try:
+            for request in requests:
+                data, ok = verify_one(request, json, jobs)
+                if prove and ok:
+                    data["proof"], ok = prove_one(request, mutants, json, jobs)
+                results.append(data)
+                failed += [] if ok else [request.spec.name]
+        finally:  # also of those before an error
+            if json:
+                print_json(results)
         if failed:
             raise CheckFailed(f"Failed: {', '.join(failed)}.")
 

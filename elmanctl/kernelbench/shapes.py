@@ -42,7 +42,7 @@ def parse_shape(text: str | None, base: Shape = Shape()) -> Shape:
         UserError: for another key or a value that is no positive whole number.
     """
     given = {}
-    for part in filter(None, (text or "").split(",")):
+    for part in [] if text is None else text.split(","):
         key, equals, value = part.partition("=")
         names = {name.lower(): name for name in SWEEPS}
         if not equals or key.strip().lower() not in names:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from elmanctl.cli import run
+from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
 from elmanctl.verify import hashes, receipt, remembered, watch
 
@@ -101,6 +102,17 @@ def test_a_parameter_without_gradient_fails(folder, capsys):
     edit(folder, "layer.py", '"a": self.a,', '"a": self.a.detach(),')
     code, out, _ = call(capsys, "--case", "layer truth")
     assert code == 1 and "no gradient reaches a" in out
+
+
+def test_an_error_in_the_middle_loses_no_json_of_what_was_verified(capsys, monkeypatch):
+    def verify_one(request, json, jobs):
+        if request.spec.name != "diagonal":
+            raise UserError("its receipt cannot be written")
+        return {"model": "diagonal"}, True
+
+    monkeypatch.setattr("elmanctl.commands.verify.verify_one", verify_one)
+    assert run(["verify", "diagonal", "E34", "--device", "cpu", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out) == [{"model": "diagonal"}]
 
 
 def test_a_crash_fails_its_checks_and_the_others_are_reported(folder, capsys):
