@@ -19,6 +19,7 @@ DEPTH, DEEPEST = 20, 10_000  # layers: by default, and more than anybody trains
 TOLERANCE = 0.06
 # For a variant that states no rule on its width: the method's tile for a fair comparison.
 METHOD_STEP = 128
+FINER = (64, 32, 16)  # steps that are tried where the method's comes to no width within tolerance
 WIDEST = 2**20
 
 
@@ -180,6 +181,17 @@ def search(
             f"has {short_count(only.params)} ({only.params:,}). Ask for at {bound} that, or change --depth or --align."
         )
     return fit
+
+
+def finer(spec: Spec, fit: Fit, depth: int = DEPTH) -> int | None:
+    """Return the coarsest of the finer steps of the width at which a budget that was missed is met; None where none does, or for one that was met."""
+    for step in () if fit.within else FINER:
+        try:
+            if search(spec, fit.target, depth, fit.tolerance, step).within:
+                return step
+        except UserError:  # finer than its kernel runs
+            continue
+    return None
 
 
 def between(low: int, high: int) -> Iterable[int]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from elmanctl import dims as counting
-from elmanctl.console import out, print_json, print_table
+from elmanctl.console import note, out, print_json, print_table
 from elmanctl.errors import UserError
 from elmanctl.sizes import parse_count, parse_share, short_bytes, short_count, short_share
 
@@ -100,6 +100,11 @@ def show_models(
                 shown = row(fit.model, size, target, share)
                 rows.append(shown if size == fit.nearest else [*shown[:-1], ""])
     print_table(COLUMNS, rows, title=f"{short_count(target)} parameters at depth {depth}", right=RIGHT)
+    for spec, fit in zip(specs, fits, strict=True):
+        if align is None and (step := counting.finer(spec, fit, depth)):
+            note(
+                f"{spec.name}: --align {step} comes within {short_share(share)}; widths then are not all multiples of 128."
+            )
 
 
 def row(name: str, size: counting.Size, target: int | None, tolerance: float) -> list[Any]:

@@ -14,6 +14,16 @@ def test_one_model_shows_the_widths_around_the_budget(project):
     assert "320 KiB" in below
 
 
+def test_a_budget_that_is_missed_names_the_step_that_meets_it(project):
+    missed = project.run("dims", "E34", "E75h4n32", "--params", "8M")
+    assert "NOT within 6 %" in missed.out
+    (said,) = (line for line in missed.err.splitlines() if "--align" in line)
+    step = said.partition("--align ")[2].split()[0]
+    assert said.startswith("E34: ")
+    met = project.run("dims", "E34", "--params", "8M", "--align", step)
+    assert "nearest, within 6 %" in met.out and "--align" not in met.err
+
+
 def test_json_has_both_sides_and_the_verdict(project):
     (fit,) = json.loads(project.run("dims", "E75h4n32", "--params", "100M", "--tolerance", "1%", "--json").out)
     assert fit["nearest"] == fit["below"] and fit["nearest"]["params"] == 98_838_400
