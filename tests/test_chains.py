@@ -26,6 +26,7 @@ STEPS = {
     "Reciprocal": (1, 1, 0, 0),
     "Shuffle": (0, 0, 1, 0),
     "mma_chain": (0, 0, 0, 1),
+    "Diagonal": (2, 2, 0, 0),
     "ForwardLeastILi16": (1, 5, 0, 0),
     "BackwardLeastILi16": (0, 5, 0, 0),
     "ForwardLeastILi32": (1, 6, 0, 0),
