@@ -2,29 +2,49 @@
 
 from elmanctl.kernel import Kernel
 from elmanctl.tensors import cdiv
-from elmanctl.tiles import Tiling
+from elmanctl.tiles import BYTES, DoesNotFit, Tiling
 
-LARGEST = 16  # warps of a block
+WIDTH = 16  # channels of a thread, while there are warps
+WARPS, LARGEST = 4, 16  # warps of a block: one for each scheduler, whose parts of a sum are one access; and the most
+SLOTS, FEWEST = 8, 2  # of the ring: a step takes some 300 cycles, a copy from device memory up to 1000
+OTHER = 1024  # bytes of shared memory besides the ring
 
 
 def _choose(sizes, dtype, device) -> dict[str, int]:
-    warps = (
-        2 if device is None else min(LARGEST, cdiv(sizes["D"], 64))
-    )  # the host's few, so that a thread has several pairs
-    return {"WARPS": warps, "PAIRS": cdiv(sizes["D"], 64 * warps)}
+    if device is None:  # the host's few, so that a thread has several chunks, and slots are used again
+        return {"WARPS": 2, "CHUNKS": cdiv(sizes["D"], 256), "SLOTS": 3}
+    chunks = cdiv(sizes["D"], 128)  # of a warp
+    warps = min(chunks, WARPS if sizes["D"] <= WARPS * 32 * WIDTH else LARGEST)
+    own = cdiv(chunks, warps)
+    row = own * warps * 128 * (BYTES[dtype] + max(4, BYTES[dtype]))  # d_y and h of a step
+    slots = min(SLOTS, (device.shared_bytes - OTHER) // row)
+    if slots < FEWEST:
+        widest = (device.shared_bytes - OTHER) // (FEWEST * row // (own * warps)) * 128
+        raise DoesNotFit(
+            f"D={sizes['D']} in {dtype}: two steps of a row, {FEWEST * row >> 10} KiB, do not fit the shared memory of a multiprocessor, through "
+            f"which the kernel reads ahead. The widest that fits is about D={widest}; choose a smaller dim or expansion."
+        )
+    return {"WARPS": warps, "CHUNKS": own, "SLOTS": slots}
 
 
 kernel = Kernel(
     package=__package__,
     inputs={"u": "B T D", "h0": "B D @acc"},
     outputs={"y": "B T D", "h_last": "B D @acc"},
-    saved={"h": "B T D @acc", "inverse": "B T @acc"},
+    # The inverse four times: what one asynchronous copy brings.
+    saved={"h": "B T D @acc", "inverse": "B T 4 @acc"},
     # A step's norm sums D squares.
     terms={"*": "T*D"},
-    budgets={"registers": 128, "spill_bytes": 0, "shared_bytes": 0},
+    budgets={"registers": 168, "spill_bytes": 0, "shared_bytes": 0},
     work={"forward": "9*B*T*D", "backward": "16*B*T*D"},
     tiling=Tiling(
-        {"WARPS": "warps of a block", "PAIRS": "times two channels of a thread"}, _choose, {"B": 32, "D": 1280}
+        {
+            "WARPS": "warps of a block",
+            "CHUNKS": "times four channels of a thread",
+            "SLOTS": "rows of the ring through which it reads ahead",
+        },
+        _choose,
+        {"B": 32, "D": 1280},
     ),
 )
 
@@ -35,5 +55,5 @@ def constants(config) -> dict[str, int]:
 
 
 def verify_sizes(config) -> dict[str, int]:
-    """Return sizes to verify at: more channels than two warps have, so that a thread has two pairs, or one."""
-    return {"D": 176}
+    """Return sizes to verify at: more channels than two warps have at once, so that a thread has two chunks, or one."""
+    return {"D": 296}

@@ -1,7 +1,13 @@
 // h[t] = (h[t-1] + u[t]) / sqrt(mean (h[t-1] + u[t])^2 + 1e-6), y[t] = h[t] silu(h[t]): equations 2 to 4 of README.md.
-// A block has one batch row, a thread PAIRS times two of its channels, side by side within a warp. A step has one sum over the row: every warp
-// leaves its part in shared memory, in one of two places by turns, and behind one barrier every thread adds the parts in the same order.
+// A block has one batch row, a thread CHUNKS times four neighbouring channels. A step waits for one sum over the row, and for nothing else:
+// * Rows come through a ring in shared memory, SLOTS - 1 steps ahead, by asynchronous copies: no register waits for device memory. The next
+//   step's channels are taken from there a step early.
+// * Every warp leaves its part of the sum in shared memory, in one of two places by turns, and behind one barrier every thread adds the parts
+//   in the same order. Few warps leave few parts. The same barrier hands on the ring: what has come, and the slot that is free.
+// * Between two barriers is one step: first what its sum waits for; the readout or its slope, whose elementary functions take nearly as
+//   long, depend on nothing that comes later, so that they fill the time in which lanes wait for each other.
 #include <elman/elman.cuh>
+#include <elman/families/pointwise_recurrence/steps.cuh>
 
 #include "elman_args.h"
 
@@ -11,114 +17,254 @@ using S = args::scalar;
 using A = args::acc;
 using C = args::Constant;
 inline constexpr int threads = 32 * C::WARPS;
+inline constexpr int room = 4 * threads * C::CHUNKS;  // channels that the threads have, D of them in use
 inline constexpr double eps = 1e-6;
+using Four = A[4];
 
 struct Layout {
   Carve carve;
-  unsigned parts;
-  ELMAN_BOTH Layout() : parts(carve.take<A>(2 * C::WARPS)) {}
+  unsigned parts, rows, states, inverse;
+  ELMAN_BOTH explicit Layout(bool backward)
+      : parts(carve.take<A>(2 * C::WARPS)),
+        rows(carve.take<S>(C::SLOTS * room)),
+        states(carve.take<A>(backward ? C::SLOTS * room : 0)),
+        inverse(carve.take<A>(backward ? C::SLOTS * 4 : 0)) {}
 };
+
+// Four neighbours in accesses of 16 bytes, or of 8 where that is all of them.
+template <class E> struct alignas(sizeof(E) == 2 ? 8 : 16) Word {
+  static constexpr int count = sizeof(E) == 8 ? 2 : 4;
+  E at[count];
+};
+template <class E> ELMAN_FN void get(Four& x, const E* from) {
+#pragma unroll
+  for (int k = 0; k < 4; k += Word<E>::count) {
+    const Word<E> word = load_word<Word<E>>(from + k);
+#pragma unroll
+    for (int n = 0; n < Word<E>::count; ++n) x[k + n] = load(word.at + n);
+  }
+}
+template <class E> ELMAN_FN void put(E* to, const Four& x) {
+#pragma unroll
+  for (int k = 0; k < 4; k += Word<E>::count) {
+    Word<E> word;
+#pragma unroll
+    for (int n = 0; n < Word<E>::count; ++n) store(word.at + n, x[k + n]);
+    store_word(to + k, word);
+  }
+}
+
+// sigmoid(x) and sigmoid(-x). In a bf16 build two neighbours share a reciprocal: a multiprocessor makes 16 elementary functions a cycle, so
+// that two of each channel would take two thirds of a step.
+template <class S> ELMAN_FN void sigmoids(Acc<S> (&open)[4], Acc<S> (&shut)[4], const Acc<S> (&x)[4]) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    if constexpr (is_bf16<S>) {
+      if (k % 2) continue;
+      const float e = exp2_near(min_of(-1.44269504f * x[k], 60.0f)), f = exp2_near(min_of(-1.44269504f * x[k + 1], 60.0f));
+      const float r = reciprocal_near((1 + e) * (1 + f));
+      open[k] = r * (1 + f), open[k + 1] = r * (1 + e);
+      shut[k] = e * open[k], shut[k + 1] = f * open[k + 1];
+    } else {
+      const auto gate = pointwise::gate<S>(x[k]);
+      open[k] = gate.open, shut[k] = gate.shut;
+    }
+  }
+}
 
 // What thread and row have in common in both passes.
 struct Row {
-  const int D;
+  const int D, T;
   const int64_t b;
   A* const parts;
+  const A share;  // of a channel in the mean
 
-  ELMAN_FN explicit Row(int64_t D) : D((int)D), b(block_x()), parts(shared<A>(Layout().parts, 2 * C::WARPS)) {}
-  ELMAN_FN int channel(int i) const { return 2 * ((int)thread_x() + i * threads); }
-  ELMAN_FN bool mine(int i) const { return channel(i) < D; }
-  ELMAN_FN int64_t at(int64_t t, int64_t T, int i) const { return (b * T + t) * D + channel(i); }
-  template <class E> ELMAN_FN Pair<A> load(const E* p, int64_t from, int i) const { return mine(i) ? load2(p + from) : Pair<A>{0, 0}; }
+  ELMAN_FN Row(int64_t D, int64_t T, unsigned parts)
+      : D((int)D), T((int)T), b(block_x()), parts(shared<A>(parts, 2 * C::WARPS)), share(A(1) / (int)D) {}
+  ELMAN_FN int channel(int i) const { return 4 * ((int)thread_x() + i * threads); }
+  ELMAN_FN bool mine(int i) const { return i + 1 < C::CHUNKS || channel(i) < D; }
+  ELMAN_FN int64_t at(int t) const { return (b * T + t) * D; }
 
-  // The mean over the row of what each thread has a sum of.
-  ELMAN_FN A mean(A x, int64_t step) const {
-    A* const to = parts + step % 2 * C::WARPS;
-    x = warp_sum(x);
-    if (lane() == 0) to[warp()] = x;
-    sync_block();
-    A total = to[0];
+  // The thread's channels of a row, zeros past the last one.
+  template <class E> ELMAN_FN void take(Four (&x)[C::CHUNKS], const E* from) const {
 #pragma unroll
-    for (int w = 1; w < C::WARPS; ++w) total += to[w];
-    return total / D;
+    for (int i = 0; i < C::CHUNKS; ++i) {
+      x[i][0] = x[i][1] = x[i][2] = x[i][3] = 0;
+      if (mine(i)) get(x[i], from + channel(i));
+    }
+  }
+  template <class E> ELMAN_FN void give(E* to, const Four (&x)[C::CHUNKS]) const {
+#pragma unroll
+    for (int i = 0; i < C::CHUNKS; ++i)
+      if (mine(i)) put(to + channel(i), x[i]);
+  }
+  // Begin to copy a row to its slot.
+  template <class E> ELMAN_FN void fetch(E* slot, const E* from) const {
+    constexpr int width = 16 / sizeof(E);
+#pragma unroll
+    for (int first = 0; first < room; first += width * threads) {
+      const int c = first + width * (int)thread_x();
+      if (c < D) copy16_async(slot + c, from + c);
+    }
+  }
+
+  // The mean over the row of what the threads have sums of: before a barrier each leaves its own, behind it all know.
+  ELMAN_FN void leave(const Four& x, int step) const {
+    const A sum = warp_sum((x[0] + x[1]) + (x[2] + x[3]));
+    if (lane() == 0) parts[step % 2 * C::WARPS + (int)warp()] = sum;
+  }
+  ELMAN_FN A mean(int step) const {
+    A part[C::WARPS];
+#pragma unroll
+    for (int w = 0; w < C::WARPS; ++w) part[w] = parts[step % 2 * C::WARPS + w];
+#pragma unroll
+    for (int gap = 1; gap < C::WARPS; gap *= 2)
+#pragma unroll
+      for (int w = 0; w + gap < C::WARPS; w += 2 * gap) part[w] += part[w + gap];
+    return part[0] * share;
   }
 };
 
 ELMAN_KERNEL(threads) forward(args::Forward p) {
-  const Row row(p.D);
-  Pair<A> h[C::PAIRS], next[C::PAIRS];
+  constexpr Layout at(false);
+  const Row row(p.D, p.T, at.parts);
+  S* const ring = shared<S>(at.rows, C::SLOTS * room);
+  const auto fetch = [&](int t) {
+    if (t < row.T) row.fetch(ring + t % C::SLOTS * room, p.u + row.at(t));
+    copy_commit();  // an empty one at the end, so that a wait counts steps
+  };
+  // g = h[t-1] + u[t] and its sum; then u[t+1].
+  Four g[C::CHUNKS], u[C::CHUNKS];
+  const auto step = [&](int t, A inverse) {
+    Four square = {};
 #pragma unroll
-  for (int i = 0; i < C::PAIRS; ++i) h[i] = row.load(p.h0, row.at(0, 1, i), i), next[i] = row.load(p.u, row.at(0, p.T, i), i);
-  for (int64_t t = 0; t < p.T; ++t) {
-    A square = 0;
+    for (int i = 0; i < C::CHUNKS; ++i)
 #pragma unroll
-    for (int i = 0; i < C::PAIRS; ++i) {
-      h[i] = {h[i].x + next[i].x, h[i].y + next[i].y};
-      square += h[i].x * h[i].x + h[i].y * h[i].y;
-      if (t + 1 < p.T) next[i] = row.load(p.u, row.at(t + 1, p.T, i), i);
+      for (int k = 0; k < 4; ++k) {
+        g[i][k] = g[i][k] * inverse + u[i][k];
+        square[k] += g[i][k] * g[i][k];
+      }
+    row.leave(square, t);
+    row.take(u, ring + (t + 1) % C::SLOTS * room);
+    fetch(t + C::SLOTS);  // where u[t] was, which all have taken before the last barrier
+    copy_wait<C::SLOTS - 2>();  // u[t+2] has come
+  };
+
+  for (int t = 1; t < C::SLOTS; ++t) fetch(t);
+  row.take(g, p.h0 + row.b * row.D);
+  row.take(u, p.u + row.at(0));
+  copy_wait<C::SLOTS - 2>();
+  sync_block();
+  step(0, 1);
+  Four h[C::CHUNKS];
+  for (int t = 0; t < row.T; ++t) {
+    sync_block();
+    const A inverse = rsqrt_for<S>(row.mean(t) + A(eps));
+#pragma unroll
+    for (int i = 0; i < C::CHUNKS; ++i)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) h[i][k] = g[i][k] * inverse;
+    step(t + 1, inverse);
+    Four y[C::CHUNKS], shut;
+#pragma unroll
+    for (int i = 0; i < C::CHUNKS; ++i) {
+      sigmoids<S>(y[i], shut, h[i]);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) y[i][k] *= h[i][k] * h[i][k];
     }
-    const A inverse = 1 / sqrt_of(row.mean(square, t) + A(eps));
-    if (thread_x() == 0) p.inverse[row.b * p.T + t] = inverse;
-#pragma unroll
-    for (int i = 0; i < C::PAIRS; ++i) {
-      h[i] = {h[i].x * inverse, h[i].y * inverse};
-      if (!row.mine(i)) continue;
-      store2(p.h + row.at(t, p.T, i), h[i].x, h[i].y);
-      store2(p.y + row.at(t, p.T, i), h[i].x * silu_of(h[i].x), h[i].y * silu_of(h[i].y));
-    }
+    row.give(p.h + row.at(t), h);
+    row.give(p.y + row.at(t), y);
+    if (thread_x() < 4) p.inverse[(row.b * row.T + t) * 4 + thread_x()] = inverse;
   }
-#pragma unroll
-  for (int i = 0; i < C::PAIRS; ++i)
-    if (row.mine(i)) store2(p.h_last + row.at(0, 1, i), h[i].x, h[i].y);
+  row.give(p.h_last + row.b * row.D, h);
 }
 
 // With d the gradient of h[t]: d u[t] = (d - h[t] mean(d h[t])) / R, which is that of h[t-1], too.
-ELMAN_FN A slope(A h) { return silu_of(h) + h * silu_slope(h); }
-
+// Steps are counted from the last one.
 ELMAN_KERNEL(threads) backward(args::Backward p) {
-  const Row row(p.D);
-  Pair<A> d[C::PAIRS], next_h[C::PAIRS], next_y[C::PAIRS];
-#pragma unroll
-  for (int i = 0; i < C::PAIRS; ++i) {
-    const int64_t from = row.at(p.T - 1, p.T, i);
-    d[i] = row.load(p.d_h_last, row.at(0, 1, i), i), next_h[i] = row.load(p.h, from, i), next_y[i] = row.load(p.d_y, from, i);
-  }
-  for (int64_t t = p.T - 1; t >= 0; --t) {
-    Pair<A> h[C::PAIRS];
-    const A inverse = p.inverse[row.b * p.T + t];
-    A product = 0;
-#pragma unroll
-    for (int i = 0; i < C::PAIRS; ++i) {
-      h[i] = next_h[i];
-      d[i] = {d[i].x + next_y[i].x * slope(h[i].x), d[i].y + next_y[i].y * slope(h[i].y)};
-      product += d[i].x * h[i].x + d[i].y * h[i].y;
-      if (t > 0) next_h[i] = row.load(p.h, row.at(t - 1, p.T, i), i), next_y[i] = row.load(p.d_y, row.at(t - 1, p.T, i), i);
+  constexpr Layout at(true);
+  const Row row(p.D, p.T, at.parts);
+  S* const ring = shared<S>(at.rows, C::SLOTS * room);
+  A *const states = shared<A>(at.states, C::SLOTS * room), *const inverses = shared<A>(at.inverse, C::SLOTS * 4);
+  const auto fetch = [&](int s) {
+    const int slot = s % C::SLOTS, t = row.T - 1 - s;
+    if (t >= 0) {
+      row.fetch(ring + slot * room, p.d_y + row.at(t));
+      row.fetch(states + slot * room, p.h + row.at(t));
+      if (thread_x() == 0) copy16_async(inverses + slot * 4, p.inverse + (row.b * row.T + t) * 4);
     }
-    const A mean = row.mean(product, t);
+    copy_commit();  // an empty one at the end, so that a wait counts steps
+  };
+  // Of a step, ahead of it: h, 1 / R, and what the output adds to d.
+  Four next_h[C::CHUNKS], of_y[C::CHUNKS];
+  A next_inverse;
+  const auto prepare = [&](const A* h, const S* d_y, const A* inverse) {
+    row.take(next_h, h);
+    row.take(of_y, d_y);
+    next_inverse = *inverse;
 #pragma unroll
-    for (int i = 0; i < C::PAIRS; ++i) {
-      d[i] = {(d[i].x - h[i].x * mean) * inverse, (d[i].y - h[i].y * mean) * inverse};
-      if (row.mine(i)) store2(p.d_u + row.at(t, p.T, i), d[i].x, d[i].y);
+    for (int i = 0; i < C::CHUNKS; ++i) {
+      Four open, shut;
+      sigmoids<S>(open, shut, next_h[i]);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) of_y[i][k] *= next_h[i][k] * open[k] * (2 + next_h[i][k] * shut[k]);
     }
-  }
+  };
+  // d of the step and its sum with h; then the step after it is prepared.
+  Four d[C::CHUNKS], h[C::CHUNKS];
+  A inverse;
+  const auto step = [&](int s) {
+    Four product = {};
 #pragma unroll
-  for (int i = 0; i < C::PAIRS; ++i)
-    if (row.mine(i)) store2(p.d_h0 + row.at(0, 1, i), d[i].x, d[i].y);
+    for (int i = 0; i < C::CHUNKS; ++i)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        h[i][k] = next_h[i][k];
+        d[i][k] += of_y[i][k];
+        product[k] += d[i][k] * h[i][k];
+      }
+    inverse = next_inverse;
+    row.leave(product, s);
+    const int slot = (s + 1) % C::SLOTS;
+    prepare(states + slot * room, ring + slot * room, inverses + slot * 4);
+    fetch(s + C::SLOTS);  // where this step was, which all have taken before the last barrier
+    copy_wait<C::SLOTS - 2>();  // the step after the next has come
+  };
+
+  for (int s = 1; s < C::SLOTS; ++s) fetch(s);
+  row.take(d, p.d_h_last + row.b * row.D);
+  prepare(p.h + row.at(row.T - 1), p.d_y + row.at(row.T - 1), p.inverse + (row.b * row.T + row.T - 1) * 4);
+  copy_wait<C::SLOTS - 2>();
+  sync_block();
+  step(0);
+  Four before[C::CHUNKS];
+  for (int s = 0; s < row.T; ++s) {
+    sync_block();
+    const A mean = row.mean(s);
+#pragma unroll
+    for (int i = 0; i < C::CHUNKS; ++i)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) before[i][k] = d[i][k] = (d[i][k] - h[i][k] * mean) * inverse;
+    step(s + 1);
+    Four (&d_u)[C::CHUNKS] = before;
+    row.give(p.d_u + row.at(row.T - 1 - s), d_u);
+  }
+  row.give(p.d_h0 + row.b * row.D, before);
 }
 
 template <class Args> Status check(const char* name, const Args& a) {
-  if (a.B < 1 || a.T < 1 || a.D % 2 || ceil_div<int64_t>(a.D, 2 * threads) != C::PAIRS)
-    return refuse("%s: B=%lld, T=%lld, D=%lld in a build for an even D of %d times %d channels or less", name, (long long)a.B, (long long)a.T,
-                  (long long)a.D, C::PAIRS, 2 * threads);
+  if (a.B < 1 || a.T < 1 || a.T > INT32_MAX - 64 || a.D % 8 || ceil_div<int64_t>(a.D, 4 * threads) != C::CHUNKS)
+    return refuse("%s: B=%lld, T=%lld, D=%lld in a build for a D of %d times %d channels or less, a multiple of 8", name, (long long)a.B,
+                  (long long)a.T, (long long)a.D, C::CHUNKS, 4 * threads);
   return 0;
 }
 }  // namespace e59
 
 ELMAN_FORWARD(a) {
   ELMAN_TRY(e59::check("e59_forward", a));
-  return elman::launch(e59::forward, "e59_forward", a.B, e59::threads, e59::Layout().carve.bytes, a.stream, a);
+  return elman::launch(e59::forward, "e59_forward", a.B, e59::threads, e59::Layout(false).carve.bytes, a.stream, a);
 }
 ELMAN_BACKWARD(a) {
   ELMAN_TRY(e59::check("e59_backward", a));
-  return elman::launch(e59::backward, "e59_backward", a.B, e59::threads, e59::Layout().carve.bytes, a.stream, a);
+  return elman::launch(e59::backward, "e59_backward", a.B, e59::threads, e59::Layout(true).carve.bytes, a.stream, a);
 }
