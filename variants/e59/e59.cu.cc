@@ -36,38 +36,54 @@ template <class E> struct alignas(sizeof(E) == 2 ? 8 : 16) Word {
   static constexpr int count = sizeof(E) == 8 ? 2 : 4;
   E at[count];
 };
-template <class E> ELMAN_FN void get(Four& x, const E* from) {
+template <> struct alignas(8) Word<bf16> {
+  uint32_t low, high;
+};
+template <class E> ELMAN_FN void get(Acc<E> (&x)[4], const E* from) {
+  if constexpr (is_bf16<E>) {
+    const auto word = load_word<Word<E>>(from);
+    const auto low = unpack(word.low), high = unpack(word.high);
+    x[0] = low.x, x[1] = low.y, x[2] = high.x, x[3] = high.y;
+  } else {
 #pragma unroll
-  for (int k = 0; k < 4; k += Word<E>::count) {
-    const Word<E> word = load_word<Word<E>>(from + k);
+    for (int k = 0; k < 4; k += Word<E>::count) {
+      const auto word = load_word<Word<E>>(from + k);
 #pragma unroll
-    for (int n = 0; n < Word<E>::count; ++n) x[k + n] = load(word.at + n);
+      for (int n = 0; n < Word<E>::count; ++n) x[k + n] = word.at[n];
+    }
   }
 }
-template <class E> ELMAN_FN void put(E* to, const Four& x) {
+template <class E> ELMAN_FN void put(E* to, const Acc<E> (&x)[4]) {
+  if constexpr (is_bf16<E>) {
+    store_word(to, Word<E>{pack(x[0], x[1]), pack(x[2], x[3])});
+  } else {
 #pragma unroll
-  for (int k = 0; k < 4; k += Word<E>::count) {
-    Word<E> word;
+    for (int k = 0; k < 4; k += Word<E>::count) {
+      Word<E> word;
 #pragma unroll
-    for (int n = 0; n < Word<E>::count; ++n) store(word.at + n, x[k + n]);
-    store_word(to + k, word);
+      for (int n = 0; n < Word<E>::count; ++n) word.at[n] = x[k + n];
+      store_word(to + k, word);
+    }
   }
 }
 
-// sigmoid(x) and sigmoid(-x). In a bf16 build two neighbours share a reciprocal: a multiprocessor makes 16 elementary functions a cycle, so
-// that two of each channel would take two thirds of a step.
-template <class S> ELMAN_FN void sigmoids(Acc<S> (&open)[4], Acc<S> (&shut)[4], const Acc<S> (&x)[4]) {
+ELMAN_FN float fused(float a, float b, float c) { return elman::fused(a, b, c); }
+ELMAN_FN double fused(double a, double b, double c) { return a * b + c; }
+
+// silu = x sigmoid(x) and rest = x sigmoid(-x), of which y = h silu and d y / d h = silu (2 + rest) are made. In a bf16 build two neighbours
+// share a reciprocal: a multiprocessor makes 16 elementary functions a cycle, so that two of each channel would take two thirds of a step.
+template <class S> ELMAN_FN void silus(Acc<S> (&silu)[4], Acc<S> (&rest)[4], const Acc<S> (&x)[4]) {
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     if constexpr (is_bf16<S>) {
       if (k % 2) continue;
       const float e = exp2_near(min_of(-1.44269504f * x[k], 60.0f)), f = exp2_near(min_of(-1.44269504f * x[k + 1], 60.0f));
       const float r = reciprocal_near((1 + e) * (1 + f));
-      open[k] = r * (1 + f), open[k + 1] = r * (1 + e);
-      shut[k] = e * open[k], shut[k + 1] = f * open[k + 1];
+      silu[k] = x[k] * (r * (1 + f)), silu[k + 1] = x[k + 1] * (r * (1 + e));
+      rest[k] = e * silu[k], rest[k + 1] = f * silu[k + 1];
     } else {
       const auto gate = pointwise::gate<S>(x[k]);
-      open[k] = gate.open, shut[k] = gate.shut;
+      silu[k] = x[k] * gate.open, rest[k] = x[k] * gate.shut;
     }
   }
 }
@@ -98,25 +114,26 @@ struct Row {
     for (int i = 0; i < C::CHUNKS; ++i)
       if (mine(i)) put(to + channel(i), x[i]);
   }
-  // Begin to copy a row to its slot.
-  template <class E> ELMAN_FN void fetch(E* slot, const E* from) const {
+  // Begin to copy a row to its slot, where `there`.
+  template <class E> ELMAN_FN void fetch(E* slot, const E* from, bool there) const {
     constexpr int width = 16 / sizeof(E);
+    const int end = there ? D : 0;
 #pragma unroll
     for (int first = 0; first < room; first += width * threads) {
       const int c = first + width * (int)thread_x();
-      if (c < D) copy16_async(slot + c, from + c);
+      if (c < end) copy16_async(slot + c, from + c);
     }
   }
 
-  // The mean over the row of what the threads have sums of: before a barrier each leaves its own, behind it all know.
-  ELMAN_FN void leave(const Four& x, int step) const {
+  // The mean over the row of what the threads have sums of: before a barrier each leaves its own on one side, behind it all know.
+  ELMAN_FN void leave(const Four& x, int side) const {
     const A sum = warp_sum((x[0] + x[1]) + (x[2] + x[3]));
-    if (lane() == 0) parts[step % 2 * C::WARPS + (int)warp()] = sum;
+    if (lane() == 0) parts[side + (int)warp()] = sum;
   }
-  ELMAN_FN A mean(int step) const {
+  ELMAN_FN A mean(int side) const {
     A part[C::WARPS];
 #pragma unroll
-    for (int w = 0; w < C::WARPS; ++w) part[w] = parts[step % 2 * C::WARPS + w];
+    for (int w = 0; w < C::WARPS; ++w) part[w] = parts[side + w];
 #pragma unroll
     for (int gap = 1; gap < C::WARPS; gap *= 2)
 #pragma unroll
@@ -130,24 +147,30 @@ ELMAN_KERNEL(threads) forward(args::Forward p) {
   const Row row(p.D, p.T, at.parts);
   S* const ring = shared<S>(at.rows, C::SLOTS * room);
   const auto fetch = [&](int t) {
-    if (t < row.T) row.fetch(ring + t % C::SLOTS * room, p.u + row.at(t));
+    row.fetch(ring + t % C::SLOTS * room, p.u + row.at(t), t < row.T);
     copy_commit();  // an empty one at the end, so that a wait counts steps
   };
   // g = h[t-1] + u[t] and its sum; then u[t+1].
-  Four g[C::CHUNKS], u[C::CHUNKS];
-  const auto step = [&](int t, A inverse) {
+  Four g[C::CHUNKS], u[C::CHUNKS], h[C::CHUNKS] = {}, y[C::CHUNKS] = {};
+  A inverse = 1;
+  const auto step = [&](int t, int side) {
     Four square = {};
 #pragma unroll
     for (int i = 0; i < C::CHUNKS; ++i)
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        g[i][k] = g[i][k] * inverse + u[i][k];
+        g[i][k] = fused(g[i][k], inverse, u[i][k]);
         square[k] += g[i][k] * g[i][k];
       }
-    row.leave(square, t);
     row.take(u, ring + (t + 1) % C::SLOTS * room);
+    row.leave(square, side);
     fetch(t + C::SLOTS);  // where u[t] was, which all have taken before the last barrier
     copy_wait<C::SLOTS - 2>();  // u[t+2] has come
+  };
+  const auto give = [&](int t) {
+    row.give(p.h + row.at(t), h);
+    row.give(p.y + row.at(t), y);
+    if (thread_x() < 4) p.inverse[(row.b * row.T + t) * 4 + thread_x()] = inverse;
   };
 
   for (int t = 1; t < C::SLOTS; ++t) fetch(t);
@@ -155,27 +178,28 @@ ELMAN_KERNEL(threads) forward(args::Forward p) {
   row.take(u, p.u + row.at(0));
   copy_wait<C::SLOTS - 2>();
   sync_block();
-  step(0, 1);
-  Four h[C::CHUNKS];
+  int side = 0;
+  step(0, side);
   for (int t = 0; t < row.T; ++t) {
     sync_block();
-    const A inverse = rsqrt_for<S>(row.mean(t) + A(eps));
+    const A mean = row.mean(side);
+    give(max_of(t - 1, 0));  // the step before, while the parts come; the first time zeros, where step 0 will be
+    inverse = rsqrt_for<S>(mean + A(eps));
 #pragma unroll
     for (int i = 0; i < C::CHUNKS; ++i)
 #pragma unroll
       for (int k = 0; k < 4; ++k) h[i][k] = g[i][k] * inverse;
-    step(t + 1, inverse);
-    Four y[C::CHUNKS], shut;
+    side = C::WARPS - side;
+    step(t + 1, side);
 #pragma unroll
     for (int i = 0; i < C::CHUNKS; ++i) {
-      sigmoids<S>(y[i], shut, h[i]);
+      Four silu, rest;
+      silus<S>(silu, rest, h[i]);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) y[i][k] *= h[i][k] * h[i][k];
+      for (int k = 0; k < 4; ++k) y[i][k] = h[i][k] * silu[k];
     }
-    row.give(p.h + row.at(t), h);
-    row.give(p.y + row.at(t), y);
-    if (thread_x() < 4) p.inverse[(row.b * row.T + t) * 4 + thread_x()] = inverse;
   }
+  give(row.T - 1);
   row.give(p.h_last + row.b * row.D, h);
 }
 
@@ -188,11 +212,9 @@ ELMAN_KERNEL(threads) backward(args::Backward p) {
   A *const states = shared<A>(at.states, C::SLOTS * room), *const inverses = shared<A>(at.inverse, C::SLOTS * 4);
   const auto fetch = [&](int s) {
     const int slot = s % C::SLOTS, t = row.T - 1 - s;
-    if (t >= 0) {
-      row.fetch(ring + slot * room, p.d_y + row.at(t));
-      row.fetch(states + slot * room, p.h + row.at(t));
-      if (thread_x() == 0) copy16_async(inverses + slot * 4, p.inverse + (row.b * row.T + t) * 4);
-    }
+    row.fetch(ring + slot * room, p.d_y + row.at(t), t >= 0);
+    row.fetch(states + slot * room, p.h + row.at(t), t >= 0);
+    if (thread_x() == 0 && t >= 0) copy16_async(inverses + slot * 4, p.inverse + (row.b * row.T + t) * 4);
     copy_commit();  // an empty one at the end, so that a wait counts steps
   };
   // Of a step, ahead of it: h, 1 / R, and what the output adds to d.
@@ -204,29 +226,28 @@ ELMAN_KERNEL(threads) backward(args::Backward p) {
     next_inverse = *inverse;
 #pragma unroll
     for (int i = 0; i < C::CHUNKS; ++i) {
-      Four open, shut;
-      sigmoids<S>(open, shut, next_h[i]);
+      Four silu, rest;
+      silus<S>(silu, rest, next_h[i]);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) of_y[i][k] *= next_h[i][k] * open[k] * (2 + next_h[i][k] * shut[k]);
+      for (int k = 0; k < 4; ++k) of_y[i][k] *= silu[k] * (2 + rest[k]);
     }
   };
-  // d of the step and its sum with h; then the step after it is prepared.
-  Four d[C::CHUNKS], h[C::CHUNKS];
+  // The sum of d h; then the step after it is prepared.
+  Four d[C::CHUNKS], h[C::CHUNKS], d_u[C::CHUNKS] = {};
   A inverse;
-  const auto step = [&](int s) {
+  const auto step = [&](int s, int side) {
     Four product = {};
 #pragma unroll
     for (int i = 0; i < C::CHUNKS; ++i)
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         h[i][k] = next_h[i][k];
-        d[i][k] += of_y[i][k];
         product[k] += d[i][k] * h[i][k];
       }
     inverse = next_inverse;
-    row.leave(product, s);
     const int slot = (s + 1) % C::SLOTS;
     prepare(states + slot * room, ring + slot * room, inverses + slot * 4);
+    row.leave(product, side);
     fetch(s + C::SLOTS);  // where this step was, which all have taken before the last barrier
     copy_wait<C::SLOTS - 2>();  // the step after the next has come
   };
@@ -234,22 +255,32 @@ ELMAN_KERNEL(threads) backward(args::Backward p) {
   for (int s = 1; s < C::SLOTS; ++s) fetch(s);
   row.take(d, p.d_h_last + row.b * row.D);
   prepare(p.h + row.at(row.T - 1), p.d_y + row.at(row.T - 1), p.inverse + (row.b * row.T + row.T - 1) * 4);
+#pragma unroll
+  for (int i = 0; i < C::CHUNKS; ++i)
+#pragma unroll
+    for (int k = 0; k < 4; ++k) d[i][k] += of_y[i][k];
   copy_wait<C::SLOTS - 2>();
   sync_block();
-  step(0);
-  Four before[C::CHUNKS];
+  int side = 0;
+  step(0, side);
+#pragma unroll 2
   for (int s = 0; s < row.T; ++s) {
     sync_block();
-    const A mean = row.mean(s);
+    const A mean = row.mean(side) * inverse;
+    row.give(p.d_u + row.at(min_of(row.T - s, row.T - 1)), d_u);  // as in the forward pass
 #pragma unroll
     for (int i = 0; i < C::CHUNKS; ++i)
 #pragma unroll
-      for (int k = 0; k < 4; ++k) before[i][k] = d[i][k] = (d[i][k] - h[i][k] * mean) * inverse;
-    step(s + 1);
-    Four (&d_u)[C::CHUNKS] = before;
-    row.give(p.d_u + row.at(row.T - 1 - s), d_u);
+      for (int k = 0; k < 4; ++k) {
+        const A own = d[i][k] * inverse;
+        d_u[i][k] = fused(-h[i][k], mean, own);
+        d[i][k] = fused(-h[i][k], mean, own + of_y[i][k]);
+      }
+    side = C::WARPS - side;
+    step(s + 1, side);
   }
-  row.give(p.d_h0 + row.b * row.D, before);
+  row.give(p.d_u + row.at(0), d_u);
+  row.give(p.d_h0 + row.b * row.D, d_u);
 }
 
 template <class Args> Status check(const char* name, const Args& a) {
