@@ -5,14 +5,14 @@ from elmanctl.tensors import cdiv
 from elmanctl.tiles import BYTES, DoesNotFit, Tiling
 
 WIDTH = 16  # channels of a thread, while there are warps
-WARPS, LARGEST = 4, 16  # warps of a block: one for each scheduler, whose parts of a sum are one access; and the most
-SLOTS, FEWEST = 8, 2  # of the ring: a step takes some 300 cycles, a copy from device memory up to 1000
+WARPS, LARGEST = 4, 8  # that carry: one for each scheduler, whose parts of a sum are one access; and the most
+SLOTS, FEWEST = 8, 3  # of the ring: a step takes some 300 cycles, a copy from device memory up to 1000
 OTHER = 1024  # bytes of shared memory besides the ring
 
 
 def _choose(sizes, dtype, device) -> dict[str, int]:
     if device is None:  # the host's few, so that a thread has several chunks, and slots are used again
-        return {"WARPS": 2, "CHUNKS": cdiv(sizes["D"], 256), "SLOTS": 3}
+        return {"WARPS": 2, "CHUNKS": cdiv(sizes["D"], 256), "SLOTS": 4}
     chunks = cdiv(sizes["D"], 128)  # of a warp
     warps = min(chunks, WARPS if sizes["D"] <= WARPS * 32 * WIDTH else LARGEST)
     own = cdiv(chunks, warps)
@@ -39,7 +39,7 @@ kernel = Kernel(
     work={"forward": "9*B*T*D", "backward": "16*B*T*D"},
     tiling=Tiling(
         {
-            "WARPS": "warps of a block",
+            "WARPS": "warps of a block that carry the state, and as many that help them",
             "CHUNKS": "times four channels of a thread",
             "SLOTS": "rows of the ring through which it reads ahead",
         },

@@ -1,11 +1,12 @@
 // h[t] = (h[t-1] + u[t]) / sqrt(mean (h[t-1] + u[t])^2 + 1e-6), y[t] = h[t] silu(h[t]): equations 2 to 4 of README.md.
-// A block has one batch row, a thread CHUNKS times four neighbouring channels. A step waits for one sum over the row, and for nothing else:
-// * Rows come through a ring in shared memory, SLOTS - 1 steps ahead, by asynchronous copies: no register waits for device memory. The next
-//   step's channels are taken from there a step early.
-// * Every warp leaves its part of the sum in shared memory, in one of two places by turns, and behind one barrier every thread adds the parts
-//   in the same order. Few warps leave few parts. The same barrier hands on the ring: what has come, and the slot that is free.
-// * Between two barriers is one step: first what its sum waits for; the readout or its slope, whose elementary functions take nearly as
-//   long, depend on nothing that comes later, so that they fill the time in which lanes wait for each other.
+// A block has one batch row. Half of its warps carry the state, a thread CHUNKS times four neighbouring channels; each has a helper with the
+// same channels. A step is what lies between two barriers of the block, and waits for one sum over the row, and for nothing else:
+// * A carrier leaves its warp's part of the sum in shared memory, in one of two places by turns, and behind the barrier every thread adds the
+//   parts in the same order. Few warps leave few parts.
+// * A warp issues in order, so that a carrier does only what its sum waits for. Elementary functions, which take nearly as long as the sum,
+//   are a helper's: forward it makes readouts and stores a step behind, backward slopes of the readout two steps ahead. They hand over
+//   `passed`, one row in one of two places by turns.
+// * Helpers bring rows to a ring in shared memory, SLOTS - 2 steps ahead or more, by asynchronous copies: no register waits for device memory.
 #include <elman/elman.cuh>
 #include <elman/families/pointwise_recurrence/steps.cuh>
 
@@ -16,20 +17,24 @@ using namespace elman;
 using S = args::scalar;
 using A = args::acc;
 using C = args::Constant;
-inline constexpr int threads = 32 * C::WARPS;
-inline constexpr int room = 4 * threads * C::CHUNKS;  // channels that the threads have, D of them in use
+inline constexpr int threads = 32 * C::WARPS;  // carriers, and as many helpers
+inline constexpr int room = 4 * threads * C::CHUNKS;  // channels that they have, D of them in use
 inline constexpr double eps = 1e-6;
 using Four = A[4];
 
 struct Layout {
   Carve carve;
-  unsigned parts, rows, states, inverse;
+  unsigned parts, passed, rows, states, inverses;
   ELMAN_BOTH explicit Layout(bool backward)
       : parts(carve.take<A>(2 * C::WARPS)),
+        passed(carve.take<A>(2 * room)),
         rows(carve.take<S>(C::SLOTS * room)),
         states(carve.take<A>(backward ? C::SLOTS * room : 0)),
-        inverse(carve.take<A>(backward ? C::SLOTS * 4 : 0)) {}
+        inverses(carve.take<A>(backward ? C::SLOTS * 4 : 0)) {}
 };
+
+// The barrier, one place for both roles.
+ELMAN_FN void meet() { sync_roles<2 * threads>(); }
 
 // Four neighbours in accesses of 16 bytes, or of 8 where that is all of them.
 template <class E> struct alignas(sizeof(E) == 2 ? 8 : 16) Word {
@@ -90,16 +95,24 @@ template <class S> ELMAN_FN void silus(Acc<S> (&silu)[4], Acc<S> (&rest)[4], con
 
 // What thread and row have in common in both passes.
 struct Row {
-  const int D, T;
+  const int D, T, thread;  // the thread among its like
   const int64_t b;
-  A* const parts;
+  A *const parts, *const passed;
   const A share;  // of a channel in the mean
 
-  ELMAN_FN Row(int64_t D, int64_t T, unsigned parts)
-      : D((int)D), T((int)T), b(block_x()), parts(shared<A>(parts, 2 * C::WARPS)), share(A(1) / (int)D) {}
-  ELMAN_FN int channel(int i) const { return 4 * ((int)thread_x() + i * threads); }
+  ELMAN_FN Row(int64_t D, int64_t T, const Layout& at)
+      : D((int)D),
+        T((int)T),
+        thread((int)thread_x() % threads),
+        b(block_x()),
+        parts(shared<A>(at.parts, 2 * C::WARPS)),
+        passed(shared<A>(at.passed, 2 * room)),
+        share(A(1) / (int)D) {}
+  ELMAN_FN bool carries() const { return (int)thread_x() < threads; }
+  ELMAN_FN int channel(int i) const { return 4 * (thread + i * threads); }
   ELMAN_FN bool mine(int i) const { return i + 1 < C::CHUNKS || channel(i) < D; }
   ELMAN_FN int64_t at(int t) const { return (b * T + t) * D; }
+  ELMAN_FN A* pass(int step) const { return passed + step % 2 * room; }
 
   // The thread's channels of a row, zeros past the last one.
   template <class E> ELMAN_FN void take(Four (&x)[C::CHUNKS], const E* from) const {
@@ -120,20 +133,20 @@ struct Row {
     const int end = there ? D : 0;
 #pragma unroll
     for (int first = 0; first < room; first += width * threads) {
-      const int c = first + width * (int)thread_x();
+      const int c = first + width * thread;
       if (c < end) copy16_async(slot + c, from + c);
     }
   }
 
-  // The mean over the row of what the threads have sums of: before a barrier each leaves its own on one side, behind it all know.
-  ELMAN_FN void leave(const Four& x, int side) const {
+  // The mean over the row of what the carriers have sums of: before a barrier each leaves its own, behind it all know.
+  ELMAN_FN void leave(const Four& x, int step) const {
     const A sum = warp_sum((x[0] + x[1]) + (x[2] + x[3]));
-    if (lane() == 0) parts[side + (int)warp()] = sum;
+    if (lane() == 0) parts[step % 2 * C::WARPS + (int)warp()] = sum;
   }
-  ELMAN_FN A mean(int side) const {
+  ELMAN_FN A mean(int step) const {
     A part[C::WARPS];
 #pragma unroll
-    for (int w = 0; w < C::WARPS; ++w) part[w] = parts[side + w];
+    for (int w = 0; w < C::WARPS; ++w) part[w] = parts[step % 2 * C::WARPS + w];
 #pragma unroll
     for (int gap = 1; gap < C::WARPS; gap *= 2)
 #pragma unroll
@@ -142,145 +155,165 @@ struct Row {
   }
 };
 
-ELMAN_KERNEL(threads) forward(args::Forward p) {
+// The copies of steps, counted as the pass goes: each copies one more and waits for the one that is LEFT copies behind it.
+template <int LEFT, class Copy> struct Ahead {
+  const Copy& copy;
+  int step;
+  ELMAN_FN Ahead(const Copy& copy, int first) : copy(copy), step(first) {
+    for (int i = 0; i <= LEFT; ++i) begin();
+    copy_wait<LEFT>();
+  }
+  ELMAN_FN void begin() {
+    copy(step++);
+    copy_commit();  // of nothing at the end, so that a wait counts steps
+  }
+  ELMAN_FN void next() {
+    begin();
+    copy_wait<LEFT>();
+  }
+};
+
+// With g[t] = h[t-1] + u[t], 1 / R of step t from its mean.
+ELMAN_FN A inverse_of(A mean) { return rsqrt_for<S>(mean + A(eps)); }
+
+ELMAN_KERNEL(2 * threads) forward(args::Forward p) {
   constexpr Layout at(false);
-  const Row row(p.D, p.T, at.parts);
+  const Row row(p.D, p.T, at);
   S* const ring = shared<S>(at.rows, C::SLOTS * room);
-  const auto fetch = [&](int t) {
-    row.fetch(ring + t % C::SLOTS * room, p.u + row.at(t), t < row.T);
-    copy_commit();  // an empty one at the end, so that a wait counts steps
-  };
-  // g = h[t-1] + u[t] and its sum; then u[t+1].
-  Four g[C::CHUNKS], u[C::CHUNKS], h[C::CHUNKS] = {}, y[C::CHUNKS] = {};
-  A inverse = 1;
-  const auto step = [&](int t, int side) {
-    Four square = {};
+  if (row.carries()) {
+    Four g[C::CHUNKS], u[C::CHUNKS];
+    row.take(g, p.h0 + row.b * row.D);
+    row.take(u, p.u + row.at(0));
+    // g[t] and its sum; then u[t+1].
+    const auto step = [&](int t, A inverse) {
+      Four square = {};
 #pragma unroll
-    for (int i = 0; i < C::CHUNKS; ++i)
+      for (int i = 0; i < C::CHUNKS; ++i)
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        g[i][k] = fused(g[i][k], inverse, u[i][k]);
-        square[k] += g[i][k] * g[i][k];
-      }
-    row.take(u, ring + (t + 1) % C::SLOTS * room);
-    row.leave(square, side);
-    fetch(t + C::SLOTS);  // where u[t] was, which all have taken before the last barrier
-    copy_wait<C::SLOTS - 2>();  // u[t+2] has come
-  };
-  const auto give = [&](int t) {
+        for (int k = 0; k < 4; ++k) {
+          g[i][k] = fused(g[i][k], inverse, u[i][k]);
+          square[k] += g[i][k] * g[i][k];
+        }
+      row.give(row.pass(t), g);
+      row.take(u, ring + (t + 1) % C::SLOTS * room);
+      row.leave(square, t);
+    };
+    meet();
+    step(0, 1);
+    for (int t = 0; t < row.T; ++t) {
+      meet();
+      step(t + 1, inverse_of(row.mean(t)));  // the last one is for nobody
+    }
+    return;
+  }
+
+  const auto copy = [&](int t) { row.fetch(ring + t % C::SLOTS * room, p.u + row.at(t), t < row.T); };
+  Ahead<C::SLOTS - 2, decltype(copy)> ahead(copy, 1);  // before barrier t: begins u[t+SLOTS] where u[t] was; u[t+2] has come
+  meet();
+  Four h[C::CHUNKS];
+  for (int t = 0; t < row.T; ++t) {
+    ahead.next();
+    meet();
+    const A inverse = inverse_of(row.mean(t));
+    Four y[C::CHUNKS];
+    row.take(h, row.pass(t));
+#pragma unroll
+    for (int i = 0; i < C::CHUNKS; ++i) {
+      Four silu, rest;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) h[i][k] *= inverse;
+      silus<S>(silu, rest, h[i]);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) y[i][k] = h[i][k] * silu[k];
+    }
     row.give(p.h + row.at(t), h);
     row.give(p.y + row.at(t), y);
-    if (thread_x() < 4) p.inverse[(row.b * row.T + t) * 4 + thread_x()] = inverse;
-  };
+    if (row.thread < 4) p.inverse[(row.b * row.T + t) * 4 + row.thread] = inverse;
+  }
+  row.give(p.h_last + row.b * row.D, h);
+}
 
-  for (int t = 1; t < C::SLOTS; ++t) fetch(t);
-  row.take(g, p.h0 + row.b * row.D);
-  row.take(u, p.u + row.at(0));
-  copy_wait<C::SLOTS - 2>();
-  sync_block();
-  int side = 0;
-  step(0, side);
-  for (int t = 0; t < row.T; ++t) {
-    sync_block();
-    const A mean = row.mean(side);
-    give(max_of(t - 1, 0));  // the step before, while the parts come; the first time zeros, where step 0 will be
-    inverse = rsqrt_for<S>(mean + A(eps));
+// With d the gradient of h[t]: d u[t] = (d - h[t] mean(d h[t])) / R, which is that of h[t-1], too.
+// Steps s are counted from the last one. What the output adds to d in step s is passed before barrier s - 2 and taken before barrier s - 1.
+ELMAN_KERNEL(2 * threads) backward(args::Backward p) {
+  constexpr Layout at(true);
+  const Row row(p.D, p.T, at);
+  S* const ring = shared<S>(at.rows, C::SLOTS * room);
+  A *const states = shared<A>(at.states, C::SLOTS * room), *const inverses = shared<A>(at.inverses, C::SLOTS * 4);
+  if (row.carries()) {
+    Four d[C::CHUNKS], d_u[C::CHUNKS], h[C::CHUNKS], next_h[C::CHUNKS], of_y[C::CHUNKS];
+    A inverse, next_inverse;
+    const auto take = [&](int s) {
+      row.take(next_h, states + s % C::SLOTS * room);
+      row.take(of_y, row.pass(s));
+      next_inverse = inverses[s % C::SLOTS * 4];
+    };
+    // The sum of d h; then what the next step needs.
+    const auto step = [&](int s) {
+      Four product = {};
+#pragma unroll
+      for (int i = 0; i < C::CHUNKS; ++i)
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          h[i][k] = next_h[i][k];
+          product[k] += d[i][k] * h[i][k];
+        }
+      inverse = next_inverse;
+      take(s + 1);
+      row.leave(product, s);
+    };
+    meet();
+    meet();
+    take(0);
+    row.take(d, p.d_h_last + row.b * row.D);
 #pragma unroll
     for (int i = 0; i < C::CHUNKS; ++i)
 #pragma unroll
-      for (int k = 0; k < 4; ++k) h[i][k] = g[i][k] * inverse;
-    side = C::WARPS - side;
-    step(t + 1, side);
+      for (int k = 0; k < 4; ++k) d[i][k] += of_y[i][k];
+    meet();
+    step(0);
+    for (int s = 0; s < row.T; ++s) {
+      meet();
+      const A mean = row.mean(s) * inverse;
+#pragma unroll
+      for (int i = 0; i < C::CHUNKS; ++i)
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          const A own = d[i][k] * inverse;  // ahead of the mean, which is awaited
+          d_u[i][k] = fused(-h[i][k], mean, own);
+          d[i][k] = fused(-h[i][k], mean, own + of_y[i][k]);
+        }
+      step(s + 1);  // the last one is for nobody
+      row.give(p.d_u + row.at(row.T - 1 - s), d_u);
+    }
+    row.give(p.d_h0 + row.b * row.D, d_u);
+    return;
+  }
+
+  const auto copy = [&](int s) {
+    const int slot = s % C::SLOTS, t = row.T - 1 - s;
+    row.fetch(ring + slot * room, p.d_y + row.at(t), t >= 0);
+    row.fetch(states + slot * room, p.h + row.at(t), t >= 0);
+    if (row.thread == 0 && t >= 0) copy16_async(inverses + slot * 4, p.inverse + (row.b * row.T + t) * 4);
+  };
+  Ahead<C::SLOTS - 3, decltype(copy)> ahead(copy, 0);
+  meet();
+  for (int s = 0; s < row.T + 2; ++s) {
+    const int slot = s % C::SLOTS;
+    Four h[C::CHUNKS], of_y[C::CHUNKS];
+    row.take(h, states + slot * room);
+    row.take(of_y, ring + slot * room);
 #pragma unroll
     for (int i = 0; i < C::CHUNKS; ++i) {
       Four silu, rest;
       silus<S>(silu, rest, h[i]);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) y[i][k] = h[i][k] * silu[k];
-    }
-  }
-  give(row.T - 1);
-  row.give(p.h_last + row.b * row.D, h);
-}
-
-// With d the gradient of h[t]: d u[t] = (d - h[t] mean(d h[t])) / R, which is that of h[t-1], too.
-// Steps are counted from the last one.
-ELMAN_KERNEL(threads) backward(args::Backward p) {
-  constexpr Layout at(true);
-  const Row row(p.D, p.T, at.parts);
-  S* const ring = shared<S>(at.rows, C::SLOTS * room);
-  A *const states = shared<A>(at.states, C::SLOTS * room), *const inverses = shared<A>(at.inverse, C::SLOTS * 4);
-  const auto fetch = [&](int s) {
-    const int slot = s % C::SLOTS, t = row.T - 1 - s;
-    row.fetch(ring + slot * room, p.d_y + row.at(t), t >= 0);
-    row.fetch(states + slot * room, p.h + row.at(t), t >= 0);
-    if (thread_x() == 0 && t >= 0) copy16_async(inverses + slot * 4, p.inverse + (row.b * row.T + t) * 4);
-    copy_commit();  // an empty one at the end, so that a wait counts steps
-  };
-  // Of a step, ahead of it: h, 1 / R, and what the output adds to d.
-  Four next_h[C::CHUNKS], of_y[C::CHUNKS];
-  A next_inverse;
-  const auto prepare = [&](const A* h, const S* d_y, const A* inverse) {
-    row.take(next_h, h);
-    row.take(of_y, d_y);
-    next_inverse = *inverse;
-#pragma unroll
-    for (int i = 0; i < C::CHUNKS; ++i) {
-      Four silu, rest;
-      silus<S>(silu, rest, next_h[i]);
-#pragma unroll
       for (int k = 0; k < 4; ++k) of_y[i][k] *= silu[k] * (2 + rest[k]);
     }
-  };
-  // The sum of d h; then the step after it is prepared.
-  Four d[C::CHUNKS], h[C::CHUNKS], d_u[C::CHUNKS] = {};
-  A inverse;
-  const auto step = [&](int s, int side) {
-    Four product = {};
-#pragma unroll
-    for (int i = 0; i < C::CHUNKS; ++i)
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        h[i][k] = next_h[i][k];
-        product[k] += d[i][k] * h[i][k];
-      }
-    inverse = next_inverse;
-    const int slot = (s + 1) % C::SLOTS;
-    prepare(states + slot * room, ring + slot * room, inverses + slot * 4);
-    row.leave(product, side);
-    fetch(s + C::SLOTS);  // where this step was, which all have taken before the last barrier
-    copy_wait<C::SLOTS - 2>();  // the step after the next has come
-  };
-
-  for (int s = 1; s < C::SLOTS; ++s) fetch(s);
-  row.take(d, p.d_h_last + row.b * row.D);
-  prepare(p.h + row.at(row.T - 1), p.d_y + row.at(row.T - 1), p.inverse + (row.b * row.T + row.T - 1) * 4);
-#pragma unroll
-  for (int i = 0; i < C::CHUNKS; ++i)
-#pragma unroll
-    for (int k = 0; k < 4; ++k) d[i][k] += of_y[i][k];
-  copy_wait<C::SLOTS - 2>();
-  sync_block();
-  int side = 0;
-  step(0, side);
-#pragma unroll 2
-  for (int s = 0; s < row.T; ++s) {
-    sync_block();
-    const A mean = row.mean(side) * inverse;
-    row.give(p.d_u + row.at(min_of(row.T - s, row.T - 1)), d_u);  // as in the forward pass
-#pragma unroll
-    for (int i = 0; i < C::CHUNKS; ++i)
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const A own = d[i][k] * inverse;
-        d_u[i][k] = fused(-h[i][k], mean, own);
-        d[i][k] = fused(-h[i][k], mean, own + of_y[i][k]);
-      }
-    side = C::WARPS - side;
-    step(s + 1, side);
+    row.give(row.pass(s), of_y);
+    ahead.next();  // begins where step s - 2 was; step s + 1 has come
+    meet();
   }
-  row.give(p.d_u + row.at(0), d_u);
-  row.give(p.d_h0 + row.b * row.D, d_u);
 }
 
 template <class Args> Status check(const char* name, const Args& a) {
@@ -293,9 +326,9 @@ template <class Args> Status check(const char* name, const Args& a) {
 
 ELMAN_FORWARD(a) {
   ELMAN_TRY(e59::check("e59_forward", a));
-  return elman::launch(e59::forward, "e59_forward", a.B, e59::threads, e59::Layout(false).carve.bytes, a.stream, a);
+  return elman::launch(e59::forward, "e59_forward", a.B, 2 * e59::threads, e59::Layout(false).carve.bytes, a.stream, a);
 }
 ELMAN_BACKWARD(a) {
   ELMAN_TRY(e59::check("e59_backward", a));
-  return elman::launch(e59::backward, "e59_backward", a.B, e59::threads, e59::Layout(true).carve.bytes, a.stream, a);
+  return elman::launch(e59::backward, "e59_backward", a.B, 2 * e59::threads, e59::Layout(true).carve.bytes, a.stream, a);
 }
