@@ -6,13 +6,13 @@ from elmanctl.tiles import BYTES, DoesNotFit, Tiling
 
 WIDTH = 16  # channels of a thread, while there are warps
 WARPS, LARGEST = 4, 8  # that carry: one for each scheduler, whose parts of a sum are one access; and the most
-SLOTS, FEWEST = 8, 3  # of the ring: a step takes some 300 cycles, a copy from device memory up to 1000
+SLOTS, FEWEST = 8, 4  # of the ring: a step takes some 300 cycles, a copy from device memory up to 1000
 OTHER = 1024  # bytes of shared memory besides the ring
 
 
 def _choose(sizes, dtype, device) -> dict[str, int]:
     if device is None:  # the host's few, so that a thread has several chunks, and slots are used again
-        return {"WARPS": 2, "CHUNKS": cdiv(sizes["D"], 256), "SLOTS": 4}
+        return _division(sizes["D"], 2, 4)
     chunks = cdiv(sizes["D"], 128)  # of a warp
     warps = min(chunks, WARPS if sizes["D"] <= WARPS * 32 * WIDTH else LARGEST)
     own = cdiv(chunks, warps)
@@ -24,7 +24,11 @@ def _choose(sizes, dtype, device) -> dict[str, int]:
             f"D={sizes['D']} in {dtype}: two steps of a row, {FEWEST * row >> 10} KiB, do not fit the shared memory of a multiprocessor, through "
             f"which the kernel reads ahead. The widest that fits is about D={widest}; choose a smaller dim or expansion."
         )
-    return {"WARPS": warps, "CHUNKS": own, "SLOTS": slots}
+    return _division(sizes["D"], warps, slots)
+
+
+def _division(D: int, warps: int, slots: int) -> dict[str, int]:
+    return {"WARPS": warps, "CHUNKS": cdiv(D, warps * 128), "SLOTS": slots, "WHOLE": int(D % (warps * 128) == 0)}
 
 
 kernel = Kernel(
@@ -41,6 +45,7 @@ kernel = Kernel(
         {
             "WARPS": "warps of a block that carry the state, and as many that help them",
             "CHUNKS": "times four channels of a thread",
+            "WHOLE": "1 where these are all the channels, which saves tests",
             "SLOTS": "rows of the ring through which it reads ahead",
         },
         _choose,

@@ -77,12 +77,17 @@ ELMAN_FN double fused(double a, double b, double c) { return a * b + c; }
 
 // silu = x sigmoid(x) and rest = x sigmoid(-x), of which y = h silu and d y / d h = silu (2 + rest) are made. In a bf16 build two neighbours
 // share a reciprocal: a multiprocessor makes 16 elementary functions a cycle, so that two of each channel would take two thirds of a step.
+ELMAN_FN float bounded(float exponent) {
+  // The mean of h^2 is at most one, so that of two channels |h| + |h'| is at most (2 D)^(1/2): 2^126 at this width.
+  if constexpr (room <= 3584) return exponent;
+  else return min_of(exponent, 60.0f);
+}
 template <class S> ELMAN_FN void silus(Acc<S> (&silu)[4], Acc<S> (&rest)[4], const Acc<S> (&x)[4]) {
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     if constexpr (is_bf16<S>) {
       if (k % 2) continue;
-      const float e = exp2_near(min_of(-1.44269504f * x[k], 60.0f)), f = exp2_near(min_of(-1.44269504f * x[k + 1], 60.0f));
+      const float e = exp2_near(bounded(-1.44269504f * x[k])), f = exp2_near(bounded(-1.44269504f * x[k + 1]));
       const float r = reciprocal_near((1 + e) * (1 + f));
       silu[k] = x[k] * (r * (1 + f)), silu[k + 1] = x[k + 1] * (r * (1 + e));
       rest[k] = e * silu[k], rest[k + 1] = f * silu[k + 1];
@@ -109,8 +114,7 @@ struct Row {
         passed(shared<A>(at.passed, 2 * room)),
         share(A(1) / (int)D) {}
   ELMAN_FN bool carries() const { return (int)thread_x() < threads; }
-  ELMAN_FN int channel(int i) const { return 4 * (thread + i * threads); }
-  ELMAN_FN bool mine(int i) const { return i + 1 < C::CHUNKS || channel(i) < D; }
+  ELMAN_FN bool mine(int i) const { return C::WHOLE || i + 1 < C::CHUNKS || 4 * (thread + i * threads) < D; }
   ELMAN_FN int64_t at(int t) const { return (b * T + t) * D; }
   ELMAN_FN A* pass(int step) const { return passed + step % 2 * room; }
 
@@ -119,23 +123,21 @@ struct Row {
 #pragma unroll
     for (int i = 0; i < C::CHUNKS; ++i) {
       x[i][0] = x[i][1] = x[i][2] = x[i][3] = 0;
-      if (mine(i)) get(x[i], from + channel(i));
+      if (mine(i)) get(x[i], from + 4 * thread + i * 4 * threads);  // one address and constants
     }
   }
   template <class E> ELMAN_FN void give(E* to, const Four (&x)[C::CHUNKS]) const {
 #pragma unroll
     for (int i = 0; i < C::CHUNKS; ++i)
-      if (mine(i)) put(to + channel(i), x[i]);
+      if (mine(i)) put(to + 4 * thread + i * 4 * threads, x[i]);
   }
   // Begin to copy a row to its slot, where `there`.
   template <class E> ELMAN_FN void fetch(E* slot, const E* from, bool there) const {
     constexpr int width = 16 / sizeof(E);
-    const int end = there ? D : 0;
+    const int mine = width * thread, end = there ? D : 0;
 #pragma unroll
-    for (int first = 0; first < room; first += width * threads) {
-      const int c = first + width * thread;
-      if (c < end) copy16_async(slot + c, from + c);
-    }
+    for (int first = 0; first < room; first += width * threads)
+      if (mine < end - first) copy16_async(slot + mine + first, from + mine + first);
   }
 
   // The mean over the row of what the carriers have sums of: before a barrier each leaves its own, behind it all know.
@@ -155,22 +157,19 @@ struct Row {
   }
 };
 
-// The copies of steps, counted as the pass goes: each copies one more and waits for the one that is LEFT copies behind it.
+// Copies of steps, counted as the pass goes, of which LEFT may still be on the way at a barrier.
 template <int LEFT, class Copy> struct Ahead {
   const Copy& copy;
   int step;
-  ELMAN_FN Ahead(const Copy& copy, int first) : copy(copy), step(first) {
-    for (int i = 0; i <= LEFT; ++i) begin();
-    copy_wait<LEFT>();
+  ELMAN_FN Ahead(const Copy& copy, int first, int end) : copy(copy), step(first) {
+    while (step < end) begin();
+    wait();
   }
   ELMAN_FN void begin() {
     copy(step++);
     copy_commit();  // of nothing at the end, so that a wait counts steps
   }
-  ELMAN_FN void next() {
-    begin();
-    copy_wait<LEFT>();
-  }
+  ELMAN_FN void wait() { copy_wait<LEFT>(); }
 };
 
 // With g[t] = h[t-1] + u[t], 1 / R of step t from its mean.
@@ -200,6 +199,7 @@ ELMAN_KERNEL(2 * threads) forward(args::Forward p) {
     };
     meet();
     step(0, 1);
+#pragma unroll 2
     for (int t = 0; t < row.T; ++t) {
       meet();
       step(t + 1, inverse_of(row.mean(t)));  // the last one is for nobody
@@ -208,20 +208,17 @@ ELMAN_KERNEL(2 * threads) forward(args::Forward p) {
   }
 
   const auto copy = [&](int t) { row.fetch(ring + t % C::SLOTS * room, p.u + row.at(t), t < row.T); };
-  Ahead<C::SLOTS - 2, decltype(copy)> ahead(copy, 1);  // before barrier t: begins u[t+SLOTS] where u[t] was; u[t+2] has come
+  Ahead<C::SLOTS - 2, decltype(copy)> ahead(copy, 1, C::SLOTS);
   meet();
-  Four h[C::CHUNKS];
-  for (int t = 0; t < row.T; ++t) {
-    ahead.next();
-    meet();
-    const A inverse = inverse_of(row.mean(t));
+  ahead.begin();
+  ahead.wait();
+  Four g[C::CHUNKS], h[C::CHUNKS] = {};
+  A inverse = 0;
+  const auto give = [&](int t) {
     Four y[C::CHUNKS];
-    row.take(h, row.pass(t));
 #pragma unroll
     for (int i = 0; i < C::CHUNKS; ++i) {
       Four silu, rest;
-#pragma unroll
-      for (int k = 0; k < 4; ++k) h[i][k] *= inverse;
       silus<S>(silu, rest, h[i]);
 #pragma unroll
       for (int k = 0; k < 4; ++k) y[i][k] = h[i][k] * silu[k];
@@ -229,7 +226,21 @@ ELMAN_KERNEL(2 * threads) forward(args::Forward p) {
     row.give(p.h + row.at(t), h);
     row.give(p.y + row.at(t), y);
     if (row.thread < 4) p.inverse[(row.b * row.T + t) * 4 + row.thread] = inverse;
+  };
+  for (int t = 0; t < row.T; ++t) {
+    meet();
+    const A next = inverse_of(row.mean(t));
+    row.take(g, row.pass(t));
+    ahead.begin();  // where u[t+1] was, which all have taken before this barrier
+    give(max_of(t - 1, 0));  // a step behind; the first time zeros, where step 0 will be
+    inverse = next;
+#pragma unroll
+    for (int i = 0; i < C::CHUNKS; ++i)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) h[i][k] = g[i][k] * inverse;
+    ahead.wait();  // u[t+3] has come
   }
+  give(row.T - 1);
   row.give(p.h_last + row.b * row.D, h);
 }
 
@@ -241,50 +252,56 @@ ELMAN_KERNEL(2 * threads) backward(args::Backward p) {
   S* const ring = shared<S>(at.rows, C::SLOTS * room);
   A *const states = shared<A>(at.states, C::SLOTS * room), *const inverses = shared<A>(at.inverses, C::SLOTS * 4);
   if (row.carries()) {
-    Four d[C::CHUNKS], d_u[C::CHUNKS], h[C::CHUNKS], next_h[C::CHUNKS], of_y[C::CHUNKS];
-    A inverse, next_inverse;
-    const auto take = [&](int s) {
-      row.take(next_h, states + s % C::SLOTS * room);
-      row.take(of_y, row.pass(s));
-      next_inverse = inverses[s % C::SLOTS * 4];
+    struct Next {  // what a step needs
+      Four h[C::CHUNKS], of_y[C::CHUNKS];
+      A inverse;
     };
-    // The sum of d h; then what the next step needs.
-    const auto step = [&](int s) {
+    Four d[C::CHUNKS], d_u[C::CHUNKS];
+    const auto take = [&](Next& next, int s) {
+      row.take(next.h, states + s % C::SLOTS * room);
+      row.take(next.of_y, row.pass(s));
+      next.inverse = inverses[s % C::SLOTS * 4];
+    };
+    // The sum of d h.
+    const auto leave = [&](const Next& now, int s) {
       Four product = {};
 #pragma unroll
       for (int i = 0; i < C::CHUNKS; ++i)
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          h[i][k] = next_h[i][k];
-          product[k] += d[i][k] * h[i][k];
-        }
-      inverse = next_inverse;
-      take(s + 1);
+        for (int k = 0; k < 4; ++k) product[k] += d[i][k] * now.h[i][k];
       row.leave(product, s);
     };
-    meet();
-    meet();
-    take(0);
-    row.take(d, p.d_h_last + row.b * row.D);
-#pragma unroll
-    for (int i = 0; i < C::CHUNKS; ++i)
-#pragma unroll
-      for (int k = 0; k < 4; ++k) d[i][k] += of_y[i][k];
-    meet();
-    step(0);
-    for (int s = 0; s < row.T; ++s) {
+    // From d of step s to that of the next one.
+    const auto step = [&](Next& now, const Next& next, int s) {
       meet();
-      const A mean = row.mean(s) * inverse;
+      const A mean = row.mean(s) * now.inverse;
 #pragma unroll
       for (int i = 0; i < C::CHUNKS; ++i)
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-          const A own = d[i][k] * inverse;  // ahead of the mean, which is awaited
-          d_u[i][k] = fused(-h[i][k], mean, own);
-          d[i][k] = fused(-h[i][k], mean, own + of_y[i][k]);
+          const A own = d[i][k] * now.inverse;  // ahead of the mean, which is awaited
+          d_u[i][k] = fused(-now.h[i][k], mean, own);
+          d[i][k] = fused(-now.h[i][k], mean, own + next.of_y[i][k]);
         }
-      step(s + 1);  // the last one is for nobody
+      take(now, s + 2);
+      leave(next, s + 1);  // the last one is for nobody
       row.give(p.d_u + row.at(row.T - 1 - s), d_u);
+    };
+    Next even, odd;
+    meet();
+    meet();
+    take(even, 0);
+    row.take(d, p.d_h_last + row.b * row.D);
+#pragma unroll
+    for (int i = 0; i < C::CHUNKS; ++i)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) d[i][k] += even.of_y[i][k];
+    meet();
+    take(odd, 1);
+    leave(even, 0);
+    for (int s = 0; s < row.T; s += 2) {
+      step(even, odd, s);
+      if (s + 1 < row.T) step(odd, even, s + 1);
     }
     row.give(p.d_h0 + row.b * row.D, d_u);
     return;
@@ -296,23 +313,34 @@ ELMAN_KERNEL(2 * threads) backward(args::Backward p) {
     row.fetch(states + slot * room, p.h + row.at(t), t >= 0);
     if (row.thread == 0 && t >= 0) copy16_async(inverses + slot * 4, p.inverse + (row.b * row.T + t) * 4);
   };
-  Ahead<C::SLOTS - 3, decltype(copy)> ahead(copy, 0);
-  meet();
-  for (int s = 0; s < row.T + 2; ++s) {
-    const int slot = s % C::SLOTS;
-    Four h[C::CHUNKS], of_y[C::CHUNKS];
-    row.take(h, states + slot * room);
-    row.take(of_y, ring + slot * room);
+  Ahead<C::SLOTS - 4, decltype(copy)> ahead(copy, 0, C::SLOTS - 2);
+  struct Next {
+    Four h[C::CHUNKS], d_y[C::CHUNKS];
+  };
+  const auto take = [&](Next& next, int s) {
+    row.take(next.h, states + s % C::SLOTS * room);
+    row.take(next.d_y, ring + s % C::SLOTS * room);
+  };
+  const auto step = [&](Next& now, Next& next, int s) {
+    take(next, s + 1);
+    ahead.begin();  // where step s - 2 was, which all have taken before the last barrier
 #pragma unroll
     for (int i = 0; i < C::CHUNKS; ++i) {
       Four silu, rest;
-      silus<S>(silu, rest, h[i]);
+      silus<S>(silu, rest, now.h[i]);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) of_y[i][k] *= silu[k] * (2 + rest[k]);
+      for (int k = 0; k < 4; ++k) now.d_y[i][k] *= silu[k] * (2 + rest[k]);
     }
-    row.give(row.pass(s), of_y);
-    ahead.next();  // begins where step s - 2 was; step s + 1 has come
+    row.give(row.pass(s), now.d_y);
+    ahead.wait();  // step s + 2 has come
     meet();
+  };
+  Next even, odd;
+  meet();
+  take(even, 0);
+  for (int s = 0; s < row.T + 2; s += 2) {
+    step(even, odd, s);
+    if (s + 1 < row.T + 2) step(odd, even, s + 1);
   }
 }
 
