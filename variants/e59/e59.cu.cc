@@ -18,6 +18,7 @@ using S = args::scalar;
 using A = args::acc;
 using C = args::Constant;
 inline constexpr int threads = 32 * C::WARPS;  // carriers, and as many helpers
+inline constexpr int all = 3 * threads;
 inline constexpr int room = 4 * threads * C::CHUNKS;  // channels that they have, D of them in use
 inline constexpr double eps = 1e-6;
 using Four = A[4];
@@ -33,8 +34,8 @@ struct Layout {
         inverses(carve.take<A>(backward ? C::SLOTS * 4 : 0)) {}
 };
 
-// The barrier, one place for both roles.
-ELMAN_FN void meet() { sync_roles<2 * threads>(); }
+// The barrier, one place for all roles.
+ELMAN_FN void meet() { sync_roles<all>(); }
 
 // Four neighbours in accesses of 16 bytes, or of 8 where that is all of them.
 template <class E> struct alignas(sizeof(E) == 2 ? 8 : 16) Word {
@@ -114,6 +115,7 @@ struct Row {
         passed(shared<A>(at.passed, 2 * room)),
         share(A(1) / (int)D) {}
   ELMAN_FN bool carries() const { return (int)thread_x() < threads; }
+  ELMAN_FN bool brings() const { return (int)thread_x() >= 2 * threads; }
   ELMAN_FN bool mine(int i) const { return C::WHOLE || i + 1 < C::CHUNKS || 4 * (thread + i * threads) < D; }
   ELMAN_FN int64_t at(int t) const { return (b * T + t) * D; }
   ELMAN_FN A* pass(int step) const { return passed + step % 2 * room; }
@@ -131,15 +133,6 @@ struct Row {
     for (int i = 0; i < C::CHUNKS; ++i)
       if (mine(i)) put(to + 4 * thread + i * 4 * threads, x[i]);
   }
-  // Begin to copy a row to its slot, where `there`.
-  template <class E> ELMAN_FN void fetch(E* slot, const E* from, bool there) const {
-    constexpr int width = 16 / sizeof(E);
-    const int mine = width * thread, end = there ? D : 0;
-#pragma unroll
-    for (int first = 0; first < room; first += width * threads)
-      if (mine < end - first) copy16_async(slot + mine + first, from + mine + first);
-  }
-
   // The mean over the row of what the carriers have sums of: before a barrier each leaves its own, behind it all know.
   ELMAN_FN void leave(const Four& x, int step) const {
     const A sum = warp_sum((x[0] + x[1]) + (x[2] + x[3]));
@@ -157,25 +150,28 @@ struct Row {
   }
 };
 
-// Copies of steps, counted as the pass goes, of which LEFT may still be on the way at a barrier.
-template <int LEFT, class Copy> struct Ahead {
-  const Copy& copy;
-  int step;
-  ELMAN_FN Ahead(const Copy& copy, int first, int end) : copy(copy), step(first) {
-    while (step < end) begin();
-    wait();
+// Copies of rows, one after the other, to slots of a ring. A warp has neighbouring pieces, since a copy's constant offset is small.
+template <class E> struct Bring {
+  static constexpr int piece = 512 / sizeof(E), pieces = ceil_div(room, piece * C::WARPS);
+  const int mine, left;
+  E* const ring;
+  const E* from;
+
+  ELMAN_FN Bring(E* ring, const E* row, int D)
+      : mine((int)warp() % C::WARPS * pieces * piece + (int)lane() * (16 / (int)sizeof(E))), left(D - mine), ring(ring + mine), from(row + mine) {}
+  // Begin with the row of step s, after which comes the one `stride` elements further.
+  ELMAN_FN void begin(int s, int stride) {
+#pragma unroll
+    for (int first = 0; first < pieces * piece; first += piece)
+      if (first < left) copy16_async(ring + s % C::SLOTS * room + first, from + first);
+    from += stride;
   }
-  ELMAN_FN void begin() {
-    copy(step++);
-    copy_commit();  // of nothing at the end, so that a wait counts steps
-  }
-  ELMAN_FN void wait() { copy_wait<LEFT>(); }
 };
 
 // With g[t] = h[t-1] + u[t], 1 / R of step t from its mean.
 ELMAN_FN A inverse_of(A mean) { return rsqrt_for<S>(mean + A(eps)); }
 
-ELMAN_KERNEL(2 * threads) forward(args::Forward p) {
+ELMAN_KERNEL(all) forward(args::Forward p) {
   constexpr Layout at(false);
   const Row row(p.D, p.T, at);
   S* const ring = shared<S>(at.rows, C::SLOTS * room);
@@ -207,14 +203,26 @@ ELMAN_KERNEL(2 * threads) forward(args::Forward p) {
     return;
   }
 
-  const auto copy = [&](int t) { row.fetch(ring + t % C::SLOTS * room, p.u + row.at(t), t < row.T); };
-  Ahead<C::SLOTS - 2, decltype(copy)> ahead(copy, 1, C::SLOTS);
-  meet();
-  ahead.begin();
-  ahead.wait();
+  if (row.brings()) {
+    Bring<S> u(ring, p.u + row.at(1), row.D);
+    const auto begin = [&](int t) {
+      if (t < row.T) u.begin(t, row.D);
+      copy_commit();  // of nothing at the end, so that a wait counts steps
+    };
+    for (int t = 1; t < C::SLOTS; ++t) begin(t);
+    for (int t = 0; t <= row.T; ++t) {
+      copy_wait<C::SLOTS - 2>();  // u[t+1] has come
+      meet();
+      begin(t + C::SLOTS);  // where u[t] was, which all have taken before this barrier
+    }
+    return;
+  }
+
   Four g[C::CHUNKS], h[C::CHUNKS] = {};
   A inverse = 0;
-  const auto give = [&](int t) {
+  S* y_to = p.y + row.at(0);
+  A *h_to = p.h + row.at(0), *inverse_to = p.inverse + row.b * row.T * 4 + row.thread;
+  const auto give = [&] {
     Four y[C::CHUNKS];
 #pragma unroll
     for (int i = 0; i < C::CHUNKS; ++i) {
@@ -223,30 +231,30 @@ ELMAN_KERNEL(2 * threads) forward(args::Forward p) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) y[i][k] = h[i][k] * silu[k];
     }
-    row.give(p.h + row.at(t), h);
-    row.give(p.y + row.at(t), y);
-    if (row.thread < 4) p.inverse[(row.b * row.T + t) * 4 + row.thread] = inverse;
+    row.give(h_to, h);
+    row.give(y_to, y);
+    if (row.thread < 4) *inverse_to = inverse;
   };
+  meet();
   for (int t = 0; t < row.T; ++t) {
     meet();
     const A next = inverse_of(row.mean(t));
     row.take(g, row.pass(t));
-    ahead.begin();  // where u[t+1] was, which all have taken before this barrier
-    give(max_of(t - 1, 0));  // a step behind; the first time zeros, where step 0 will be
+    give();  // a step behind; the first time zeros, where step 0 will be
+    h_to += t > 0 ? row.D : 0, y_to += t > 0 ? row.D : 0, inverse_to += t > 0 ? 4 : 0;
     inverse = next;
 #pragma unroll
     for (int i = 0; i < C::CHUNKS; ++i)
 #pragma unroll
       for (int k = 0; k < 4; ++k) h[i][k] = g[i][k] * inverse;
-    ahead.wait();  // u[t+3] has come
   }
-  give(row.T - 1);
+  give();
   row.give(p.h_last + row.b * row.D, h);
 }
 
 // With d the gradient of h[t]: d u[t] = (d - h[t] mean(d h[t])) / R, which is that of h[t-1], too.
 // Steps s are counted from the last one. What the output adds to d in step s is passed before barrier s - 2 and taken before barrier s - 1.
-ELMAN_KERNEL(2 * threads) backward(args::Backward p) {
+ELMAN_KERNEL(all) backward(args::Backward p) {
   constexpr Layout at(true);
   const Row row(p.D, p.T, at);
   S* const ring = shared<S>(at.rows, C::SLOTS * room);
@@ -257,6 +265,7 @@ ELMAN_KERNEL(2 * threads) backward(args::Backward p) {
       A inverse;
     };
     Four d[C::CHUNKS], d_u[C::CHUNKS];
+    S* to = p.d_u + row.at(row.T - 1);
     const auto take = [&](Next& next, int s) {
       row.take(next.h, states + s % C::SLOTS * room);
       row.take(next.of_y, row.pass(s));
@@ -271,8 +280,20 @@ ELMAN_KERNEL(2 * threads) backward(args::Backward p) {
         for (int k = 0; k < 4; ++k) product[k] += d[i][k] * now.h[i][k];
       row.leave(product, s);
     };
-    // From d of step s to that of the next one.
-    const auto step = [&](Next& now, const Next& next, int s) {
+    Next now, next;
+    meet();
+    meet();
+    take(now, 0);
+    row.take(d, p.d_h_last + row.b * row.D);
+#pragma unroll
+    for (int i = 0; i < C::CHUNKS; ++i)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) d[i][k] += now.of_y[i][k];
+    meet();
+    take(next, 1);
+    leave(now, 0);
+#pragma unroll 2
+    for (int s = 0; s < row.T; ++s) {
       meet();
       const A mean = row.mean(s) * now.inverse;
 #pragma unroll
@@ -283,37 +304,38 @@ ELMAN_KERNEL(2 * threads) backward(args::Backward p) {
           d_u[i][k] = fused(-now.h[i][k], mean, own);
           d[i][k] = fused(-now.h[i][k], mean, own + next.of_y[i][k]);
         }
-      take(now, s + 2);
-      leave(next, s + 1);  // the last one is for nobody
-      row.give(p.d_u + row.at(row.T - 1 - s), d_u);
-    };
-    Next even, odd;
-    meet();
-    meet();
-    take(even, 0);
-    row.take(d, p.d_h_last + row.b * row.D);
-#pragma unroll
-    for (int i = 0; i < C::CHUNKS; ++i)
-#pragma unroll
-      for (int k = 0; k < 4; ++k) d[i][k] += even.of_y[i][k];
-    meet();
-    take(odd, 1);
-    leave(even, 0);
-    for (int s = 0; s < row.T; s += 2) {
-      step(even, odd, s);
-      if (s + 1 < row.T) step(odd, even, s + 1);
+      now = next;
+      take(next, s + 2);
+      row.give(to, d_u);
+      to -= row.D;
+      leave(now, s + 1);  // the last one is for nobody
     }
     row.give(p.d_h0 + row.b * row.D, d_u);
     return;
   }
 
-  const auto copy = [&](int s) {
-    const int slot = s % C::SLOTS, t = row.T - 1 - s;
-    row.fetch(ring + slot * room, p.d_y + row.at(t), t >= 0);
-    row.fetch(states + slot * room, p.h + row.at(t), t >= 0);
-    if (row.thread == 0 && t >= 0) copy16_async(inverses + slot * 4, p.inverse + (row.b * row.T + t) * 4);
-  };
-  Ahead<C::SLOTS - 4, decltype(copy)> ahead(copy, 0, C::SLOTS - 2);
+  if (row.brings()) {
+    Bring<S> d_y(ring, p.d_y + row.at(row.T - 1), row.D);
+    Bring<A> h(states, p.h + row.at(row.T - 1), row.D);
+    const A* inverse = p.inverse + (row.b * row.T + row.T - 1) * 4;
+    const auto begin = [&](int s) {
+      if (s < row.T) {
+        d_y.begin(s, -row.D);
+        h.begin(s, -row.D);
+        if (row.thread == 0) copy16_async(inverses + s % C::SLOTS * 4, inverse);
+        inverse -= 4;
+      }
+      copy_commit();  // of nothing at the end, so that a wait counts steps
+    };
+    for (int s = 0; s < C::SLOTS - 2; ++s) begin(s);
+    for (int s = -2; s <= row.T; ++s) {
+      copy_wait<C::SLOTS - 4>();  // step s + 3 has come
+      meet();
+      begin(s + C::SLOTS);  // where step s was, which all have taken before this barrier
+    }
+    return;
+  }
+
   struct Next {
     Four h[C::CHUNKS], d_y[C::CHUNKS];
   };
@@ -321,9 +343,13 @@ ELMAN_KERNEL(2 * threads) backward(args::Backward p) {
     row.take(next.h, states + s % C::SLOTS * room);
     row.take(next.d_y, ring + s % C::SLOTS * room);
   };
-  const auto step = [&](Next& now, Next& next, int s) {
+  Next next;
+  meet();
+  take(next, 0);
+#pragma unroll 2
+  for (int s = 0; s < row.T + 2; ++s) {
+    Next now = next;
     take(next, s + 1);
-    ahead.begin();  // where step s - 2 was, which all have taken before the last barrier
 #pragma unroll
     for (int i = 0; i < C::CHUNKS; ++i) {
       Four silu, rest;
@@ -332,15 +358,7 @@ ELMAN_KERNEL(2 * threads) backward(args::Backward p) {
       for (int k = 0; k < 4; ++k) now.d_y[i][k] *= silu[k] * (2 + rest[k]);
     }
     row.give(row.pass(s), now.d_y);
-    ahead.wait();  // step s + 2 has come
     meet();
-  };
-  Next even, odd;
-  meet();
-  take(even, 0);
-  for (int s = 0; s < row.T + 2; s += 2) {
-    step(even, odd, s);
-    if (s + 1 < row.T + 2) step(odd, even, s + 1);
   }
 }
 
@@ -354,9 +372,9 @@ template <class Args> Status check(const char* name, const Args& a) {
 
 ELMAN_FORWARD(a) {
   ELMAN_TRY(e59::check("e59_forward", a));
-  return elman::launch(e59::forward, "e59_forward", a.B, 2 * e59::threads, e59::Layout(false).carve.bytes, a.stream, a);
+  return elman::launch(e59::forward, "e59_forward", a.B, e59::all, e59::Layout(false).carve.bytes, a.stream, a);
 }
 ELMAN_BACKWARD(a) {
   ELMAN_TRY(e59::check("e59_backward", a));
-  return elman::launch(e59::backward, "e59_backward", a.B, 2 * e59::threads, e59::Layout(true).carve.bytes, a.stream, a);
+  return elman::launch(e59::backward, "e59_backward", a.B, e59::all, e59::Layout(true).carve.bytes, a.stream, a);
 }
