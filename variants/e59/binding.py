@@ -1,30 +1,21 @@
 """Tensors of the E59 kernel: u is the step, of its size; a block has a batch row, since the norm is one over its channels."""
 
 from elmanctl.kernel import Kernel
-from elmanctl.tensors import cdiv
-from elmanctl.tiles import BYTES, DoesNotFit, Tiling
+from elmanctl.tensors import ACCUMULATOR, cdiv
+from elmanctl.tiles import BYTES, Tiling
 
-WIDTH = 16  # channels of a thread, while there are warps
-WARPS, LARGEST = 4, 8  # that carry: one for each scheduler, whose parts of a sum are one access; and the most
-SLOTS, FEWEST = 8, 4  # of the ring: a step takes some 300 cycles, a copy from device memory up to 1000
-OTHER = 1024  # bytes of shared memory besides the ring
+WARPS = 4  # of a role: one for each scheduler, whose parts of a sum are one access
+SLOTS, FEWEST = 8, 4  # of the ring: a step takes some 350 cycles, a copy from device memory up to 1000; and for what is under way at once
 
 
 def _choose(sizes, dtype, device) -> dict[str, int]:
-    if device is None:  # the host's few, so that a thread has several chunks, and slots are used again
-        return _division(sizes["D"], 2, 4)
-    chunks = cdiv(sizes["D"], 128)  # of a warp
-    warps = min(chunks, WARPS if sizes["D"] <= WARPS * 32 * WIDTH else LARGEST)
-    own = cdiv(chunks, warps)
-    row = own * warps * 128 * (BYTES[dtype] + max(4, BYTES[dtype]))  # d_y and h of a step
-    slots = min(SLOTS, (device.shared_bytes - OTHER) // row)
-    if slots < FEWEST:
-        widest = (device.shared_bytes - OTHER) // (FEWEST * row // (own * warps)) * 128
-        raise DoesNotFit(
-            f"D={sizes['D']} in {dtype}: two steps of a row, {FEWEST * row >> 10} KiB, do not fit the shared memory of a multiprocessor, through "
-            f"which the kernel reads ahead. The widest that fits is about D={widest}; choose a smaller dim or expansion."
-        )
-    return _division(sizes["D"], warps, slots)
+    D, warps = sizes["D"], min(WARPS, cdiv(sizes["D"], 128))
+    if device is None:
+        return _division(D, 2, FEWEST)  # few, so that a thread has several chunks and slots are used again
+    room, accumulator = cdiv(D, 128 * warps) * 128 * warps, BYTES[ACCUMULATOR[dtype]]
+    free = device.shared_bytes - 2 * room * accumulator - 1024  # besides the rows that are passed and small arrays
+    slots = min(SLOTS, free // (room * (BYTES[dtype] + accumulator)))  # d_y and h of a step
+    return _division(D, warps, slots if slots >= FEWEST else 0)
 
 
 def _division(D: int, warps: int, slots: int) -> dict[str, int]:
@@ -43,10 +34,10 @@ kernel = Kernel(
     work={"forward": "9*B*T*D", "backward": "16*B*T*D"},
     tiling=Tiling(
         {
-            "WARPS": "warps of a block that carry the state, and as many that help them",
+            "WARPS": "warps of a role, of which a block has three",
             "CHUNKS": "times four channels of a thread",
             "WHOLE": "1 where these are all the channels, which saves tests",
-            "SLOTS": "rows of the ring through which it reads ahead",
+            "SLOTS": "rows of the ring through which it reads ahead; 0 for none",
         },
         _choose,
         {"B": 32, "D": 1280},

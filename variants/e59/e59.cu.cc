@@ -1,12 +1,12 @@
 // h[t] = (h[t-1] + u[t]) / sqrt(mean (h[t-1] + u[t])^2 + 1e-6), y[t] = h[t] silu(h[t]): equations 2 to 4 of README.md.
-// A block has one batch row. Half of its warps carry the state, a thread CHUNKS times four neighbouring channels; each has a helper with the
-// same channels. A step is what lies between two barriers of the block, and waits for one sum over the row, and for nothing else:
-// * A carrier leaves its warp's part of the sum in shared memory, in one of two places by turns, and behind the barrier every thread adds the
-//   parts in the same order. Few warps leave few parts.
-// * A warp issues in order, so that a carrier does only what its sum waits for. Elementary functions, which take nearly as long as the sum,
-//   are a helper's: forward it makes readouts and stores a step behind, backward slopes of the readout two steps ahead. They hand over
-//   `passed`, one row in one of two places by turns.
-// * Helpers bring rows to a ring in shared memory, SLOTS - 2 steps ahead or more, by asynchronous copies: no register waits for device memory.
+// A block has one batch row. A step is what lies between two barriers of the block, and waits for one sum over the row. A warp issues in order,
+// so that what is not waited for is left to other warps. There are three roles, of as many warps each:
+// * Carriers have the state, a thread CHUNKS times four neighbouring channels. Each leaves its warp's part of the sum in shared memory, in one
+//   of two places by turns, and behind the barrier every thread adds the parts in the same order. Few warps leave few parts.
+// * Helpers have the same channels and the elementary functions, which take nearly as long as the sum. Forward they make and store the states
+//   and readouts, a step or two behind; backward the readout's slopes, two steps ahead. A row of `passed`, one of two by turns, hands over.
+// * Bringers copy rows to a ring in shared memory, SLOTS - 3 steps ahead or more, so that nothing waits for device memory. Rows too wide
+//   for a ring (SLOTS = 0) are loaded from there, a step ahead; a step then takes longer than the load.
 #include <elman/elman.cuh>
 #include <elman/families/pointwise_recurrence/steps.cuh>
 
@@ -17,8 +17,8 @@ using namespace elman;
 using S = args::scalar;
 using A = args::acc;
 using C = args::Constant;
-inline constexpr int threads = 32 * C::WARPS;  // carriers, and as many helpers
-inline constexpr int all = 3 * threads;
+inline constexpr int threads = 32 * C::WARPS;  // of a role
+inline constexpr int all = 3 * threads, slots = max_of(C::SLOTS, 1);
 inline constexpr int room = 4 * threads * C::CHUNKS;  // channels that they have, D of them in use
 inline constexpr double eps = 1e-6;
 using Four = A[4];
@@ -119,6 +119,10 @@ struct Row {
   ELMAN_FN bool mine(int i) const { return C::WHOLE || i + 1 < C::CHUNKS || 4 * (thread + i * threads) < D; }
   ELMAN_FN int64_t at(int t) const { return (b * T + t) * D; }
   ELMAN_FN A* pass(int step) const { return passed + step % 2 * room; }
+  // Where a row of x [B, T, D] is for a step that is at time t.
+  template <class E> ELMAN_FN const E* find(const E* ring, const E* x, int step, int t) const {
+    return C::SLOTS ? ring + step % slots * room : x + at(max_of(0, min_of(t, T - 1)));
+  }
 
   // The thread's channels of a row, zeros past the last one.
   template <class E> ELMAN_FN void take(Four (&x)[C::CHUNKS], const E* from) const {
@@ -163,7 +167,7 @@ template <class E> struct Bring {
   ELMAN_FN void begin(int s, int stride) {
 #pragma unroll
     for (int first = 0; first < pieces * piece; first += piece)
-      if (first < left) copy16_async(ring + s % C::SLOTS * room + first, from + first);
+      if (first < left) copy16_async(ring + s % slots * room + first, from + first);
     from += stride;
   }
 };
@@ -190,7 +194,7 @@ ELMAN_KERNEL(all) forward(args::Forward p) {
           square[k] += g[i][k] * g[i][k];
         }
       row.give(row.pass(t), g);
-      row.take(u, ring + (t + 1) % C::SLOTS * room);
+      row.take(u, row.find(ring, p.u, t + 1, t + 1));
       row.leave(square, t);
     };
     meet();
@@ -206,12 +210,12 @@ ELMAN_KERNEL(all) forward(args::Forward p) {
   if (row.brings()) {
     Bring<S> u(ring, p.u + row.at(1), row.D);
     const auto begin = [&](int t) {
-      if (t < row.T) u.begin(t, row.D);
+      if (C::SLOTS && t < row.T) u.begin(t, row.D);
       copy_commit();  // of nothing at the end, so that a wait counts steps
     };
     for (int t = 1; t < C::SLOTS; ++t) begin(t);
     for (int t = 0; t <= row.T; ++t) {
-      copy_wait<C::SLOTS - 2>();  // u[t+1] has come
+      copy_wait<max_of(C::SLOTS - 2, 0)>();  // u[t+1] has come
       meet();
       begin(t + C::SLOTS);  // where u[t] was, which all have taken before this barrier
     }
@@ -267,9 +271,9 @@ ELMAN_KERNEL(all) backward(args::Backward p) {
     Four d[C::CHUNKS], d_u[C::CHUNKS];
     S* to = p.d_u + row.at(row.T - 1);
     const auto take = [&](Next& next, int s) {
-      row.take(next.h, states + s % C::SLOTS * room);
+      row.take(next.h, row.find(states, p.h, s, row.T - 1 - s));
       row.take(next.of_y, row.pass(s));
-      next.inverse = inverses[s % C::SLOTS * 4];
+      next.inverse = C::SLOTS ? inverses[s % slots * 4] : p.inverse[(row.b * row.T + max_of(row.T - 1 - s, 0)) * 4];
     };
     // The sum of d h.
     const auto leave = [&](const Next& now, int s) {
@@ -319,17 +323,17 @@ ELMAN_KERNEL(all) backward(args::Backward p) {
     Bring<A> h(states, p.h + row.at(row.T - 1), row.D);
     const A* inverse = p.inverse + (row.b * row.T + row.T - 1) * 4;
     const auto begin = [&](int s) {
-      if (s < row.T) {
+      if (C::SLOTS && s < row.T) {
         d_y.begin(s, -row.D);
         h.begin(s, -row.D);
-        if (row.thread == 0) copy16_async(inverses + s % C::SLOTS * 4, inverse);
+        if (row.thread == 0) copy16_async(inverses + s % slots * 4, inverse);
         inverse -= 4;
       }
       copy_commit();  // of nothing at the end, so that a wait counts steps
     };
     for (int s = 0; s < C::SLOTS - 2; ++s) begin(s);
     for (int s = -2; s <= row.T; ++s) {
-      copy_wait<C::SLOTS - 4>();  // step s + 3 has come
+      copy_wait<max_of(C::SLOTS - 4, 0)>();  // step s + 3 has come
       meet();
       begin(s + C::SLOTS);  // where step s was, which all have taken before this barrier
     }
@@ -340,8 +344,8 @@ ELMAN_KERNEL(all) backward(args::Backward p) {
     Four h[C::CHUNKS], d_y[C::CHUNKS];
   };
   const auto take = [&](Next& next, int s) {
-    row.take(next.h, states + s % C::SLOTS * room);
-    row.take(next.d_y, ring + s % C::SLOTS * room);
+    row.take(next.h, row.find(states, p.h, s, row.T - 1 - s));
+    row.take(next.d_y, row.find(ring, p.d_y, s, row.T - 1 - s));
   };
   Next next;
   meet();
