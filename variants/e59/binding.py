@@ -5,21 +5,28 @@ from elmanctl.tensors import ACCUMULATOR, cdiv
 from elmanctl.tiles import BYTES, Tiling
 
 WARPS = 4  # of a role: one for each scheduler, whose parts of a sum are one access
-SLOTS, FEWEST = 8, 4  # of the ring: a step takes some 350 cycles, a copy from device memory up to 1000; and for what is under way at once
+WIDE, MORE = 4096, 8  # the same for rows that are wider, for which so few have not enough registers
+SLOTS, FEWEST = (
+    8,
+    4,
+)  # of the ring: a step takes some 350 cycles, a copy from device memory up to 1000; four are in use at once
+HOST_BYTES, OTHER_BYTES = (
+    232_448,
+    1024,
+)  # of shared memory: what a block on the host can have, and what small arrays take
 
 
 def _choose(sizes, dtype, device) -> dict[str, int]:
-    D, warps = sizes["D"], min(WARPS, cdiv(sizes["D"], 128))
-    if device is None:
-        return _division(D, 2, FEWEST)  # few, so that a thread has several chunks and slots are used again
-    room, accumulator = cdiv(D, 128 * warps) * 128 * warps, BYTES[ACCUMULATOR[dtype]]
-    free = device.shared_bytes - 2 * room * accumulator - 1024  # besides the rows that are passed and small arrays
-    slots = min(SLOTS, free // (room * (BYTES[dtype] + accumulator)))  # d_y and h of a step
-    return _division(D, warps, slots if slots >= FEWEST else 0)
-
-
-def _division(D: int, warps: int, slots: int) -> dict[str, int]:
-    return {"WARPS": warps, "CHUNKS": cdiv(D, warps * 128), "SLOTS": slots, "WHOLE": int(D % (warps * 128) == 0)}
+    D = sizes["D"]
+    if device is None:  # few warps and slots, so that a thread has several chunks and slots are used again
+        warps, most, memory = 2, FEWEST, HOST_BYTES
+    else:
+        warps, most, memory = MORE if D > WIDE else min(WARPS, cdiv(D, 128)), SLOTS, device.shared_bytes
+    chunks = cdiv(D, warps * 128)
+    room, accumulator = chunks * warps * 128, BYTES[ACCUMULATOR[dtype]]
+    free = memory - 2 * room * accumulator - OTHER_BYTES  # besides the rows that are passed
+    slots = min(most, free // (room * (BYTES[dtype] + accumulator)))  # d_y and h of a step
+    return {"WARPS": warps, "CHUNKS": chunks, "SLOTS": slots if slots >= FEWEST else 0, "WHOLE": int(room == D)}
 
 
 kernel = Kernel(
