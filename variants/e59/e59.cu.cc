@@ -17,9 +17,9 @@ using namespace elman;
 using S = args::scalar;
 using A = args::acc;
 using C = args::Constant;
-inline constexpr int threads = 32 * C::WARPS;  // of a role
-inline constexpr int all = 3 * threads, slots = max_of(C::SLOTS, 1);
-inline constexpr int room = 4 * threads * C::CHUNKS;  // channels that they have, D of them in use
+inline constexpr int threads = 32 * C::WARPS, all = 3 * threads;  // of a role, of a block
+inline constexpr int room = 4 * threads * C::CHUNKS;  // channels that a role has, D of them in use
+inline constexpr int slots = max_of(C::SLOTS, 1);
 inline constexpr double eps = 1e-6;
 using Four = A[4];
 
@@ -77,9 +77,10 @@ ELMAN_FN float fused(float a, float b, float c) { return elman::fused(a, b, c); 
 ELMAN_FN double fused(double a, double b, double c) { return a * b + c; }
 
 // silu = x sigmoid(x) and rest = x sigmoid(-x), of which y = h silu and d y / d h = silu (2 + rest) are made. In a bf16 build two neighbours
-// share a reciprocal: a multiprocessor makes 16 elementary functions a cycle, so that two of each channel would take two thirds of a step.
+// share a reciprocal: a multiprocessor makes 16 elementary functions a cycle, so that two of each channel would take half of a step.
 ELMAN_FN float bounded(float exponent) {
-  // The mean of h^2 is at most one, so that of two channels |h| + |h'| is at most (2 D)^(1/2): 2^126 at this width.
+  // So that the product of two neighbours' 1 + 2^exponent is finite. Since h has a mean square of one or less, |h| + |h'| is at most
+  // (2 D)^(1/2): up to this width no more than 2^122 without a bound.
   if constexpr (room <= 3584) return exponent;
   else return min_of(exponent, 60.0f);
 }
@@ -137,6 +138,7 @@ struct Row {
     for (int i = 0; i < C::CHUNKS; ++i)
       if (mine(i)) put(to + 4 * thread + i * 4 * threads, x[i]);
   }
+
   // The mean over the row of what the carriers have sums of: before a barrier each leaves its own, behind it all know.
   ELMAN_FN void leave(const Four& x, int step) const {
     const A sum = warp_sum((x[0] + x[1]) + (x[2] + x[3]));
@@ -172,7 +174,7 @@ template <class E> struct Bring {
   }
 };
 
-// With g[t] = h[t-1] + u[t], 1 / R of step t from its mean.
+// 1 / R from the mean of (h[t-1] + u[t])^2.
 ELMAN_FN A inverse_of(A mean) { return rsqrt_for<S>(mean + A(eps)); }
 
 ELMAN_KERNEL(all) forward(args::Forward p) {
@@ -183,7 +185,7 @@ ELMAN_KERNEL(all) forward(args::Forward p) {
     Four g[C::CHUNKS], u[C::CHUNKS];
     row.take(g, p.h0 + row.b * row.D);
     row.take(u, p.u + row.at(0));
-    // g[t] and its sum; then u[t+1].
+    // g[t] = h[t-1] + u[t] and its sum; then u[t+1].
     const auto step = [&](int t, A inverse) {
       Four square = {};
 #pragma unroll
@@ -199,7 +201,7 @@ ELMAN_KERNEL(all) forward(args::Forward p) {
     };
     meet();
     step(0, 1);
-#pragma unroll 2
+#pragma unroll 2  // the places by turns are constants then, also below
     for (int t = 0; t < row.T; ++t) {
       meet();
       step(t + 1, inverse_of(row.mean(t)));  // the last one is for nobody
