@@ -41,6 +41,10 @@ def _modulation(config, dim):
 def _memory_gate(config, dim):
     if config.gate in ("retain", "state") and config.update != "delta":
         return f"gate={config.gate} with update={config.update}. Choose update=delta, or gate=output or input"
+    return None
+
+
+def _full_gate(config, dim):
     if config.gate in ("retain", "state") and config.projection == "full":
         return f"gate={config.gate} with projection=full. Choose projection=no_z, or gate=output or input"
     return None
@@ -67,6 +71,7 @@ RULES = Rules(
             "these gates weigh the write of the pure delta rule; other updates have a weight or gate of their own",
             _memory_gate,
         ),
+        ("the kernel of these gates reads the state by k, not by z k", _full_gate),
         ("it would have no effect", _decay),
         ("it would have no effect", _rank),
     ),
