@@ -13,6 +13,7 @@ NONLINEARITIES = ("tanh", "linear", "rms", "frobenius")
 GATES = ("output", "input", "retain", "state")
 BLIND = ("simple", "ema", "ntm")  # updates that do not read what the state returns for the key
 RANK, BLOCK = 4, 8  # the rank unless given; rows and columns of a block
+WIDEST_FULL_GATE = 48
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,11 @@ def _memory_gate(config, dim):
 
 
 def _full_gate(config, dim):
-    if config.gate in ("retain", "state") and config.projection == "full":
-        return f"gate={config.gate} with projection=full. Choose projection=no_z, or gate=output or input"
+    if config.gate in ("retain", "state") and config.projection == "full" and config.state == "full":
+        if config.nonlinearity in ("rms", "frobenius"):
+            return f"gate={config.gate} with projection=full and nonlinearity={config.nonlinearity}. Choose one of projection=no_z, gate=output and nonlinearity=tanh"
+        if config.n_state > WIDEST_FULL_GATE:
+            return f"gate={config.gate} with projection=full and n_state={config.n_state}. Choose n_state={WIDEST_FULL_GATE} or less, or projection=no_z"
     return None
 
 
@@ -71,7 +75,10 @@ RULES = Rules(
             "these gates weigh the write of the pure delta rule; other updates have a weight or gate of their own",
             _memory_gate,
         ),
-        ("the kernel of these gates reads the state by k, not by z k", _full_gate),
+        (
+            "the backward pass has registers for z, a gate of the memory and a state's sum in no more than this",
+            _full_gate,
+        ),
         ("it would have no effect", _decay),
         ("it would have no effect", _rank),
     ),
