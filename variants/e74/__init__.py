@@ -48,9 +48,11 @@ def _memory_gate(config, dim):
 def _full_gate(config, dim):
     if config.gate in ("retain", "state") and config.projection == "full" and config.state == "full":
         if config.nonlinearity in ("rms", "frobenius"):
-            return f"gate={config.gate} with projection=full and nonlinearity={config.nonlinearity}. Choose one of projection=no_z, gate=output and nonlinearity=tanh"
+            both = f"projection=full and nonlinearity={config.nonlinearity}"
+            return f"gate={config.gate} with {both}. Choose one of projection=no_z, gate=output and nonlinearity=tanh"
         if config.n_state > WIDEST_FULL_GATE:
-            return f"gate={config.gate} with projection=full and n_state={config.n_state}. Choose n_state={WIDEST_FULL_GATE} or less, or projection=no_z"
+            both = f"projection=full and n_state={config.n_state}"
+            return f"gate={config.gate} with {both}. Choose n_state={WIDEST_FULL_GATE} or less, or projection=no_z"
     return None
 
 
