@@ -85,11 +85,14 @@ def test_mixed_compute_dtypes_are_refused(kernel):
         ops.recurrence(kernel, inputs, {"GAIN": 0})
 
 
-def test_a_write_outside_a_tensor_is_found(kernel):
+@pytest.mark.parametrize("written", [1, -1])  # all bits of -1 are ones: of a float a NaN, which marks a place as absent
+def test_a_write_outside_a_tensor_is_found(kernel, written):
     with launch.guarded():
         specs = kernel.output_specs
         made = launch._allocate(specs, {"B": 1, "T": 2, "D": 3}, {"GAIN": 0}, "float32", "cpu")
-        made["y"].as_strided((1,), (1,), made["y"].storage_offset() + made["y"].numel()).fill_(1.0)
+        made["y"].as_strided((1,), (1,), made["y"].storage_offset() + made["y"].numel()).view(torch.int32).fill_(
+            written
+        )
         with pytest.raises(CheckFailed, match=r"wrote outside y \[B, T, D\]"):
             launch._check_guards("toy forward")
 

@@ -19,11 +19,17 @@ def register(app: typer.Typer) -> None:
     @app.command("list")
     def list_(
         name: Annotated[str | None, typer.Argument(help="A variant to show in full: options, names, rules.")] = None,
+        names: Annotated[
+            bool, typer.Option("--names", help="Every published name in a row of its own, with its model's receipts.")
+        ] = False,
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
     ) -> None:
         """List variants and baselines, or show one in full."""
         known = registry()
-        if name is not None:
+        if names:
+            rows = published(known, name)
+            print_json(rows) if json else print_names(rows)
+        elif name is not None:
             spec = known.resolve(name)
             spec.check()
             one = details(known, spec)
@@ -56,6 +62,28 @@ def row(known: Registry, spec: Spec) -> dict[str, Any]:
         "missing": variant.missing(),
         "install": variant.install,
     }
+
+
+def published(known: Registry, of: str | None = None) -> list[dict[str, Any]]:
+    """Return name, model, kind and receipts of every variant, preset and alias, or of those of one variant."""
+    chosen = [known.resolve(of).variant] if of else known.variants().values()
+    rows = []
+    for variant in chosen:
+        kind, seen = "kernel" if variant.has_kernel else "baseline", {}
+        for name in (variant.name, *variant.presets, *variant.aliases):
+            spec = known.resolve(name)
+            if spec.name not in seen:
+                seen[spec.name] = receipts(spec) if variant.has_kernel else []
+            rows.append({"name": name, "canonical": spec.name, "kind": kind, "receipts": seen[spec.name]})
+    return rows
+
+
+def print_names(rows: list[dict[str, Any]]) -> None:
+    """Print the table of published names."""
+    from rich.text import Text
+
+    table = [[r["name"], r["canonical"], Text.assemble(*receipt_parts(r))] for r in rows]
+    print_table(["name", "model", "receipt"], table)
 
 
 def receipts(spec: Spec) -> list[dict[str, Any]]:

@@ -118,6 +118,11 @@ def structured(kernel: Kernel, other: dict[str, int], dtypes, T: int) -> list[Ca
     return [cases.make(kernel, other, dtype, T, kind) for kind in kinds for dtype in dtypes]
 
 
+def overgrown(case: Case, most: float) -> bool:
+    """Return whether a recurrence without a bound has made so much (`most`) of large inputs that nothing is to be judged there."""
+    return case.draw == LARGE and most > MOST
+
+
 def inputs(kernel: Kernel, reference, kind: str, shapes: dict, constants: dict[str, int], randn) -> dict:
     """Return what the reference draws for a kind; for a structured kind its first draw, set to zero or scaled."""
     if kind not in STRUCTURED:

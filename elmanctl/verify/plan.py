@@ -134,10 +134,13 @@ class Plan:
         if quick:
             return cases.default(*parts, quick=True)
         thorough = self.request.thorough if thorough is None else thorough
-        other = cases.other_sizes(self.spec, self.kernel)
         listed = (cases.thorough if thorough else cases.default)(*parts)
-        listed += drawn.structured(self.kernel, other, dtypes, cases.chunk(self.constants) + 1)
-        return list(dict.fromkeys(listed + self.drawn(dtypes, thorough)))
+        return list(dict.fromkeys(listed + self.structured(dtypes) + self.drawn(dtypes, thorough)))
+
+    def structured(self, dtypes) -> list[Case]:
+        """Return the cases of inputs of zeros and of large numbers."""
+        other = cases.other_sizes(self.spec, self.kernel)
+        return drawn.structured(self.kernel, other, dtypes, cases.chunk(self.constants) + 1)
 
     def drawn(self, dtypes=None, thorough: bool | None = None) -> list[Case]:
         """Return the cases whose shapes the seed draws."""

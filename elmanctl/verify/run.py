@@ -129,7 +129,7 @@ def run_case(
     """
     started = time.monotonic()
     truth = truth or establish(draw(kernel, reference, constants, case, seed))
-    if case.draw == drawn.LARGE and (most := truth.most()) > drawn.MOST:
+    if drawn.overgrown(case, most := truth.most()):
         text = f"not run: without a bound this recurrence grows to {most:.0e} on it, which is no mistake"
         return Check(case.id, "case", True, message=text, seconds=time.monotonic() - started, not_run=True)
     try:

@@ -162,6 +162,16 @@ def test_a_receipt_of_the_same_kernel_is_shown_with_the_model_that_it_is_of(proj
     assert line == "host green 0.5x (the same kernel as X)"
 
 
+def test_every_published_name_has_a_row_of_its_own(project, rich_variant):
+    rows = {r["name"]: r for r in json.loads(project.run("list", "--names", "--json").out)}
+    assert rows["ZZ1g"]["canonical"].endswith("use_gate=true") and rows["ZZ1h4"]["canonical"] == "ZZ1h4n16"
+    assert rows["E63b"]["receipts"] and {"E63", "E63c", "E37v2", "E88_full_fla"} <= set(rows)
+    ran = project.run("list", "E63", "--names")
+    lines = {line.split()[0]: line for line in ran.out.splitlines()[1:]}
+    assert list(lines) == ["E63", "E63b", "E63c", "E63d", "E63a"]
+    assert "E63:form=c" in lines["E63c"] and "host green" in lines["E63c"]
+
+
 def test_a_preset_shows_what_vouches_for_its_model(project):
     whole, one = (json.loads(project.run("list", name, "--json").out) for name in ("E73", "E73cp"))
     assert whole["preset_receipts"]["E73cp"] == one["receipts"] != []

@@ -80,7 +80,7 @@ def test_a_division_is_left_out_and_listed_and_its_edits_are_right_or_refused(fo
 
 def bench_of(plan, case):
     """Return a bench of one case, without the thorough ones, which only ask of equal results whether they always are."""
-    bench = proof._bench(plan, "float32", [case], [], {case.id: plan.truth(plan.named(case.id))})
+    bench = proof._bench(plan, "float32", proof.Listed([case], [], []), {case.id: plan.truth(plan.named(case.id))})
     return dataclasses.replace(bench, thorough={}, further=None)
 
 

@@ -10,7 +10,7 @@ import pytest
 from elmanctl import toolchain
 from elmanctl.errors import UserError
 from elmanctl.plugins.registry import registry
-from elmanctl.verify import truth
+from elmanctl.verify import cases, drawn, truth
 from elmanctl.verify.plan import Plan, Request
 from elmanctl.verify.prove import child, kernel_mutants, operators, proof
 from elmanctl.verify.prove.child import isolated
@@ -87,18 +87,48 @@ def test_a_child_obeys_the_limits_that_stand_and_one_that_cannot_be_limited_is_t
         isolated(lambda say: say({}), 5)
 
 
-def fate_of(spec, old, new):
-    """Return what becomes of one edit of the toy's kernel, in fp32."""
+def fates_of(spec, *edits):
+    """Return what becomes of edits of the toy's kernel, (old, new) each, in fp32."""
     plan = Plan(Request(spec, "cpu"))
-    quick, rest = proof._cases(plan, "float32")
+    listed = proof._cases(plan, "float32")
     parts = (plan.kernel, plan.reference, plan.constants)
-    known = {c.id: truth.establish(truth.draw(*parts, c, 0)) for c in (*quick, *rest)}
-    bench = proof._bench(plan, "float32", quick, rest, known)
+    known = {c.id: truth.establish(truth.draw(*parts, c, 0)) for c in listed.every}
+    bench = proof._bench(plan, "float32", listed, known)
+    original = kernel_mutants.original([bench])
     file = next(spec.variant.folder.glob("*.cu.cc"))
     lines = file.read_text().splitlines()
-    number = next(i for i, line in enumerate(lines) if old in line)
-    edit = Edit(file.resolve(), number + 1, "by hand", lines[number], lines[number].replace(old, new))
-    return kernel_mutants.fate([bench], kernel_mutants.original([bench]), edit)
+    for old, new in edits:
+        number = next(i for i, line in enumerate(lines) if old in line)
+        edit = Edit(file.resolve(), number + 1, "by hand", lines[number], lines[number].replace(old, new))
+        yield kernel_mutants.fate([bench], original, edit)
+
+
+def fate_of(spec, old, new):
+    return next(fates_of(spec, (old, new)))
+
+
+def test_edits_that_show_only_on_structured_inputs_or_a_long_case_are_killed_there(spec):
+    """Of E68's inhibiting form `h < 0` became `h <= 0`: the gradient of a first state of 0, which no draw of its reference has."""
+    planted = {
+        "zero-state": ("p.d_h0[i] = carry;", "p.d_h0[i] = p.h0[i] == 0 ? acc(1.1) * carry : carry;"),
+        "zero-input": (
+            "store(p.d_x + at, carry);",
+            "store(p.d_x + at, load(p.x + at) == 0 ? acc(1.1) * carry : carry);",
+        ),
+        "large-input": ("store(p.y + at, h * h);", "store(p.y + at, h * h > 1e4 ? acc(1.1) * h * h : h * h);"),
+        "T67": ("acc h = p.h0[i];", "acc h = p.T > 40 ? acc(0) : p.h0[i];"),
+    }
+    for which, found in zip(planted, fates_of(spec, *planted.values()), strict=True):
+        assert found.outcome == "killed" and all(which in case for case in found.by), (which, found.by)
+
+
+@pytest.mark.parametrize(("most", "left"), [(drawn.MOST, 2), (1e-3, 1)])
+def test_what_large_inputs_make_overgrow_is_left_out_as_in_verify(spec, monkeypatch, most, left):
+    plan = Plan(Request(spec, "cpu"))
+    small, large = (cases.make(plan.kernel, {"D": 16}, "float32", 3, kind) for kind in ("typical", drawn.LARGE))
+    known = {c.id: plan.truth(plan.named(c.id)) for c in (small, large)}
+    monkeypatch.setattr(drawn, "MOST", most)
+    assert len(proof._bench(plan, "float32", proof.Listed([small], [], [large]), known).truths) == left
 
 
 @pytest.mark.parametrize(("steps", "outcome"), [(200, "survived"), (100_000, "equivalent")])
@@ -110,12 +140,12 @@ def test_an_edit_that_only_shows_over_many_steps_is_a_survivor_and_not_equivalen
 def test_an_edit_that_only_shows_in_a_build_of_thorough_cases_is_a_survivor_and_not_equivalent(monkeypatch):
     """Of the dense family a width of 16 is another division of the work, which no default case has."""
     plan = Plan(Request(registry().resolve("E36"), "cpu"))
-    quick, _ = proof._cases(plan, "float32")
-    known = {c.id: plan.truth(plan.named(c.id)) for c in quick}
+    listed = proof.Listed(proof._cases(plan, "float32").quick, [], [])
+    known = {c.id: plan.truth(plan.named(c.id)) for c in listed.every}
     every = plan.cases(["float32"], quick=True)
     small = plan.named("float32 B2 T3 D16 typical").case
     monkeypatch.setattr(plan, "cases", lambda *_, **__: [*every, small])
-    bench = proof._bench(plan, "float32", quick, [], known)
+    bench = proof._bench(plan, "float32", listed, known)
     assert list(bench.further.thorough) == [small.id] and bench.further.builds[0] not in bench.builds
     original = kernel_mutants.original([bench])
     header = toolchain.csrc_folder().resolve() / "elman/families/dense_recurrence.cuh"

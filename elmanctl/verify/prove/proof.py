@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from elmanctl.errors import CheckFailed, UserError
 from elmanctl.stepwise import asked
 from elmanctl.verify import cases, pool
 from elmanctl.verify.cases import Case
+from elmanctl.verify.drawn import overgrown
 from elmanctl.verify.plan import QUICK_DTYPES, Plan
 from elmanctl.verify.prove import kernel_mutants
 from elmanctl.verify.prove.compiling import candidates
@@ -29,9 +30,23 @@ from elmanctl.verify.truth import Truth, draw, establish
 
 DIVISIONS = 20  # edits of divisions of the work that are tried
 AHEAD = 4  # edits in work for each worker: one that is slow to judge keeps no other waiting
-LONGEST = 40  # steps: what only shows over longer times is the business of the calibrating tests
+SHORT = 40  # steps of the longest case for truth mutants
+LONGEST = cases.LONG  # for edits: what shows over longer times alone is the business of the calibrating tests
 
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A dtype's cases: the quick ones, the rest of those on which truth mutants run as well, and those on which edits of the kernel alone do."""
+
+    quick: list[Case]
+    rest: list[Case]
+    alone: list[Case]
+
+    @property
+    def every(self) -> list[Case]:
+        return [*self.quick, *self.rest, *self.alone]
 
 
 @dataclass(frozen=True)
@@ -71,7 +86,7 @@ def _fate(edit: Edit) -> Fate:
 
 
 def prove(plan: Plan, mutants: int = MUTANTS, progress: Progress | None = None, jobs: int | None = None) -> Findings:
-    """Plant truth mutants on every fp32 case, and a sample of kernel mutants; all on the host.
+    """Plant truth mutants on the fp32 cases, and a sample of kernel mutants; all on the host.
 
     Args:
         plan: the configuration and the seed; its kernel must pass.
@@ -92,10 +107,9 @@ def prove(plan: Plan, mutants: int = MUTANTS, progress: Progress | None = None, 
     try:
         dtypes = [d for d in QUICK_DTYPES if d in plan.dtypes]
         listed = {d: _cases(plan, d) for d in dtypes}
+        first = [*listed[dtypes[0]].quick, *listed[dtypes[0]].rest]
+        others = [c for d in dtypes for c in listed[d].every if c not in first]
         with workers(jobs) as team:
-            first, others = (
-                [c for d in part for c in itertools.chain(*listed[d])] for part in (dtypes[:1], dtypes[1:])
-            )
             pending = {c.id: team.submit(_verdicts, c) for c in sorted(first, key=_rows, reverse=True)}
             truths = {c.id: team.submit(_truth, c) for c in others}
             known: dict[str, Truth] = {}
@@ -103,7 +117,8 @@ def prove(plan: Plan, mutants: int = MUTANTS, progress: Progress | None = None, 
                 found.truth[c.id], known[c.id] = pending[c.id].result()
                 progress("truth mutants on case", done, len(first))
             known |= {id: future.result() for id, future in truths.items()}
-        _work = _Work(plan, tuple(_bench(plan, d, *listed[d], known) for d in dtypes))
+        _work = _Work(plan, tuple(_bench(plan, d, listed[d], known) for d in dtypes))
+        found.truth |= {id: [] for id in _work.benches[0].truths if id not in found.truth}
         with workers(jobs) as team:
             parts = list(team.map(_original, range(len(dtypes))))
         _work = _Work(plan, _work.benches, kernel_mutants.joined(parts))
@@ -132,32 +147,43 @@ def prove(plan: Plan, mutants: int = MUTANTS, progress: Progress | None = None, 
     return found
 
 
-def _cases(plan: Plan, dtype: str) -> tuple[list[Case], list[Case]]:
-    """Return the quick cases of a dtype, and the rest of the default ones that are short enough."""
-    quick, every = (
+def _cases(plan: Plan, dtype: str) -> Listed:
+    """Return what a whole verify runs in a dtype, but one long case, and no shapes that the seed draws: many would be one more build of each edit.
+
+    Long times and structured inputs are for edits of the kernel: where an input is zero or a gate is shut, what a fault of the truth changes may
+    be less than a rounding.
+    """
+    quick, default = (
         cases.default(plan.spec, plan.kernel, plan.constants, [dtype], plan.draws, quick) for quick in (True, False)
     )
-    return quick, [c for c in every if c not in quick and dict(c.sizes).get("T", 1) <= LONGEST]
+    rest = [c for c in default if c not in quick and _steps(c) <= SHORT]
+    long = [c for c in default if SHORT < _steps(c) <= LONGEST]
+    return Listed(quick, rest, [*plan.structured([dtype]), *long[:1]])
+
+
+def _steps(case: Case) -> int:
+    return dict(case.sizes).get("T", 1)
 
 
 def _rows(case: Case) -> int:
     """Return how much work a case is, about."""
-    sizes = dict(case.sizes)
-    return sizes.get("T", 1) * sizes.get("B", 1)
+    return _steps(case) * dict(case.sizes).get("B", 1)
 
 
-def _bench(plan: Plan, dtype: str, quick: list[Case], rest: list[Case], known: dict[str, Truth]) -> Bench:
-    truths = {c.id: known[c.id].prepare() for c in (*quick, *rest)}
+def _bench(plan: Plan, dtype: str, listed: Listed, known: dict[str, Truth]) -> Bench:
+    run = [c for c in listed.every if not overgrown(c, known[c.id].most())]
+    quick, rest = _ids(listed.quick), _ids(c for c in run if c not in listed.quick)
+    truths = {c.id: known[c.id].prepare() for c in run}
     thorough = {  # but those that the trial runs, whose bits it has compared
         c.id: draw(plan.kernel, plan.reference, plan.constants, c, plan.request.seed)
         for c in plan.cases([dtype], thorough=True)
         if c.id not in truths
     }
-    at = quick[min(1, len(quick) - 1)].id
+    at = quick[min(1, len(quick) - 1)]
     every = dtype == QUICK_DTYPES[0]
     complete = functools.partial(plan.kernel.complete, plan.constants)
     builds: list[dict[str, int]] = []
-    for c in (*quick, *rest):
+    for c in run:
         full = complete(dict(c.sizes), dtype, None)
         builds += [full] if full not in builds else []
     # What the cases' own libraries run, and what others do: a further tiling is one more compilation of every mutant.
@@ -166,12 +192,12 @@ def _bench(plan: Plan, dtype: str, quick: list[Case], rest: list[Case], known: d
     for full in needed.values():
         others += [full] if full not in (*builds, *others) else []
     mine, theirs = ({id: p for id, p in thorough.items() if (needed[id] in builds) == own} for own in (True, False))
-    bench = Bench(plan.kernel, plan.constants, tuple(builds), dtype, truths, _ids(quick), _ids(rest), at, every, mine)
+    bench = Bench(plan.kernel, plan.constants, tuple(builds), dtype, truths, quick, rest, at, every, mine)
     further = dataclasses.replace(bench, builds=tuple(others), quick=(), rest=(), thorough=theirs)
     return dataclasses.replace(bench, further=further) if others else bench
 
 
-def _ids(listed: list[Case]) -> tuple[str, ...]:
+def _ids(listed: Iterable[Case]) -> tuple[str, ...]:
     return tuple(c.id for c in listed)
 
 
