@@ -28,6 +28,7 @@ def test_the_shipped_suites_are_listed(project):
         "e88_jan22",
         "e88_output_gate",
         "e88_tanh_or_linear",
+        "e88_state_size",
         "e88_towards_gdn",
         "ladder_40m",
         "levels_50m",

@@ -1,4 +1,4 @@
-"""Projections by rows of one weight on CUDA, where each product writes its rows of the weight's fp32 gradient from bf16."""
+"""Projections by rows of one weight on CUDA, whose gradient is one tensor in fp32 of products in bf16."""
 
 import pytest
 import torch
