@@ -15,7 +15,7 @@ from elmanctl.rules import Multiple, OneOf, Range, Rules, inner_multiple
 from elmanctl.spread import MATRIX
 from elmanctl.variant import option, tagged
 
-SIZES = (8, 16, 24, 32, 40, 48, 56, 64, 96)
+SIZES = tuple(range(8, 97, 8))
 SHARED = 32  # sides up to which a chunk's states fit in shared memory, in fp64 too
 STEPS = 8  # between two saved states
 VERIFIED_HEADS = 2  # in verify: default states are large, and a second head shows what a third would
@@ -24,10 +24,7 @@ RULES = Rules(
     sizes={
         "n_state": (
             Multiple(8, "one 16-byte row of bf16"),
-            OneOf(
-                SIZES,
-                "the lanes of a row share its keys evenly, and a block's registers hold the state, in these sizes",
-            ),
+            OneOf(SIZES, "a block's registers hold state and gradient in these sizes"),
         ),
         "dim": (
             Multiple(16, "one tensor-core tile of the projections"),

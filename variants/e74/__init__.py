@@ -13,6 +13,7 @@ NONLINEARITIES = ("tanh", "linear", "rms", "frobenius")
 GATES = ("output", "input", "retain", "state")
 BLIND = ("simple", "ema", "ntm")  # updates that do not read what the state returns for the key
 RANK, BLOCK = 4, 8  # the rank unless given; rows and columns of a block
+WIDEST_FULL_GATE = 48
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,17 @@ def _modulation(config, dim):
 def _memory_gate(config, dim):
     if config.gate in ("retain", "state") and config.update != "delta":
         return f"gate={config.gate} with update={config.update}. Choose update=delta, or gate=output or input"
-    if config.gate in ("retain", "state") and config.projection == "full":
-        return f"gate={config.gate} with projection=full. Choose projection=no_z, or gate=output or input"
+    return None
+
+
+def _full_gate(config, dim):
+    if config.gate in ("retain", "state") and config.projection == "full" and config.state == "full":
+        if config.nonlinearity in ("rms", "frobenius"):
+            both = f"projection=full and nonlinearity={config.nonlinearity}"
+            return f"gate={config.gate} with {both}. Choose one of projection=no_z, gate=output and nonlinearity=tanh"
+        if config.n_state > WIDEST_FULL_GATE:
+            both = f"projection=full and n_state={config.n_state}"
+            return f"gate={config.gate} with {both}. Choose n_state={WIDEST_FULL_GATE} or less, or projection=no_z"
     return None
 
 
@@ -66,6 +76,10 @@ RULES = Rules(
         (
             "these gates weigh the write of the pure delta rule; other updates have a weight or gate of their own",
             _memory_gate,
+        ),
+        (
+            "the backward pass has registers for z, a gate of the memory and a state's sum in no more than this",
+            _full_gate,
         ),
         ("it would have no effect", _decay),
         ("it would have no effect", _rank),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from elmanctl.rules import Multiple, OneOf, Range, Rules, inner_multiple
 from elmanctl.variant import Variant, option, tagged
 
-SIZES = (8, 16, 24, 32, 40, 48, 56, 64, 96, 128)
+SIZES = (*range(8, 97, 8), 128)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ RULES = Rules(
         "n_heads": Range(1, None, "a layer has at least one state"),
         "n_state": (
             Multiple(8, "one 16-byte row of bf16"),
-            OneOf(SIZES, "the lanes of a row share its keys evenly in these sizes"),
+            OneOf(SIZES, "a block's registers hold the state in these sizes"),
         ),
         "dim": (
             Multiple(16, "one tensor-core tile of the projections"),

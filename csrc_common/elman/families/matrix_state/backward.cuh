@@ -18,12 +18,15 @@ template <class Step> struct BackwardShared {
   // States: before each step, and after the last one unless it stays in registers; none that forward has kept.
   static constexpr unsigned places = keeps_every<Step>() ? 0 : Step::K + !Plan::joint;
   static constexpr unsigned stage = Plan::staged ? Tile::R * Tile::C * Plan::consumers : 0;  // a slot, by thread
-  static constexpr unsigned histories = Step::global_history ? 0 : places * history_step;
   static constexpr unsigned partials = Step::global_history ? 0 : items * Tile::warps * Record<Step>::vectors * Tile::N;
   // Scalar gradients: one for so many lanes; for more where registers are few, or where who reads them holds the others up.
   static constexpr unsigned fold = Tile::lanes > 256 || Step::spread ? 8 : 2;
   static constexpr unsigned lines = Tile::lanes / fold, line = lines + 4;
   static constexpr unsigned rows = items * Step::M * Step::rows, scalars = items * Step::grad_scalars * line;
+  // A chunk's states are in global memory where Step says so, unless there is room beside the rest and one block fills a multiprocessor's registers.
+  static constexpr unsigned rest = 4 * records + record_step + 5 * values + 2 * (rows + scalars) + Plan::producers + stage;
+  static constexpr bool far = Step::global_history && (Tile::N * Tile::M < 3000 || (rest + places * history_step) * sizeof(A) > 226 * 1024);
+  static constexpr unsigned histories = far ? 0 : places * history_step;
   Carve carve;
   unsigned record = carve.take<A>(4 * records + record_step), d_readout = carve.take<A>(3 * values);
   unsigned kept = carve.take<A>(keeps_every<Step>() ? 0 : 2 * values);
@@ -56,7 +59,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   A* kept_rows = shared<A>(at.kept, every ? 0 : 2 * at.values) + Plan::ahead * at.value_step;
   A *row_grads = shared<A>(at.row, 2 * at.rows);
   A* scalar_grads = shared<A>(at.scalar, 2 * at.scalars);
-  A* histories = Step::global_history ? a.history + (int64_t)bh0 * (K + 1) * state : shared<A>(at.history, at.histories);
+  A* histories = Shared::far ? a.history + (int64_t)bh0 * (K + 1) * state : shared<A>(at.history, at.histories);
   constexpr int partial_chunk = Step::global_history ? K * 16 * vectors * N : (int)Shared::partials;
   constexpr int partial_item = (Step::global_history ? 16 : warps) * vectors * N;
   A* partials = Step::global_history ? a.partial + (int64_t)bh0 * 2 * partial_chunk : shared<A>(at.partial, 2 * at.partials);
