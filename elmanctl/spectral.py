@@ -1,6 +1,7 @@
 """Spectral normalisation of a recurrent weight, safe inside a CUDA graph.
 
-* One unit vector u, an fp32 buffer that is updated in place and saved with the model.
+* One unit vector u, an fp32 buffer that is updated in place and saved with the model; a model cast to bf16 or fp16 keeps it as it is, since
+  steps of an iteration smaller than a rounding would be lost.
 * The weight is scaled up as well as down, so its initial scale has no effect.
 * A power iteration from a random u underestimates the norm (0.9 of it after three iterations at width 1000), which would let
   a linear recurrence grow; `warm` is called once the weight has its initial value.
@@ -34,6 +35,13 @@ class SpectralNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rho={self.rho}"
+
+    def _apply(self, fn, recurse=True):
+        u = self.u
+        super()._apply(fn, recurse)
+        if self.u.dtype in (torch.bfloat16, torch.float16):
+            self.u = u.to(self.u.device)
+        return self
 
     @torch.no_grad()
     def warm(self, W: Tensor, iterations: int = WARM_ITERATIONS) -> None:

@@ -62,6 +62,16 @@ def test_u_is_saved_and_stays_in_fp32_under_autocast():
     assert torch.equal(copy.eval()(W), norm.eval()(W))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_cast_of_the_model_leaves_u_as_it_is(dtype):
+    norm = SpectralNorm(32, 0.9)
+    u = norm.u.clone()
+    assert torch.equal(norm.to(dtype).u, u) and norm.state_dict()["u"].dtype == torch.float32
+    assert norm.double().u.dtype == torch.float64 and norm.to(dtype).u.dtype == torch.float64
+    found = norm(random_weight(32, 32).to(dtype))
+    assert found.dtype == torch.float32 and abs(torch.linalg.matrix_norm(found, 2) - 0.9) < 0.3
+
+
 def test_two_calls_before_one_backward():
     W, norm = random_weight(16, 16, dtype=torch.float32).requires_grad_(), SpectralNorm(16, 0.99)
     (norm(W).sum() + norm(W).sum()).backward()
