@@ -65,8 +65,8 @@ struct Step : matrix_state::SelfGated<scalar, args::Constant, 4, 3> {
       d_memory[r] = dz * in.row[LOOK][r] * seen_slope(memory[r]);
       write[r] = (1 - in.row[RETAIN][r]) * v * open;
     }
+    matrix_state::add_to_key(d, before, d_memory);  // first, so that `before` leaves its registers
     matrix_state::add_to_key(d, g, write);
-    matrix_state::add_to_key(d, before, d_memory);
 #pragma unroll
     for (int r = 0; r < R; ++r)
 #pragma unroll
