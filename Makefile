@@ -27,7 +27,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# One variant of each kernel family, and every variant whose receipt is stale, red or missing.
+# One variant of each kernel family, every variant whose receipt is stale, red or missing, and other forms whose receipt is stale or red.
 receipts: .venv/installed
 	$(BIN)/elmanctl verify --changed --device cpu
 

@@ -28,7 +28,9 @@ def register(app: typer.Typer) -> None:
         every: Annotated[bool, typer.Option("--all", help="Verify every variant that can run on the device.")] = False,
         changed: Annotated[
             bool,
-            typer.Option("--changed", help="Verify variants without a green receipt, and one of each kernel family."),
+            typer.Option(
+                "--changed", help="Verify what has a stale or red receipt, variants without, and one of each family."
+            ),
         ] = False,
         option: Annotated[list[str] | None, typer.Option("-o", help="key=value, for every model named.")] = None,
         device: Annotated[
