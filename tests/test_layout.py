@@ -42,8 +42,13 @@ def hits(pattern: str, paths: list[Path], flags=0) -> list[str]:
     ]
 
 
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(content(path))
+
+
 def trees(paths: list[Path]) -> dict[Path, ast.Module]:
-    return {path: ast.parse(path.read_text()) for path in paths if path.suffix == ".py"}
+    return {path: tree(path) for path in paths if path.suffix == ".py"}
 
 
 def test_the_checkout_is_complete():
