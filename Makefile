@@ -21,7 +21,7 @@ demo: .venv/installed
 	$(BIN)/elmanctl bench $(SUITE) --run demo --again
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ _path = Path(__file__).parent.parent / "verify" / "conftest.py"
 _fixtures = importlib.util.spec_from_file_location("verify_fixtures", _path)
 _module = importlib.util.module_from_spec(_fixtures)
 _fixtures.loader.exec_module(_module)
-folder, spec = _module.folder, _module.spec
+folder, spec, _one_thread = _module.folder, _module.spec, _module._one_thread
 
 
 def call(capsys, *arguments):
