@@ -21,13 +21,13 @@ demo: .venv/installed
 	$(BIN)/elmanctl bench $(SUITE) --run demo --again
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# One variant of each kernel family, and every variant whose receipt is stale, red or missing.
+# One variant of each kernel family, every variant whose receipt is stale, red or missing, and other forms whose receipt is stale or red.
 receipts: .venv/installed
 	$(BIN)/elmanctl verify --changed --device cpu
 

@@ -17,6 +17,13 @@ from elmanctl.plugins import discovery
 from elmanctl.plugins.registry import registry
 from elmanctl.records import Budget, Training, Trial
 
+# The longest files, the longest first: none of them is left to one worker at the end, where the other has nothing more to do.
+LONGEST = (
+    "test_budgets", "test_races", "test_historic", "test_session", "test_verify", "test_tutorial", "test_every_write",
+    "test_matrix_state", "test_slurm", "test_new_verifies", "test_pool", "test_prove", "test_calibration", "test_historic_families",
+    "test_ranks", "test_sanitize", "test_preflight", "test_bench_again", "test_kill_and_resume", "test_divisions",
+)  # fmt: skip
+
 FAKE = """
 from dataclasses import dataclass
 
@@ -32,6 +39,11 @@ class Config:
 
 variant = Variant(package=__name__, name="{name}", summary="a fake of the tests", config=Config{more})
 """
+
+
+def pytest_collection_modifyitems(items):
+    turn = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: turn.get(item.path.stem, len(turn)))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Rules on the sources themselves: who may name what, what exists once, and how long a file may be."""
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -25,18 +26,29 @@ def files(*folders: str, suffixes=(".py", *CUDA)) -> list[Path]:
     return [p for p in found if "__pycache__" not in p.parts]
 
 
+@functools.cache
+def content(path: Path) -> str:
+    return path.read_text()
+
+
 def hits(pattern: str, paths: list[Path], flags=0) -> list[str]:
     """Return `file:line: text` for each line that a pattern matches."""
     return [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in paths
-        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(pattern, content(path), flags | re.MULTILINE)  # a line that matches does so in the whole text
+        for number, line in enumerate(content(path).splitlines(), 1)
         if re.search(pattern, line, flags)
     ]
 
 
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(content(path))
+
+
 def trees(paths: list[Path]) -> dict[Path, ast.Module]:
-    return {path: ast.parse(path.read_text()) for path in paths if path.suffix == ".py"}
+    return {path: tree(path) for path in paths if path.suffix == ".py"}
 
 
 def test_the_checkout_is_complete():

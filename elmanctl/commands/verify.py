@@ -28,7 +28,9 @@ def register(app: typer.Typer) -> None:
         every: Annotated[bool, typer.Option("--all", help="Verify every variant that can run on the device.")] = False,
         changed: Annotated[
             bool,
-            typer.Option("--changed", help="Verify variants without a green receipt, and one of each kernel family."),
+            typer.Option(
+                "--changed", help="Verify what has a stale or red receipt, variants without, and one of each family."
+            ),
         ] = False,
         option: Annotated[list[str] | None, typer.Option("-o", help="key=value, for every model named.")] = None,
         device: Annotated[
@@ -90,7 +92,7 @@ def register(app: typer.Typer) -> None:
             raise UserError(
                 "--case names one check of one model; give no --all, --quick, --dtype, --sanitize or --train with it."
             )
-        from elmanctl.verify import plan
+        from elmanctl.verify import plan, pool
 
         if thorough and (quick or case is not None):
             raise UserError("--thorough runs more checks, --quick and --case fewer: give one of them.")
@@ -120,6 +122,8 @@ def register(app: typer.Typer) -> None:
             follow(specs, [a for a in sys.argv[1:] if a != "--watch"] + ([] if part else ["--quick"]))
             return
         results, failed = [], []
+        if several and where == "cpu":
+            pool.prepare(every=True)  # once, and not in a worker of each
 
         def asked(spec):
             return plan.Request(spec, where, seed, quick, case, dtype, sanitize, thorough, train)

@@ -27,7 +27,7 @@ def every_spec(device: str) -> list[Spec]:
 
 
 def changed_specs(specs: list[Spec], target: str) -> list[Spec]:
-    """Return the variants that have no green receipt for a target, and the first of each family of kernels."""
+    """Return what has no green receipt for a target: variants, and other configurations of them that had one; and the first of each family."""
     from elmanctl.verify import hashes, receipt
 
     found, families = [], set()
@@ -42,7 +42,8 @@ def changed_specs(specs: list[Spec], target: str) -> list[Spec]:
             continue
         families.add(family)
         found.append(spec)
-    return found
+    on_record = [other for spec in specs for other in receipt.configurations(spec.variant, target) if other != spec]
+    return found + [other for other in on_record if receipt.state(other, target) != "green"]
 
 
 def check_alone(ways: dict[str, object], parts: dict[str, object]) -> None:

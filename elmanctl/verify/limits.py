@@ -2,6 +2,7 @@
 be held against limits that are worked out once.
 """
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,16 +29,18 @@ class Limits:
         if truth.size == 0:
             return
         time, size, squares = self.time, np.abs(truth), rounded * rounded
+        mean = squares.mean(0)
+        parts = (squares, mean, mean * mean)
         for axis in (None, *(a for a in range(truth.ndim) if a != time and truth.shape[a] > 1)):
             window = _window(truth, time, axis)
-            largest, mean, carriers, count = _floor_parts(squares, time, axis, window)
+            largest, average, carriers, count = _floor_parts(*parts, time, axis, window)
             extra = accumulation * fold(size, time, axis, window, np.maximum) + tiny
-            floor = np.maximum(np.sqrt(largest), np.sqrt(mean) * (1 + TAIL / np.sqrt(2 * carriers)))
+            floor = np.maximum(np.sqrt(largest), np.sqrt(average) * (1 + TAIL / np.sqrt(2 * carriers)))
             few = None if axis is None else count < SMALLEST
             self.groups.append((axis, window, FACTOR * (floor + extra * np.sqrt(count)), few))
         if truth.size > 1:
             most = fold(np.abs(rounded).max(0), time, None, WINDOW, np.maximum)
-            usual = fold(np.sqrt(squares.mean(0)), time, None, WINDOW, np.maximum)
+            usual = fold(np.sqrt(mean), time, None, WINDOW, np.maximum)
             extra = accumulation * fold(size, time, None, WINDOW, np.maximum) + tiny
             self.largest = FACTOR * (np.maximum(most, 2.5 * usual) + extra)
 
@@ -70,12 +73,17 @@ def divide(error, limit):
     return np.divide(error, limit, out=np.where(error > 0, np.inf, 0.0), where=limit > 0)
 
 
-def _floor_parts(squares, time, axis, window):
-    """Return, per group: largest and mean over the M of the sum of squares, elements that carry it, and elements."""
-    sums = np.stack([fold(s, time, axis, window) for s in squares])
-    average, mean = sums.mean(0), squares.mean(0)
-    count = fold(np.ones_like(mean), time, axis, window)
-    quartic = fold(mean * mean, time, axis, window)
+def _floor_parts(squares, mean, fourth, time, axis, window):
+    """Return, per group: largest and mean over the M of the sum of squares, elements that carry it, and elements.
+
+    Args:
+        squares: [M, *shape], of the errors.
+        mean: of them over the M.
+        fourth: its square.
+    """
+    sums = fold(squares, time, axis, window, before=1)
+    average, count = sums.mean(0), _count(mean.shape, time, axis, window)
+    quartic = fold(fourth, time, axis, window)
     share = np.divide(average**2, quartic, out=np.ones_like(quartic), where=quartic > 0)
     # A sum of n independent squares scatters by 2/n of its square. Estimated over all groups, and over those of each index alone.
     # Of the sums over their average: squares of what an underflow left would be nothing, or divide by nothing.
@@ -84,12 +92,20 @@ def _floor_parts(squares, time, axis, window):
     return sums.max(0), average, np.maximum(np.minimum(share, independent), 1.0), count
 
 
-def fold(values, time, axis, window, how=np.add):
-    """Reduce to [windows, indices of axis]; windows is 1 without time, indices 1 without axis."""
-    keep = [a for a in (time, axis) if a is not None]
+@functools.lru_cache(1024)
+def _count(shape, time, axis, window):
+    """Return the number of elements of each group."""
+    return fold(np.ones(shape), time, axis, window)
+
+
+def fold(values, time, axis, window, how=np.add, before=0):
+    """Reduce to [windows, indices of axis]; windows is 1 without time, indices 1 without axis. Axes `before` these stay."""
+    keep = [a + before for a in (time, axis) if a is not None] + list(range(before))
     values = how.reduce(values, axis=tuple(a for a in range(values.ndim) if a not in keep))
     if time is not None and axis is not None and axis < time:
-        values = values.T
+        values = values.swapaxes(before, before + 1)
+    first = values.shape[:before]
     if time is None:
-        return values.reshape(1, -1)
-    return how.reduceat(values.reshape(values.shape[0], -1), np.arange(0, values.shape[0], window), axis=0)
+        return values.reshape(*first, 1, -1)
+    steps = values.shape[before]
+    return how.reduceat(values.reshape(*first, steps, -1), np.arange(0, steps, window), axis=before)

@@ -84,8 +84,7 @@ def find(spec: Spec, target: str) -> Receipt | None:
     own = held(spec, (target,)).get(target)
     if own and own.state != "stale":
         return own.receipt if own.state == "green" else None
-    known = sorted(set().union(*map(names, places(spec.variant, target))) - {spec.name})
-    others = (other for name in known if (other := named(spec.variant, name)) and same_kernel(spec, other))
+    others = (other for other in configurations(spec.variant, target) if other != spec and same_kernel(spec, other))
     found = (held(other, (target,))[target] for other in others)
     return next((one.receipt for one in found if one.state == "green"), None)
 
@@ -113,6 +112,12 @@ def named(variant: Variant, name: str) -> Spec | None:
         return Spec(variant, variant.configure(name, ("the name", found[1]), ("the options", options)))
     except UserError:
         return None
+
+
+def configurations(variant: Variant, target: str) -> list[Spec]:
+    """Return the configurations of a variant that have a receipt for a target, whatever it is worth; none that the variant knows no longer."""
+    known = sorted(set().union(*map(names, places(variant, target))))
+    return [spec for name in known if (spec := named(variant, name))]
 
 
 def held(spec: Spec, targets: Iterable[str] | None = None) -> dict[str, Held]:

@@ -19,7 +19,7 @@ _path = Path(__file__).parent.parent / "verify" / "conftest.py"
 _fixtures = importlib.util.spec_from_file_location("verify_fixtures", _path)
 _module = importlib.util.module_from_spec(_fixtures)
 _fixtures.loader.exec_module(_module)
-folder, spec = _module.folder, _module.spec
+folder, spec, _one_thread = _module.folder, _module.spec, _module._one_thread
 
 
 def call(capsys, *arguments):
@@ -237,3 +237,18 @@ def test_changed_verifies_what_is_not_green_and_one_of_each_family(spec, monkeyp
     for state in ("green", "stale", "none"):  # a baseline has no family
         states["gru"] = state
         assert (gru in changed_specs([gru, *listed], "host")) == (state != "green")
+
+
+def test_changed_verifies_other_configurations_whose_receipts_are_not_green(monkeypatch):
+    from elmanctl.commands.verify_choice import changed_specs
+
+    e61 = registry().resolve("E61")
+    forms = [registry().resolve(name) for name in ("E61b", "E61c")]
+    worth = dict.fromkeys([e61, *forms], "green")
+    monkeypatch.setattr(receipt, "state", lambda s, target: worth[s])
+    monkeypatch.setattr(receipt, "configurations", lambda variant, target: [e61, *forms])
+    assert changed_specs([e61], "host") == [e61]
+    worth[forms[1]] = "stale"
+    assert changed_specs([e61], "host") == [e61, forms[1]]
+    worth[e61] = "red"
+    assert changed_specs([e61], "host") == [e61, forms[1]], "each once"

@@ -1,10 +1,12 @@
-"""A kernel folder that the tests may break, and one thread, since torch's own cost more than they save on small tensors."""
+"""A kernel folder that the tests may break; one thread, since torch's own cost more than they save on small tensors; imports before forks."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+
+from elmanctl.verify import pool
 
 TOYS = Path(__file__).parent
 
@@ -13,6 +15,7 @@ TOYS = Path(__file__).parent
 def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    pool.prepare(every=True)  # 1.7 s, which each run of many checks would spend in a worker
     yield
     torch.set_num_threads(before)
 

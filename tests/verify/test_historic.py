@@ -10,7 +10,7 @@ import torch
 from toys import head
 
 from elmanctl.plugins.registry import registry
-from elmanctl.verify import cases, truth
+from elmanctl.verify import cases, remembered, truth
 from elmanctl.verify.plan import Plan, Request
 from elmanctl.verify.run import Compiled, run
 
@@ -48,6 +48,14 @@ PATCHES = {
     "batch and time mixed up": (
         "store(p.y + at + i,", "store(p.y + ((t * p.B + b) * p.H + h) * N + i,", "T9 typical", "y", "s_last d_x"),
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _truths_once(tmp_path_factory):
+    """Truths follow from the reference, which no mistake here touches: each is established once for all of them, as --watch does."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(remembered, "folder", tmp_path_factory.mktemp("truths"))
+        yield
 
 
 def patch(text, old, new):
@@ -124,7 +132,7 @@ def test_a_right_kernel_in_another_summation_order_passes_a_thousand_seeds(cell,
         for T in (1, 3, 9, 17):
             for draw in ("typical", "saturated"):
                 case = cases.Case(dtype, (("B", 2), ("T", T), ("H", EACH)), draw)
-                known = truth.establish(truth.draw(plan.kernel, reference, plan.constants, case, T))
+                known = remembered.truth(plan.spec, truth.draw(plan.kernel, reference, plan.constants, case, T))
                 got = run(library, known.problem)
                 results.add((T, draw, float(got["s_last"].double().sum())))
                 for h in range(EACH):

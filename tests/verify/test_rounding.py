@@ -1,9 +1,12 @@
 """Stochastic rounding, marked points, and noise."""
 
+import random
+
 import pytest
 import torch
 
 from elmanctl.kernel import Kernel
+from elmanctl.verify.noise import Noise
 from elmanctl.verify.policy import UNITS
 from elmanctl.verify.rounding import UNIT, Rounding, stochastic
 from elmanctl.verify.truth import unreachable
@@ -128,3 +131,11 @@ def test_an_absolute_point_moves_values_of_the_bf16_build_by_its_size(dtype, mov
 def test_an_absolute_point_has_a_small_size(text):
     with pytest.raises(ValueError):
         Rounding(kernel(p=text), "bfloat16", 0)
+
+
+def test_noise_costs_little_beside_each_operation_and_draws_as_before():
+    """The dispatch is our function itself, without torch's guard against compiling; places in the pool are those that randrange gives."""
+    assert Noise.__torch_dispatch__.__qualname__ == "Noise.__torch_dispatch__"
+    assert not hasattr(Noise.__torch_dispatch__, "__wrapped__")
+    noise, known = Noise(1e-7, tree()), random.Random(0)
+    assert [noise._below(n) for n in range(1, 3000)] == [known.randrange(n) for n in range(1, 3000)]

@@ -47,6 +47,7 @@ struct Region {
 };
 
 std::vector<Region> regions;
+uintptr_t lowest = UINTPTR_MAX, highest = 0;  // of all regions: most accesses are of a fiber's stack, far from them
 std::vector<BlockState> states;
 std::unordered_map<const unsigned*, Knowledge> counters;
 unsigned launch = 0;
@@ -125,10 +126,13 @@ void elman_race_touch(const void* p, size_t bytes, int write, const void* site) 
       access(states[f->block].shared[i], now, write, "shared memory", 2 * i);
     return;
   }
+  if (a < lowest || a >= highest) return;
   for (Region& r : regions)
-    if (a >= r.low && a < r.high)
+    if (a >= r.low && a < r.high) {
       for (size_t i = (a - r.low) / 2; i < (std::min(a + bytes, r.high) - r.low + 1) / 2; ++i)
         access(r.cells[i], now, write, r.name.c_str(), 2 * i);
+      return;
+    }
 }
 
 void elman_race_sync_block(Block* b) {
@@ -155,8 +159,13 @@ void elman_race_acquire(const unsigned* counter) {
 // Watch a tensor in the launches to come; forget all tensors.
 __attribute__((visibility("default"))) void elman_race_watch(const void* p, size_t bytes, const char* name) {
   regions.push_back({(uintptr_t)p, (uintptr_t)p + bytes, std::vector<Cell>((bytes + 1) / 2), "tensor " + std::string(name)});
+  lowest = std::min(lowest, regions.back().low);
+  highest = std::max(highest, regions.back().high);
 }
-__attribute__((visibility("default"))) void elman_race_unwatch() { regions.clear(); }
+__attribute__((visibility("default"))) void elman_race_unwatch() {
+  regions.clear();
+  lowest = UINTPTR_MAX, highest = 0;
+}
 
 // What -fsanitize=thread calls.
 void __tsan_init() {}
