@@ -7,6 +7,7 @@
   was changed by hand, or its file cannot be read. `none`: never verified.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -61,14 +62,6 @@ def read(path: Path) -> dict[str, Receipt]:
         raise Damaged(f"{path} is no file of receipts: {why}. elmanctl verify puts it aside and begins anew.") from None
 
 
-def names(path: Path) -> set[str]:
-    """Return the models that have a receipt in one file; none where it is damaged."""
-    try:
-        return set(read(path))
-    except Damaged:
-        return set()
-
-
 class Held(NamedTuple):
     """A receipt, and what it is worth: `green`, `stale` or `red`, with the reason in words."""
 
@@ -116,8 +109,11 @@ def named(variant: Variant, name: str) -> Spec | None:
 
 def configurations(variant: Variant, target: str) -> list[Spec]:
     """Return the configurations of a variant that have a receipt for a target, whatever it is worth; none that the variant knows no longer."""
-    known = sorted(set().union(*map(names, places(variant, target))))
-    return [spec for name in known if (spec := named(variant, name))]
+    known = set()
+    for place in places(variant, target):
+        with contextlib.suppress(Damaged):
+            known |= set(read(place))
+    return [spec for name in sorted(known) if (spec := named(variant, name))]
 
 
 def held(spec: Spec, targets: Iterable[str] | None = None) -> dict[str, Held]:
