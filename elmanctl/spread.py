@@ -1,6 +1,7 @@
-"""How a matrix recurrence is divided over a device: whether its states are spread over more lanes; compiled into the kernel.
+"""How a matrix recurrence is divided over a device: states spread over more lanes, or several packed into a warp; compiled into the kernel.
 
-A binding names it as `tiling=spread.MATRIX`. docs/performance.md, "Few states", has the measurements. This module does not import torch.
+A binding names it as `tiling=spread.MATRIX`. docs/performance.md, "Few states" and "Many small states", has the reasons. This module does not
+import torch.
 """
 
 from collections.abc import Mapping
@@ -13,26 +14,41 @@ from elmanctl.tiles import DEVICES, Device, Tiling
 LANE, SPREADABLE, LONG = 8, 512, 64
 COLUMNS = 4  # of a spread lane at most; a power of two of lanes shares a row, so that more are left where its keys have a larger odd part
 FEW = 2  # warps of a multiprocessor, half of its schedulers: with twice as many, spreading gains nothing
+WARP = 32
+# States of a multiprocessor above which those that leave half of a warp's lanes empty are packed: as many as it has room for in the backward
+# pass with a warp each. Up to there they take less time alone, with a shorter chain.
+MANY = 8
 
 
 def matrix(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[str, int]:
-    """Return whether to spread the states of a matrix recurrence over twice as many lanes: where states are few, a step takes as long as its
-    chain of instructions, which that shortens, and blocks of one state reach more multiprocessors.
+    """Return how the states of a matrix recurrence are divided, by at most one of two constants.
+
+    * SPREAD: over twice as many lanes. Where states are few, a step takes as long as its chain of instructions, which that shortens, and blocks
+      of one state reach more multiprocessors.
+    * PACKED: several in a warp. Where small states are many, instructions bind, and a warp for each would issue them for lanes with two elements
+      or four. In short sequences, whose speed is no matter, from one full warp on, which verify then sees.
 
     Args:
-        sizes: B, T, H, N, and M where it differs from N.
+        sizes: B, T, H, N, and M where it differs from N; NUMBERS, if any: numbers of a whole state that a step needs, which is alone in its block.
         dtype: compute dtype.
         device: None for the host backend, which follows the largest Hopper.
     """
-    elements = sizes["N"] * sizes.get("M", sizes["N"])
-    warps = sizes["B"] * sizes["H"] * cdiv(elements, 32 * LANE)
-    few = warps <= FEW * (device or DEVICES["sm_90a"]).multiprocessors
-    odd = sizes["N"] // (sizes["N"] & -sizes["N"])
-    return {"SPREAD": int(few and elements <= SPREADABLE and odd <= COLUMNS and sizes["T"] >= LONG)}
+    keys, values, states = sizes["N"], sizes.get("M", sizes["N"]), sizes["B"] * sizes["H"]
+    elements, long = keys * values, sizes["T"] >= LONG
+    multiprocessors = (device or DEVICES["sm_90a"]).multiprocessors
+    few = states * cdiv(elements, WARP * LANE) <= FEW * multiprocessors
+    odd = keys // (keys & -keys)
+    spread = few and elements <= SPREADABLE and odd <= COLUMNS and long
+    many = states > MANY * multiprocessors if long else states * elements >= WARP * LANE
+    packable = 2 * elements <= WARP * LANE and keys % 8 == 0 and not sizes.get("NUMBERS")
+    return {"SPREAD": int(spread), "PACKED": int(packable and many)}
 
 
 MATRIX = Tiling(
-    {"SPREAD": "1: a state over twice as many lanes and alone in its block, for few states"},
+    {
+        "SPREAD": "1: a state over twice as many lanes and alone in its block, for few states",
+        "PACKED": "1: several states in a warp, for many small ones",
+    },
     matrix,
     {"B": 32, "T": 512, "H": 32},
 )

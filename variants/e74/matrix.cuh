@@ -7,13 +7,13 @@ namespace e74 {
 struct Step : Rule {
   using Scalar = scalar;
   static constexpr int K = diagonal ? 8 : Constant::K;  // a diagonal has chunks of its own (walk.cuh)
-  using Team = matrix_state::Team<N, M>;
+  using Team = matrix_state::Team<N, M, Constant::PACKED>;
   using Place = matrix_state::Place;
   static constexpr int EN = N / Team::width, EM = M / Team::width;
   static_assert(low_rank || N == M, "tied vectors, and a modulation's bias, are as long as a column");
   static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY;
-  // A narrow state is spread over more lanes always: several to a block would not have the shared memory.
-  static constexpr bool spread = Constant::SPREAD || low_rank;
+  // A narrow state is spread over more lanes unless it is packed: several usual ones to a block would not have the shared memory.
+  static constexpr bool packed = Constant::PACKED, spread = Constant::SPREAD || (low_rank && !packed);
   using Record = matrix_state::Record<Step>;
 
   // Raw vectors: those of `projected` but for the input gate, and the query, key and reader of `keys`. In the backward pass of the

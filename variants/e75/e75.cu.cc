@@ -15,7 +15,7 @@ using Constant = args::Constant;
 struct Step {
   using Scalar = scalar;
   static constexpr int N = Constant::N, M = N, K = Constant::K;
-  using Team = matrix_state::Team<N, N>;
+  using Team = matrix_state::Team<N, N, Constant::PACKED>;
   static constexpr int E = N / Team::width, EM = E;
   static constexpr bool linear = Constant::LINEAR, log_space = Constant::LOG_SPACE;
 
@@ -25,7 +25,7 @@ struct Step {
   enum { VALUE, BETA };
   enum { K_FACTOR };
   static constexpr int rows = 2, scalars = 1, read_scalars = 0, grad_scalars = 0;
-  static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY, spread = Constant::SPREAD;
+  static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY, spread = Constant::SPREAD, packed = Constant::PACKED;
   using Record = matrix_state::Record<Step>;
   using Place = matrix_state::Place;
 

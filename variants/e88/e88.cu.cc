@@ -14,7 +14,7 @@ using Constant = args::Constant;
 struct Step {
   using Scalar = scalar;
   static constexpr int N = Constant::N, M = Constant::M, K = Constant::K;
-  using Team = matrix_state::Team<N, M>;
+  using Team = matrix_state::Team<N, M, Constant::PACKED>;
   static constexpr int EN = N / Team::width, EM = M / Team::width;
   static constexpr bool tied = Constant::TIED, silu = Constant::SILU, unit = Constant::UNIT, linear = Constant::LINEAR;
   static constexpr bool write_gate = Constant::WRITE_GATE, projected_decay = Constant::DECAY_LOGIT, mamba = Constant::MAMBA;
@@ -29,7 +29,7 @@ struct Step {
   enum { VALUE };
   enum { LAMBDA, WRITE, SCALED_LAMBDA = 1 + write_gate, Q_FACTOR, K_FACTOR };
   static constexpr int rows = 1, scalars = K_FACTOR + 1, read_scalars = SCALED_LAMBDA + 1, grad_scalars = 1 + write_gate;
-  static constexpr bool needs_readout = gate, global_history = Constant::GLOBAL_HISTORY, spread = Constant::SPREAD;
+  static constexpr bool needs_readout = gate, global_history = Constant::GLOBAL_HISTORY, spread = Constant::SPREAD, packed = Constant::PACKED;
   using Record = matrix_state::Record<Step>;
   using Place = matrix_state::Place;
 

@@ -3,10 +3,10 @@
 //
 //   S[t] = step(S[t-1]; k[t], rows[t], scalars[t]),   y[t] = S[t] q[t],   o[t] = output(y[t])
 //
-// * A block holds a few states in the registers of its consumer threads: a lane holds R rows x C columns (Tile). Rows are
-//   independent given the key, so sums over keys are shuffles within a row's lanes; sums over rows occur in the backward
-//   pass only.
-// * Time runs in chunks, one stage each, with one barrier a stage. Producer threads, in teams of eight or sixteen, turn the
+// * A block holds a few states in the registers of its consumer threads: a lane holds R rows x C columns (Tile). A state takes
+//   whole warps, or several small ones share a warp. Rows are independent given the key, so sums over keys are shuffles within a
+//   row's lanes; sums over rows occur in the backward pass only.
+// * Time runs in chunks, one stage each, with one barrier a stage. Producer threads, in teams of two, eight or sixteen, turn the
 //   raw inputs of the next chunk into records in shared memory (activation, norm, decay) while the consumers step the
 //   present one, and write the results of the one before. No thread waits for another but at that barrier.
 // * Forward keeps S before every K steps (`slots`), whatever the tile. Backward, from the last chunk to the first, replays a
@@ -17,11 +17,12 @@
 // `readout` [B, T, H M] of accumulators where needs_readout; and in Backward history and partial, both null unless
 // Step::global_history.
 //   Scalar, N, M, K      storage type; keys and values of a state; steps between two slots
-//   Team, EM             matrix_state::Team<N, M>; how many of M values each of its lanes has
+//   Team, EM             matrix_state::Team<N, M, packed>; how many of M values each of its lanes has
 //   rows, scalars        vectors of length M and numbers in a record besides q and k; all rows and the first read_scalars numbers
 //                        reach `forward`; all rows and the first grad_scalars numbers get a gradient
 //   columns              further vectors of length N in a record, if any, which reach `forward` and get a gradient
 //   spread               few states: more lanes for each, one state a block
+//   packed               many small states: several share a warp
 //   needs_readout        the backward pass needs y, which forward then keeps
 //   every                if any, whether every state is kept
 //   Raw, load            a team's part of the raw vectors of a step, and reading them

@@ -156,7 +156,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   };
 
   const Lane mine(thread);
-  const int bh = bh0 + mine.head;
+  const int own = bh0 + mine.head, bh = Tile::shared ? min_of(own, all - 1) : own;  // as in the forward pass
   using Pair = Columns<A, Tile, Plan::turned>;
   using Single = Columns<A, Tile, Plan::turned, 1>;
   bool owner, owner_single;
@@ -346,7 +346,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     if (Plan::joint && chunks > 0) load_slot();
   };
   auto end = [&] {
-    if (bh < all) mine.store_state(a.d_s0 + (int64_t)bh * state, g);
+    if (own < all) mine.store_state(a.d_s0 + (int64_t)bh * state, g);
   };
 
   const int stages = chunks > 0 ? chunks + 3 : 0;

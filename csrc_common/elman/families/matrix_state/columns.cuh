@@ -7,21 +7,21 @@ namespace elman::matrix_state {
 
 // Sum `COUNT` values over the lanes of a warp that hold different rows, halving at each level where the count is even. Where
 // a level cannot halve, both lanes get the sum. A lane ends with `kept` sums; scattered_sums says which, and whether it is
-// theirs to store.
-template <int MASK, int COUNT> ELMAN_BOTH int kept_sums() {
-  if constexpr (MASK >= 32) return COUNT;
-  else return kept_sums<2 * MASK, COUNT % 2 ? COUNT : COUNT / 2>();
+// theirs to store. SPAN: lanes of a warp that add up, where not all do.
+template <int MASK, int COUNT, int SPAN = 32> ELMAN_BOTH int kept_sums() {
+  if constexpr (MASK >= SPAN) return COUNT;
+  else return kept_sums<2 * MASK, COUNT % 2 ? COUNT : COUNT / 2, SPAN>();
 }
-template <int MASK, int COUNT> ELMAN_FN void scattered_sums(int& first, bool& owner) {
-  if constexpr (MASK < 32) {
+template <int MASK, int COUNT, int SPAN = 32> ELMAN_FN void scattered_sums(int& first, bool& owner) {
+  if constexpr (MASK < SPAN) {
     const bool upper = lane() & MASK;
     if (COUNT % 2 == 0) first += upper ? COUNT / 2 : 0;
     else owner = owner && !upper;
-    scattered_sums<2 * MASK, COUNT % 2 ? COUNT : COUNT / 2>(first, owner);
+    scattered_sums<2 * MASK, COUNT % 2 ? COUNT : COUNT / 2, SPAN>(first, owner);
   }
 }
-template <int MASK, int COUNT, class A, int TOTAL> ELMAN_FN void scatter_sums(A (&v)[TOTAL]) {
-  if constexpr (MASK < 32) {
+template <int MASK, int COUNT, int SPAN = 32, class A, int TOTAL> ELMAN_FN void scatter_sums(A (&v)[TOTAL]) {
+  if constexpr (MASK < SPAN) {
     if constexpr (COUNT % 2 == 0) {
       constexpr int half = COUNT / 2;
       const bool upper = lane() & MASK;
@@ -30,22 +30,23 @@ template <int MASK, int COUNT, class A, int TOTAL> ELMAN_FN void scatter_sums(A 
         const A send = upper ? v[i] : v[i + half], keep = upper ? v[i + half] : v[i];
         v[i] = keep + shfl_xor(send, MASK);
       }
-      scatter_sums<2 * MASK, half>(v);
+      scatter_sums<2 * MASK, half, SPAN>(v);
     } else {
 #pragma unroll
       for (int i = 0; i < COUNT; ++i) v[i] += shfl_xor(v[i], MASK);
-      scatter_sums<2 * MASK, COUNT>(v);
+      scatter_sums<2 * MASK, COUNT, SPAN>(v);
     }
   }
 }
 
-// The gradients of a step's q and, negated, of k, as a warp's part [2, N]: x^T y is added to one of them, with x [R][C] of a
+// The gradients of a step's q and, negated, of k, as a part [2, N] of each warp that the state has, or of its lanes of a warp: x^T y is added to one of them, with x [R][C] of a
 // lane's state and y [R]. Each lane sums its rows, and the lanes of a key share out the rest.
 // With VECTORS = 1 the same of one further vector.
 template <class A, class Tile, bool TURNED, int VECTORS = 2> struct Columns {
   // Turned, v is the first half of each vector's columns, then the second ones, which belong to a neighbour.
   static constexpr int R = Tile::R, C = Tile::C, N = Tile::N, part = TURNED ? C / 2 : C;
-  static constexpr int first_level = TURNED ? 2 * Tile::KG : Tile::KG, count = VECTORS * part, kept = kept_sums<first_level, count>();
+  static constexpr int first_level = TURNED ? 2 * Tile::KG : Tile::KG, count = VECTORS * part;
+  static constexpr int kept = kept_sums<first_level, count, Tile::span>();
   static_assert(kept <= part || kept == count, "what a lane keeps is of one vector, or all of both");
   A v[VECTORS * C] = {};
 
@@ -57,7 +58,7 @@ template <class A, class Tile, bool TURNED, int VECTORS = 2> struct Columns {
   ELMAN_FN static int place(int column, bool& owner) {
     int first = 0;
     owner = true;
-    scattered_sums<first_level, count>(first, owner);
+    scattered_sums<first_level, count, Tile::span>(first, owner);
     return column + first / part * N + first % part;
   }
   ELMAN_FN void store(A* to, bool owner) {
@@ -65,7 +66,7 @@ template <class A, class Tile, bool TURNED, int VECTORS = 2> struct Columns {
 #pragma unroll
       for (int i = 0; i < count; ++i) v[i] += shfl_xor(v[count + i], Tile::KG);
     }
-    scatter_sums<first_level, count>(v);
+    scatter_sums<first_level, count, Tile::span>(v);
     if (!owner) return;
 #pragma unroll
     for (int i = 0; i < kept; ++i) to[i / part * N + i % part] = v[i];

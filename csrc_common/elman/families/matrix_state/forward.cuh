@@ -90,8 +90,10 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
     }
   };
 
+  // Where states share a warp, lanes past the last state repeat that one, since all shuffle together, and store nothing.
   const Lane mine(thread);
-  const int bh = bh0 + mine.head;
+  const int own = bh0 + mine.head, bh = Tile::shared ? min_of(own, all - 1) : own;
+  const bool stores = !Tile::shared || own < all;
   A* slot = a.slots + (int64_t)bh * (every ? T : ceil_div(T, K)) * state;
   A s[R][C];
   auto consume = [&](int chunk) {
@@ -105,7 +107,7 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
 #pragma unroll(Plan::ahead ? 8 : 1)
     for (int t = 0; t < length; ++t) {
       if (every || t % K == 0) {
-        mine.store_state(slot, s);
+        if (stores) mine.store_state(slot, s);
         slot += state;
       }
       if (!Plan::ahead) mine.inputs(next, next_q, record + t * heads * stride);
@@ -115,7 +117,7 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
       A y[R], kept[R];
       Step::forward(mine, s, in, kept);
       if constexpr (every) {
-        if (mine.first()) write(a.kept + mine.rows_at(bh, chunk * Plan::chunk + t, T, H), kept);
+        if (mine.first() && stores) write(a.kept + mine.rows_at(bh, chunk * Plan::chunk + t, T, H), kept);
       }
       mine.part(y, s, q);
       mine.template row_sums<Tile::KG, Parts::parts>(y);
@@ -126,7 +128,7 @@ ELMAN_KERNEL((Plan<Step, false>::threads)) forward_kernel(const Args a) {
     if (bh < all) mine.load_state(s, a.s0 + (int64_t)bh * state);
   };
   auto end = [&] {
-    if (bh < all) mine.store_state(a.s_last + (int64_t)bh * state, s);
+    if (bh < all && stores) mine.store_state(a.s_last + (int64_t)bh * state, s);
   };
 
   if constexpr (!Plan::split) {

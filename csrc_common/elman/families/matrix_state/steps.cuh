@@ -21,11 +21,11 @@ template <class Scalar_, class Constant, int VECTORS, int PARAMETERS = 0> struct
   using Scalar = Scalar_;
   using acc = Acc<Scalar>;
   static constexpr int N = Constant::N, M = N, K = Constant::K;
-  using Team = matrix_state::Team<N, N>;
+  using Team = matrix_state::Team<N, N, Constant::PACKED>;
   using Place = matrix_state::Place;
   static constexpr int E = N / Team::width, EM = E;
   static constexpr int read_scalars = 0;
-  static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY, spread = Constant::SPREAD;
+  static constexpr bool needs_readout = true, global_history = Constant::GLOBAL_HISTORY, spread = Constant::SPREAD, packed = Constant::PACKED;
   enum { QUERY, KEY, VALUE };
 
   struct Raw {

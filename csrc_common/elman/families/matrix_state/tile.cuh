@@ -5,35 +5,38 @@
 
 namespace elman::matrix_state {
 
-// How a state is spread over lanes: KG lanes share a row, C = N / KG columns each; a lane holds R rows.
+// How a state is spread over lanes: KG lanes share a row, C = N / KG columns each; a lane holds R rows. Of a warp a state has
+// `span` lanes; `shared`: others have the rest of them.
 template <int N_, int M_, int R_, int C_> struct Tile {
-  static constexpr int N = N_, M = M_, R = R_, C = C_, KG = N / C, lanes = M / R * KG, warps = lanes / 32;
-  static_assert(KG * C == N && M % R == 0 && lanes % 32 == 0 && lanes <= 512, "a head takes whole warps");
-  static_assert(KG <= 32 && (KG & (KG - 1)) == 0, "a row's lanes add up by halves, within a warp");
+  static constexpr int N = N_, M = M_, R = R_, C = C_, KG = N / C, lanes = M / R * KG, warps = ceil_div(lanes, 32), span = min_of(lanes, 32);
+  static constexpr bool shared = lanes < 32;
+  static_assert(KG * C == N && M % R == 0 && lanes % span == 0 && 32 % span == 0 && lanes <= 512, "a head takes whole warps, or a warp whole heads");
+  static_assert(KG <= span && (KG & (KG - 1)) == 0, "a row's lanes add up by halves, within a warp");
 };
 
 // The tile of a pass, {rows, columns} of a lane: the fewest instructions an element, counted (reads of 16 neighbours meet in
 // banks), at 8 elements a lane up to 1600 (latency hides best there, measured on an H200) and 16 beyond, or as many as 512
-// lanes need; at most 4 where states are spread.
+// lanes need; at most 4 where states are spread. Packed states have 8, on fewer lanes than a warp's.
 struct Shape {
   int R, C;
 };
 ELMAN_DIVISION int accesses(int count) { return count / pack_width<float>(count) * (count % 32 == 0 ? 4 : count % 16 == 0 ? 2 : 1); }
-ELMAN_DIVISION int instructions(int R, int C, int KG, bool backward) {
+ELMAN_DIVISION int instructions(int R, int C, int KG, int span, bool backward) {
   int rounds = 0;
   while (1 << rounds < KG) ++rounds;
   if (!backward) return 2 * R * rounds + 2 * accesses(C) + accesses(R);
-  return 4 * R * rounds + 8 * C * (32 - KG) / 32 + 3 * accesses(C) + 3 * accesses(R) + 2 * accesses(R * C);
+  return 4 * R * rounds + 8 * C * (span - KG) / span + 3 * accesses(C) + 3 * accesses(R) + 2 * accesses(R * C);
 }
-ELMAN_DIVISION Shape choose(int N, int M, bool backward, bool spread) {
+ELMAN_DIVISION Shape choose(int N, int M, bool backward, bool spread, bool packed = false) {
   const int least = (N * M + 511) / 512, usual = N * M > 1600 ? 16 : spread ? 4 : 8, target = least > usual ? least : usual;
   Shape best{0, 0};
   int lowest = 0;
   for (int KG = 1; KG <= 32; KG *= 2)
     for (int R = 1; R <= M; ++R) {
-      if (N % KG || M % R || M / R * KG % 32 || M / R * KG > 512 || (target == 4 && R * (N / KG) > 4)) continue;
+      const int lanes = M / R * KG, span = packed ? N * M / 8 : 32;
+      if (N % KG || M % R || lanes % span || lanes > (packed ? span : 512) || (target == 4 && R * (N / KG) > 4)) continue;
       const int C = N / KG, count = R * C, off = count > target ? count - target : target - count;
-      const int cost = 1000 * instructions(R, C, KG, backward) / count + 4000 * off / target;
+      const int cost = 1000 * instructions(R, C, KG, span, backward) / count + 4000 * off / target;
       if (best.R == 0 || cost < lowest) best = {R, C}, lowest = cost;
     }
   return best;
@@ -50,20 +53,21 @@ template <class Step> ELMAN_BOTH bool keeps_every() {
 template <class Step, bool BACKWARD> struct Plan {
   static constexpr int N = Step::N, M = Step::M;
   static_assert(N % 8 == 0 && M % 8 == 0 && N <= 128 && N * M <= 128 * 128, "sizes outside what the tiles cover");
-  static constexpr Shape shape = choose(N, M, BACKWARD, Step::spread);
+  static_assert(!(Step::spread && Step::packed) && (!Step::packed || N * M <= 128), "states are spread or packed, and only small ones packed");
+  static constexpr Shape shape = choose(N, M, BACKWARD, Step::spread, Step::packed);
   using Tile = matrix_state::Tile<N, M, shape.R, shape.C>;
   static constexpr bool split = Tile::lanes <= 256;
   // A multiple of four warps, one for each scheduler of a multiprocessor, or an odd number, which shifts from block to block.
-  // Half as many in an fp64 build, for shared memory.
-  static constexpr int heads_of_a_warp = sizeof(Acc<typename Step::Scalar>) > 4 ? 2 : 4;
+  // Half as many in an fp64 build, for shared memory. Packed ones fill a warp or two; more of them would leave a multiprocessor's
+  // shared memory partly empty.
+  static constexpr int heads_of_a_warp = sizeof(Acc<typename Step::Scalar>) > 4 && !Tile::shared ? 2 : 4;
   static constexpr int heads = Step::spread || N > 64 || M > 64 ? 1 : Tile::warps == 1 ? heads_of_a_warp : Tile::warps <= 3 ? 2 : 1;
   static constexpr int consumers = heads * Tile::lanes;
   // Steps in a chunk; the forward pass takes several of the backward's at once where they are small.
   static constexpr int chunk = BACKWARD || Step::K >= 16 || M > 64 ? Step::K : 16 / Step::K * Step::K;
   static constexpr int together = 32 / Step::Team::width;  // teams of a warp
-  static_assert(Step::K % together == 0, "the teams of a warp must all have a step, since they shuffle together");
   static constexpr int items = heads * chunk;
-  static constexpr int producers = split ? min_of(items / together, BACKWARD ? 2 : 4) * 32 : consumers;
+  static constexpr int producers = split ? min_of(items / together, BACKWARD || Tile::shared ? 2 : 4) * 32 : consumers;
   // Backward: other producers write results than prepare, where there is room.
   static constexpr bool apart = BACKWARD && split && Step::spread;
   static constexpr int threads = split ? consumers + (apart ? 2 : 1) * producers : consumers;
@@ -71,6 +75,7 @@ template <class Step, bool BACKWARD> struct Plan {
   ELMAN_FN static void end_stage() { sync_roles<threads>(); }
   static constexpr int teams = producers / Step::Team::width, passes = ceil_div(items, teams);
   static constexpr bool even = passes * teams == items;  // every team has a step in every pass
+  static_assert(even || Step::K % together == 0, "the teams of a warp must all have a step, since they shuffle together");
   static_assert(teams % heads == 0 && items <= producers);
   // Backward: whether one instruction stream replays a chunk and walks another back, each in the shadow of the other's latencies.
   static constexpr bool joint = Tile::R * Tile::C <= 10 && !keeps_every<Step>(), ahead = split && Tile::R * Tile::C <= 16;  // ahead: read a step early
@@ -102,7 +107,8 @@ template <class Step, class Tile> struct Inputs : Further<Acc<typename Step::Sca
 // Where a record keeps its parts, in elements: q [N], k [N], columns [columns, N], rows [rows, M], scalars.
 template <class Step> struct Record {
   static constexpr int N = Step::N, M = Step::M, vectors = 2 + further_columns<Step>();
-  static constexpr int stride = (vectors * N + Step::rows * M + Step::scalars + 3) / 4 * 4;  // whole 16-byte words
+  // Whole 16-byte words; an odd number of them where the states of a warp read theirs side by side, from other banks then.
+  static constexpr int words = (vectors * N + Step::rows * M + Step::scalars + 3) / 4, stride = 4 * (Step::packed ? words | 1 : words);
   ELMAN_BOTH static int q() { return 0; }
   ELMAN_BOTH static int k() { return N; }
   ELMAN_BOTH static int column(int j) { return (2 + j) * N; }
