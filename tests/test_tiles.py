@@ -104,26 +104,49 @@ def test_an_unknown_architecture_is_refused():
 )
 def test_few_small_states_are_spread_over_more_lanes(B, T, H, N, spread):
     sizes = {"B": B, "T": T, "H": H, "N": N}
-    assert matrix(sizes, "bfloat16", H200) == {"SPREAD": spread} == matrix({**sizes, "M": N}, "float32", None)
+    chosen = {"SPREAD": spread, "PACKED": 0}
+    assert matrix(sizes, "bfloat16", H200) == chosen == matrix({**sizes, "M": N}, "float32", None)
 
 
 def test_a_state_counts_with_its_width_and_a_device_with_its_multiprocessors():
     sizes = {"B": 8, "T": 2048, "H": 32, "N": 16}
-    assert matrix(sizes, "bfloat16", DEVICES["sm_89"]) == {"SPREAD": 1}
-    assert (
-        matrix({**sizes, "H": 34}, "bfloat16", H200)
-        == {"SPREAD": 0}
-        != matrix({**sizes, "H": 34}, "bfloat16", DEVICES["sm_89"])
-    )
-    assert matrix({**sizes, "M": 48}, "bfloat16", H200) == {"SPREAD": 0}
+    assert matrix(sizes, "bfloat16", DEVICES["sm_89"])["SPREAD"] == 1
+    chosen = [matrix({**sizes, "H": 34}, "bfloat16", device)["SPREAD"] for device in (H200, DEVICES["sm_89"])]
+    assert chosen == [0, 1]
+    assert matrix({**sizes, "M": 48}, "bfloat16", H200)["SPREAD"] == 0
 
 
 def test_what_is_built_ahead_is_the_usual_plan():
-    assert matrix({**MATRIX.typical, "N": 16}, "bfloat16", H200) == {"SPREAD": 0}
-    assert set(MATRIX.constants) == {"SPREAD"}
+    assert matrix({**MATRIX.typical, "N": 16}, "bfloat16", H200) == dict.fromkeys(MATRIX.constants, 0)
 
 
 def test_a_state_is_spread_only_where_lanes_of_four_elements_can_share_its_rows():
     """40 and 56 keys are 5 and 7 for each of the eight lanes of a row."""
     sizes = {"B": 3, "T": 64, "H": 5, "M": 8}
     assert [matrix({**sizes, "N": n}, "bfloat16", None)["SPREAD"] for n in (16, 24, 40, 48, 56)] == [1, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("B", "T", "H", "N", "M", "packed"),
+    [
+        (32, 512, 64, 8, 8, 1),
+        (32, 512, 34, 8, 16, 1),
+        (32, 512, 34, 16, 8, 1),
+        (32, 512, 33, 8, 8, 0),  # eight to a multiprocessor, which has room for a warp of each
+        (32, 512, 4, 8, 8, 0),
+        (32, 512, 128, 16, 16, 0),  # a warp with eight elements a lane
+        (32, 512, 128, 8, 24, 0),
+        (32, 512, 128, 1, 96, 0),  # a diagonal, which has a kernel of its own
+        (1, 63, 4, 8, 8, 1),  # a short sequence, as soon as a warp is full
+        (1, 63, 3, 8, 8, 0),
+        (1, 63, 2, 8, 16, 1),
+        (3, 64, 5, 8, 8, 0),
+    ],
+)
+def test_many_small_states_share_warps(B, T, H, N, M, packed):
+    sizes = {"B": B, "T": T, "H": H, "N": N, "M": M}
+    for dtype, device in (("bfloat16", H200), ("float64", None)):
+        chosen = matrix(sizes, dtype, device)
+        assert chosen["PACKED"] == packed and not (packed and chosen["SPREAD"])
+    assert matrix({**sizes, "NUMBERS": 2}, "bfloat16", H200)["PACKED"] == 0
+    assert matrix(sizes, "bfloat16", tiles.Device(1000, H200.shared_bytes))["PACKED"] == (packed and T < 64)

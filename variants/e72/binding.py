@@ -12,8 +12,8 @@ kernel = matrix.kernel(
     vectors=4,
     parameters=PARAMETERS,
     more_constants={"INVERSE": "1: the value's gate opens where the memory is small"},
-    # A few bytes at n=64, where a lane holds sixteen elements of state and gradient.
-    budgets={"registers": 168, "spill_bytes": 64, "shared_bytes": 4096},
+    # A few bytes at n=64, where a lane holds sixteen elements of state and gradient. Above 168 registers at n=8, several states in a warp.
+    budgets={"registers": 176, "spill_bytes": 64, "shared_bytes": 4096},
 )
 
 

@@ -57,8 +57,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   A* records = shared<A>(at.record, 4 * at.records + at.record_step) + Plan::ahead * at.record_step;
   A* d_readouts = shared<A>(at.d_readout, 3 * at.values) + Plan::ahead * at.value_step;
   A* kept_rows = shared<A>(at.kept, every ? 0 : 2 * at.values) + Plan::ahead * at.value_step;
-  A *row_grads = shared<A>(at.row, 2 * at.rows);
-  A* scalar_grads = shared<A>(at.scalar, 2 * at.scalars);
+  A *row_grads = shared<A>(at.row, 2 * at.rows), *scalar_grads = shared<A>(at.scalar, 2 * at.scalars);
   A* histories = Shared::far ? a.history + (int64_t)bh0 * (K + 1) * state : shared<A>(at.history, at.histories);
   constexpr int partial_chunk = Step::global_history ? K * 16 * vectors * N : (int)Shared::partials;
   constexpr int partial_item = (Step::global_history ? 16 : warps) * vectors * N;
@@ -163,8 +162,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   const int warp0 = mine.head * partial_item + thread % Tile::lanes / 32 * vectors * N;
   const int partial0 = warp0 + Pair::place(mine.col0 + mine.half, owner);
   const int single0 = warp0 + 2 * N + Single::place(mine.col0 + mine.half, owner_single) - partial0;  // the first further column
-  // The state while a chunk is replayed; the state after the step that is walked back; and the gradient of the latter, or of
-  // the state before that step once it is walked back.
+  // The state while a chunk is replayed; the state after the step that is walked back; the gradient of that, or of the one before it after.
   A s[R][C] = {}, after[R][C] = {}, g[R][C];
   const A* slot = a.slots + ((int64_t)bh * chunks + chunks - 1) * state + mine.row0 * N + mine.col0;  // of the chunk to replay
   // The next chunk's slot is on its way while a chunk is replayed: not in registers, where it would hold one of a warp's six
@@ -192,9 +190,9 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
   auto state_at = [&](int t) { return t < T ? a.slots + ((int64_t)bh * T + t) * state : a.s_last + (int64_t)bh * state; };
   auto kept_at = [&](int t) { return mine.rows_at(bh, max_of(min_of(t, T - 1), 0), T, H); };
 
-  // In stage n a consumer replays chunk n - 1, counted from the last, and walks chunk n - 2 back; in the first and last such
-  // stage one of the two works on nothing, and its results are never used. A chunk that the sequence's end cuts short is
-  // replayed beyond, and walked back from there with a gradient that is replaced at the last step.
+  // In stage n a consumer replays chunk n - 1, counted from the last, and walks chunk n - 2 back; in the first and last such stage one of the
+  // two works on nothing, and its results are never used. A chunk that the sequence's end cuts short is replayed beyond, and walked back from
+  // there with a gradient that is replaced at the last step.
   auto consume = [&](int stage) {
     const int replayed = stage - 1, walked = stage - 2;
     const unsigned half = stage & 1, turn3 = (unsigned)(stage + 1) % 3;
@@ -386,8 +384,7 @@ ELMAN_KERNEL((Plan<Step, true>::threads)) backward_kernel(const Args a) {
     }
   }
 
-  // Sum one number of each producer over `count` of them, `step` apart from `from` on, in that order. All threads call it
-  // together.
+  // Sum one number of each producer over `count` of them, `step` apart from `from` on, in that order. All threads call it together.
   A* summands = shared<A>(at.sum, Plan::producers);
   auto sum_over = [&](A x, int from, int step, int count) {
     sync_block();

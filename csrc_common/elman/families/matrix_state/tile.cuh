@@ -58,16 +58,15 @@ template <class Step, bool BACKWARD> struct Plan {
   using Tile = matrix_state::Tile<N, M, shape.R, shape.C>;
   static constexpr bool split = Tile::lanes <= 256;
   // A multiple of four warps, one for each scheduler of a multiprocessor, or an odd number, which shifts from block to block.
-  // Half as many in an fp64 build, for shared memory. Packed ones fill a warp or two; more of them would leave a multiprocessor's
-  // shared memory partly empty.
+  // Half as many in an fp64 build, for shared memory. Packed ones fill one warp or two, with twice as many of producers.
   static constexpr int heads_of_a_warp = sizeof(Acc<typename Step::Scalar>) > 4 && !Tile::shared ? 2 : 4;
   static constexpr int heads = Step::spread || N > 64 || M > 64 ? 1 : Tile::warps == 1 ? heads_of_a_warp : Tile::warps <= 3 ? 2 : 1;
   static constexpr int consumers = heads * Tile::lanes;
-  // Steps in a chunk; the forward pass takes several of the backward's at once where they are small.
-  static constexpr int chunk = BACKWARD || Step::K >= 16 || M > 64 ? Step::K : 16 / Step::K * Step::K;
+  // Steps in a chunk; the forward pass takes several of the backward's at once where they are small and its producers few.
+  static constexpr int chunk = BACKWARD || Tile::shared || Step::K >= 16 || M > 64 ? Step::K : 16 / Step::K * Step::K;
   static constexpr int together = 32 / Step::Team::width;  // teams of a warp
   static constexpr int items = heads * chunk;
-  static constexpr int producers = split ? min_of(items / together, BACKWARD || Tile::shared ? 2 : 4) * 32 : consumers;
+  static constexpr int producers = split ? min_of(items / together, BACKWARD && !Tile::shared ? 2 : 4) * 32 : consumers;
   // Backward: other producers write results than prepare, where there is room.
   static constexpr bool apart = BACKWARD && split && Step::spread;
   static constexpr int threads = split ? consumers + (apart ? 2 : 1) * producers : consumers;

@@ -94,10 +94,10 @@ struct Place {
 };
 
 // Lanes that work on one step of one head: each has an equal part of every vector, neighbouring elements. Eight, or sixteen
-// where eight would not have the registers. Two for packed states, of whose vectors eight would have an element or two each:
-// then the producers would issue as much as the consumers.
+// where eight would not have the registers. Two or four for packed states, of whose vectors eight would have an element or two
+// each: then the producers would issue as much as the consumers.
 ELMAN_DIVISION int team_width(int N, int M, bool packed) {
-  return packed ? 2 : N * M > 64 * 64 && N % 16 == 0 && M % 16 == 0 ? 16 : 8;
+  return packed ? N * M / 32 : N * M > 64 * 64 && N % 16 == 0 && M % 16 == 0 ? 16 : 8;
 }
 template <int N, int M, bool PACKED = false> struct Team {
   static constexpr int width = team_width(N, M, PACKED);
