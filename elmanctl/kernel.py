@@ -135,6 +135,11 @@ class Kernel:
         """All integers that a build takes, name -> meaning: the constants and those of the tiling."""
         return {**self.constants, **(self.tiling.constants if self.tiling else {})}
 
+    @cached_property
+    def chosen(self) -> frozenset[str]:
+        """The constants that the tiling chooses though calls give a value for them, which then stands for none."""
+        return frozenset(self.tiling.constants if self.tiling else ()) & frozenset(self.constants)
+
     def complete(self, constants: Mapping[str, int], sizes: Mapping[str, int], dtype: str, device) -> dict[str, int]:
         """Return what a build takes: the constants, and the tiling's for these sizes.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from elmanctl.kernel import Kernel
-from elmanctl.launch import compute_dtype, dtype_name, run_backward, run_forward
+from elmanctl.launch import build_constants, compute_dtype, dtype_name, run_backward, run_forward
 from elmanctl.projections import project
 from elmanctl.streams import mark
 from elmanctl.tensors import ArgumentError, TensorSpec, dtype_of
@@ -180,6 +180,8 @@ def _(call: str, inputs: Sequence[Tensor]) -> list[Tensor]:
     kernel, constants = _kernels[call]
     named = _named_inputs(kernel, constants, inputs)
     sizes, scalar = kernel.sizes(named, constants), compute_dtype(kernel, named)
+    if kernel.chosen:
+        sizes |= build_constants(kernel, constants, sizes, scalar, inputs[0])
     return [
         inputs[0].new_empty(s.shape(sizes), dtype=getattr(torch, s.dtype(scalar)))
         for s in _written_forward(kernel, constants)

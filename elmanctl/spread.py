@@ -1,7 +1,7 @@
 """How a matrix recurrence is divided over a device: states spread over more lanes, or several packed into a warp; compiled into the kernel.
 
-A binding names it as `tiling=spread.MATRIX`. docs/performance.md, "Few states" and "Many small states", has the reasons. This module does not
-import torch.
+A binding names it as `tiling=spread.MATRIX`, or `spread.HEADS`, which also chooses how many steps lie between two saved states. The reasons are
+in docs/performance.md: "Few states", "Many small states" and "Steps between two slots". This module does not import torch.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,9 @@ WARP = 32
 # States of a multiprocessor above which those that leave half of a warp's lanes empty are packed: as many as it has room for in the backward
 # pass with a warp each. Up to there they take less time alone, with a shorter chain.
 MANY = 8
+
+# Steps between two saved states; the bytes of them that a token may cost in a layer: 256 MiB at 16384 tokens; bytes of an accumulator.
+STEPS, MORE, SLOTS, FLOAT = 8, 16, 16 * 1024, 4
 
 
 def matrix(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[str, int]:
@@ -52,3 +55,40 @@ MATRIX = Tiling(
     matrix,
     {"B": 32, "T": 512, "H": 32},
 )
+
+
+def on_chip(keys: int, values: int, steps: int) -> int:
+    """Return the most numbers that a backward pass keeps in shared memory for chunks of so many steps, without the states.
+
+    Four records of two vectors over keys and two over values each, five vectors over values for what is given from step to step, and twice two
+    gradients of rows; all with a step more than a chunk has, at its end.
+    """
+    return (steps + 1) * (4 * 2 * (keys + values) + 9 * values)
+
+
+def steps(sizes: Mapping[str, int], dtype: str, device: Device | None) -> int:
+    """Return how many steps lie between two saved states (slots) of a matrix recurrence, all of which the backward pass has at a time.
+
+    * 8 where shared memory has room for so many states: twice as many would leave room for half as many heads, or go to global memory.
+    * 8 where a token's share of a layer's slots is small.
+    * 16 for others, which halves it, if what a chunk needs besides its states still fits in shared memory: in fp64, on the host, it does not.
+
+    Args:
+        sizes: H, N, and M where it differs from N.
+        dtype: compute dtype.
+        device: None for the host backend, which has a Hopper's shared memory.
+    """
+    keys, values = sizes["N"], sizes.get("M", sizes["N"])
+    shared = (device or DEVICES["sm_90a"]).shared_bytes
+    near = (on_chip(keys, values, STEPS) + (STEPS + 1) * keys * values) * FLOAT <= shared
+    small = sizes["H"] * keys * values * FLOAT <= SLOTS * STEPS
+    fits = on_chip(keys, values, MORE) * (2 * FLOAT if dtype == "float64" else FLOAT) <= shared
+    return STEPS if near or small or not fits else MORE
+
+
+def heads(sizes: Mapping[str, int], dtype: str, device: Device | None) -> dict[str, int]:
+    """Return what `matrix` does, and K: a layer of several heads may have states whose slots take more memory than all else it keeps."""
+    return {**matrix(sizes, dtype, device), "K": steps(sizes, dtype, device)}
+
+
+HEADS = Tiling({**MATRIX.constants, "K": "steps between two saved states, chosen by memory"}, heads, MATRIX.typical)

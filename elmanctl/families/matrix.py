@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 from elmanctl.kernel import Kernel
 from elmanctl.rules import Multiple, OneOf, Range, Rules, inner_multiple
-from elmanctl.spread import MATRIX
+from elmanctl.spread import MATRIX, STEPS
 from elmanctl.variant import option, tagged
 
 SIZES = tuple(range(8, 97, 8))
 SHARED = 32  # sides up to which a chunk's states fit in shared memory, in fp64 too
-STEPS = 8  # between two saved states
 VERIFIED_HEADS = 2  # in verify: default states are large, and a second head shows what a third would
 
 RULES = Rules(

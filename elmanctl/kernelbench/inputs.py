@@ -67,6 +67,8 @@ def least_bytes(call: Call, both: bool) -> int:
     """Return the bytes a pass must move if each declared tensor is read or written once: inputs, outputs and saved ones; for
     `both` also the gradients, and inputs and saved tensors a second time."""
     kernel, sizes, scalar = call.kernel, call.sizes, launch.compute_dtype(call.kernel, call.inputs)
+    if kernel.chosen:
+        sizes |= launch.build_constants(kernel, call.constants, sizes, scalar, next(iter(call.inputs.values())))
     moved = [*kernel.input_specs, *kernel.output_specs, *kernel.saved_specs]
     if both:
         moved += [*kernel.input_specs, *kernel.saved_specs, *kernel.output_gradient_specs, *kernel.gradient_specs]

@@ -5,7 +5,7 @@
 """
 
 from elmanctl.kernel import Kernel
-from elmanctl.spread import MATRIX
+from elmanctl.spread import HEADS, STEPS
 
 kernel = Kernel(
     package=__package__,
@@ -24,7 +24,7 @@ kernel = Kernel(
     backward_outputs={"beta_bias_part": "B H N @acc", "A_log_part": "B H N @acc ?LOG_SPACE"},
     constants={
         "N": "rows and columns of a state",
-        "K": "steps between two saved states",
+        "K": "steps between two saved states; HEADS chooses",
         "GLOBAL_HISTORY": "1: a chunk's states go to global memory, since they do not fit on the chip",
         "LINEAR": "1: no tanh",
         "LOG_SPACE": "1: forget gate exp(-exp(A_log) softplus(logit + beta_bias)), else sigmoid(logit + beta_bias)",
@@ -40,11 +40,10 @@ kernel = Kernel(
     budgets={"registers": 168, "spill_bytes": 460, "shared_bytes": 4096},
     work={"forward": "7*B*T*H*N*N", "backward": "21*B*T*H*N*N"},
     rivals=("fla_gated_delta", "mamba_scan"),
-    tiling=MATRIX,
+    tiling=HEADS,
 )
 
 
-STEPS = 8  # between two saved states: more would keep fewer heads on a multiprocessor in the backward pass, which costs more
 SHARED_STATE = 1600  # elements of a state of which a chunk's history fits in shared memory, in fp64 too
 
 

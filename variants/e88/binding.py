@@ -5,7 +5,7 @@
 """
 
 from elmanctl.kernel import Kernel
-from elmanctl.spread import MATRIX
+from elmanctl.spread import HEADS, STEPS
 
 GATES = {"silu": 1, "sigmoid": 2}
 
@@ -35,7 +35,7 @@ kernel = Kernel(
     constants={
         "N": "key width of a head",
         "M": "value width of a head",
-        "K": "steps between two saved states",
+        "K": "steps between two saved states; HEADS chooses",
         "GLOBAL_HISTORY": "1: a chunk's states go to global memory, since they do not fit on the chip",
         "TIED": "1: v is k after its activation",
         "SILU": "1: silu on q, k and v",
@@ -58,11 +58,10 @@ kernel = Kernel(
     budgets={"registers": 168, "spill_bytes": 100, "shared_bytes": 4096},
     work={"forward": "7*B*T*H*N*M", "backward": "21*B*T*H*N*M"},
     rivals=("fla_gated_delta", "mamba_scan"),
-    tiling=MATRIX,
+    tiling=HEADS,
 )
 
 
-STEPS = 8  # between two saved states: more would keep fewer heads on a multiprocessor in the backward pass, which costs more
 # Elements and side up to which a chunk's states fit in shared memory, in fp64 too.
 SHARED_STATE, SHARED_WIDTH = 1600, 64
 
