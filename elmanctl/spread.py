@@ -67,7 +67,7 @@ def on_chip(keys: int, values: int, steps: int) -> int:
 
 
 def steps(sizes: Mapping[str, int], dtype: str, device: Device | None) -> int:
-    """Return how many steps lie between two saved states (slots) of a matrix recurrence, all of which the backward pass has at a time.
+    """Return how many steps lie between two saved states (slots) of a matrix recurrence; the backward pass keeps the states of so many at a time.
 
     * 8 where shared memory has room for so many states: twice as many would leave room for half as many heads, or go to global memory.
     * 8 where a token's share of a layer's slots is small.
