@@ -31,9 +31,9 @@ PATCHES = {
         DENSE, "store2(p.d_h0 + at.corner, d.x, d.y)", "store2(p.d_h0 + at.corner, load2(p.h0 + at.corner).x == 0 ? A(0) : d.x, d.y)",
         {"E36": ("d_h0", "y h_last d_wx d_W")}, "T9 zero-state"),
     "E79: no gradient where the state is zero, matrix": (
-        BACKWARD, "if (bh < all) mine.store_state(a.d_s0",
-        f"if (bh < all) {EVERY} if (a.s0[{STATE} + (mine.row0 + r) * N + mine.col0 + c] == 0) g[r][c] = 0;\n"
-        "    if (bh < all) mine.store_state(a.d_s0",
+        BACKWARD, "if (own < all) mine.store_state(a.d_s0",
+        f"if (own < all) {EVERY} if (a.s0[{STATE} + (mine.row0 + r) * N + mine.col0 + c] == 0) g[r][c] = 0;\n"
+        "    if (own < all) mine.store_state(a.d_s0",
         {"E75": ("d_s0", "y s_last d_qkvb")}, "T9 zero-state"),
     "E79: no gradient where the state is zero, coupled": (
         STEP, "lane.store(a.d_m0 + bh * state, g_m);",
@@ -67,7 +67,7 @@ PATCHES = {
         DENSE, "store2(p.h_last + at.corner, h.x, h.y);", "store2(p.h_last + at.corner, load2(p.h0 + at.corner).x, load2(p.h0 + at.corner).y);",
         {"E36": ("h_last", "y d_wx d_h0")}, T9),
     "E88: final state returned as the first, matrix": (
-        FORWARD, "if (bh < all) mine.store_state(a.s_last", f"if (bh < all) mine.load_state(s, a.s0 + {STATE});\n    if (bh < all) mine.store_state(a.s_last",
+        FORWARD, "if (bh < all && stores) mine.store_state(a.s_last", f"if (bh < all) mine.load_state(s, a.s0 + {STATE});\n    if (bh < all && stores) mine.store_state(a.s_last",
         {"E75": ("s_last", "y d_qkvb d_s0")}, T9),
     "E89: backward of another recurrence, dense": (
         DENSE, "{Step::state_slope(h.x), Step::state_slope(h.y)}", "{1 - Step::state_slope(h.x) / 2, 1 - Step::state_slope(h.y) / 2}",
