@@ -81,8 +81,9 @@ kernel = Kernel(
     rounds={"tanh": "absolute 2e-7"},
     # A state sums T writes of sums over N; a gradient also sums over its rows; a parameter over batch and time besides.
     terms={"y": "T*N", "s_last": "T*N", "*": "T*(N+M)", "parameters": "B*T*N"},
-    # Above 168 are forms with a sum over the whole state, up to n=32: blocks of eight warps, one a multiprocessor from 129 on.
-    budgets={"registers": 192, "spill_bytes": 0, "shared_bytes": 4096},
+    # Above 168 are forms with a sum over the whole state, up to n=32: blocks of eight warps, one a multiprocessor from 129 on. Above 192 is
+    # update=residual with several states in a warp: two tanh of eight elements in the replay and one in the walk beside it, in blocks of three warps.
+    budgets={"registers": 240, "spill_bytes": 0, "shared_bytes": 4096},
     work={"forward": "7*B*T*H*M*N", "backward": "21*B*T*H*M*N"},
     rivals=("fla_gated_delta", "mamba_scan"),
     tiling=MATRIX,
