@@ -67,7 +67,8 @@ PATCHES = {
         DENSE, "store2(p.h_last + at.corner, h.x, h.y);", "store2(p.h_last + at.corner, load2(p.h0 + at.corner).x, load2(p.h0 + at.corner).y);",
         {"E36": ("h_last", "y d_wx d_h0")}, T9),
     "E88: final state returned as the first, matrix": (
-        FORWARD, "if (bh < all && stores) mine.store_state(a.s_last", f"if (bh < all) mine.load_state(s, a.s0 + {STATE});\n    if (bh < all && stores) mine.store_state(a.s_last",
+        FORWARD, "if (bh < all && stores) mine.store_state(a.s_last",
+        f"if (bh < all) mine.load_state(s, a.s0 + {STATE});\n    if (bh < all && stores) mine.store_state(a.s_last",
         {"E75": ("s_last", "y d_qkvb d_s0")}, T9),
     "E89: backward of another recurrence, dense": (
         DENSE, "{Step::state_slope(h.x), Step::state_slope(h.y)}", "{1 - Step::state_slope(h.x) / 2, 1 - Step::state_slope(h.y) / 2}",
