@@ -151,7 +151,8 @@ struct ResetBack : Back {
     Pair<A> r, of_r;
   };
   ELMAN_FN void first(const Place& at, Carry& carry, Pair<A> (&out)[2]) const {
-    carry.d = load2(p.d_h_last + at.corner);
+    // The sum takes the load's wait out of the loop: there it would be one for all loads of its scoreboard, the next step's among them.
+    carry.d = load2(p.d_h_last + at.corner) + Pair<A>{0, 0};
     out[0] = out[1] = {0, 0};  // nothing follows the last step
   }
   ELMAN_FN void fetch(const Place& at, Input& in) const {
