@@ -91,12 +91,12 @@ PATCHES = {
     "E89: backward of another recurrence, pointwise": (
         STEP, "return {u, d * vec[0],", "return {u, vec[0],", {"E34": ("d_h0", READ)}, T9),
     "GRU: an index that is right for one row only": (
-        STEP, ": p.h0 + at.corner);", ": p.h0 + at.corner % D);", {"cudagru": ("d_wx", READ)}, T9),
+        STEP, ": p.h0 + at.corner};", ": p.h0 + at.corner % D};", {"cudagru": ("d_wx", READ)}, T9),
     "GRU: an index that is right for one row only, pointwise": (
         POINTWISE, "get(c, p.d_h_last + mine.at.flat);", "get(c, p.d_h_last + mine.at.d);", {"E34": ("d_h0", READ)}, T9),
     "GRU: the reset gate's gradient from the new state": (
-        STEP, "in.r = load_packed(p.kept + among(at, 4, time(at), D) + 2 * D), in.former = former(at);",
-        "in.r = load_packed(p.kept + among(at, 4, time(at), D) + 2 * D), in.former = load_packed(p.kept + among(at, 4, time(at), D));",
+        STEP, "in.r = load_packed(from.kept + 2 * D), in.former = load_packed(from.former);",
+        "in.r = load_packed(from.kept + 2 * D), in.former = load_packed(from.kept);",
         {"cudagru": ("d_wx", READ)}, T9),
     "state carried in bf16, gated": (
         GATED, "out[0] = {Cell::step(ready[0], total[0], carry.value.x, kept[0]),",

@@ -1,8 +1,9 @@
 // Equations 1 to 4 of README.md: z, r = sigmoid(wx + W h'), n = tanh(wx + N (r h')), h = (1 - z) h' + z n; wx is a torch product.
-// Two products a step (engine.cuh): forward W h', then N (r h'); backward, from d_h of a step, N^T a_n, then W^T [a_z; a_r].
+// Two products a step (engine.cuh): forward W h', then N (r h'); backward, from d_h of a step, N^T a_n, then W^T [a_z; a_r] (early.cuh).
 // kept holds h, z, r and n. Rounded to operands in a bf16 build: h and r h (`h_operand`), and every d_pre (`d_pre`), which is d_wx as stored.
 #include <elman/families/gated_recurrence.cuh>
 
+#include "early.cuh"
 #include "elman_args.h"
 
 namespace cudagru {
@@ -96,8 +97,14 @@ struct Back {
   };
   ELMAN_FN int64_t time(const Place& at) const { return T - 1 - at.step; }
   ELMAN_FN int64_t offset(const Place& at) const { return at.cell + time(at) * D; }
-  ELMAN_FN Packed<A> former(const Place& at) const {
-    return load_packed(at.step < T - 1 ? p.kept + among(at, 4, time(at) - 1, D) : p.h0 + at.corner);
+  // Where a step's inputs are; step T has none.
+  struct Source {
+    const S* d_y;
+    const A *kept, *former;
+  };
+  ELMAN_FN Source locate(const Place& at) const {
+    const A* const kept = p.kept + among(at, 4, time(at), D);
+    return {p.d_y + offset(at), kept, at.step < T - 1 ? kept - 4 * (int64_t)D : p.h0 + at.corner};
   }
 };
 
@@ -114,11 +121,12 @@ struct StateBack : Back {
     Pair<A> d_y, of_n, of_z, past;  // slopes of a_n, a_z and of the state past the products
     Packed<S> former;
   };
+  ELMAN_FN void load(const Source& from, Input& in) const {
+    in.d_y = load_packed(from.d_y);
+    in.z = load_packed(from.kept + D), in.n = load_packed(from.kept + 3 * D), in.former = load_packed(from.former);
+  }
   ELMAN_FN void fetch(const Place& at, Input& in) const {
-    if (at.step == T) return;
-    const A* const kept = p.kept + among(at, 4, time(at), D);
-    in.d_y = load_packed(p.d_y + offset(at));
-    in.z = load_packed(kept + D), in.n = load_packed(kept + 3 * D), in.former = former(at);
+    if (at.step < T) load(locate(at), in);
   }
   ELMAN_FN Work prepare(const Place& at, const Input& in, const Carry&) const {
     const Pair<A> none = {0, 0}, one = {1, 1};
@@ -142,37 +150,38 @@ struct StateBack : Back {
 // From N^T a_n, the gradient of r h': a_r and its share of the former state's gradient.
 struct ResetBack : Back {
   using Carry = Back::Carry;
-  static constexpr int outputs = 2;
+  static constexpr int outputs = 1;
   static constexpr bool partial = false;
   struct Input {
     Packed<A> r, former;
   };
   struct Work {
-    Pair<A> r, of_r;
+    Pair<A> r, of_r, a_z;
   };
-  ELMAN_FN void first(const Place& at, Carry& carry, Pair<A> (&out)[2]) const {
-    carry.d = load2(p.d_h_last + at.corner);
-    out[0] = out[1] = {0, 0};  // nothing follows the last step
+  ELMAN_FN void first(const Place& at, Carry& carry, Pair<A> (&out)[1]) const {
+    // The sum takes the load's wait out of the loop: there it would be one for all loads of its scoreboard, the next step's among them.
+    carry.d = load2(p.d_h_last + at.corner) + Pair<A>{0, 0};
+    out[0] = {0, 0};  // nothing follows the last step
   }
+  ELMAN_FN void load(const Source& from, Input& in) const { in.r = load_packed(from.kept + 2 * D), in.former = load_packed(from.former); }
   ELMAN_FN void fetch(const Place& at, Input& in) const {
-    if (at.step == T) return;
-    in.r = load_packed(p.kept + among(at, 4, time(at), D) + 2 * D), in.former = former(at);
+    if (at.step < T) load(locate(at), in);
   }
   ELMAN_FN Work prepare(const Place& at, const Input& in, const Carry&) const {
     if (at.step == T) return {};
     const Pair<A> r = unpacked(in.r);
-    return {r, unpacked(in.former) * slope_of_sigmoid(r)};
+    return {r, unpacked(in.former) * slope_of_sigmoid(r), {}};
   }
-  ELMAN_FN void value(Work& w, const Pair<A> (&sum)[1], Carry& carry, Pair<A> (&out)[2]) const {
-    out[0] = carry.a_z;
-    out[1] = sum[0] * w.of_r;
+  ELMAN_FN void value(Work& w, const Pair<A> (&sum)[1], Carry& carry, Pair<A> (&out)[1]) const {
+    w.a_z = carry.a_z;
+    out[0] = sum[0] * w.of_r;
     carry.d = carry.d + sum[0] * w.r;
   }
-  ELMAN_FN void finish(const Place& at, const Work&, const Pair<A> (&out)[2]) const {
+  ELMAN_FN void finish(const Place& at, const Work& w, const Pair<A> (&out)[1]) const {
     if (at.step == T) return;
     S* const to = p.d_wx + among(at, 3, time(at), D);
-    store2_streamed(to, out[0].x, out[0].y);
-    store2_streamed(to + D, out[1].x, out[1].y);
+    store2_streamed(to, w.a_z.x, w.a_z.y);
+    store2_streamed(to + D, out[0].x, out[0].y);
   }
 };
 
@@ -183,8 +192,7 @@ ELMAN_KERNEL(threads<C>) forward(args::Forward p, Division split) {
 }
 ELMAN_KERNEL(threads<C>) backward(args::Backward p, Division split) {
   const int T = (int)p.T, D = (int)p.D;
-  run<S, C, Gates<true>, Candidate, true>(Matrix<S>{p.W, D, 2 * D}, Matrix<S>{p.N, D, D}, p.exchange, split, (int)p.B, T, T + 1,
-                                          StateBack{{p, T, D}}, ResetBack{{p, T, D}});
+  run_back<C, Gates<true>, Candidate>(p.W, p.N, D, p.exchange, split, (int)p.B, T, T + 1, StateBack{{p, T, D}}, ResetBack{{p, T, D}});
 }
 
 template <bool back, class Carry, class Args> Status start(void (*kernel)(Args, Division), const char* name, const Args& p) {
