@@ -115,7 +115,7 @@ def test_expansion_widens_the_inner_projection_only():
     "name, dim, texts",
     [
         ("E75h4n20", None, ("n_state=20 is not a multiple of 8", "Nearest: 16, 24.")),
-        ("E75h4n72", None, ("n_state=72", "Nearest: 64, 96.")),
+        ("E75h4n104", None, ("n_state=104", "Nearest: 96, 128.")),
         ("E75h4n32", 200, ("dim=200 is not a multiple of 16", "Nearest: 192, 208.")),
         ("E75pch4n32:expansion=2", 128, ("post_conv=true with expansion=2", "Give expansion=1")),
         ("E75pch4n32:conv=true", 128, ("post_conv=true with conv=true", "Give one")),
