@@ -1,5 +1,5 @@
-"""A kernel of each family under the host's sanitizers: a barrier between any two accesses to one place, and no access outside. The
-receipts of all the others say that they were looked at so, and go stale with any change."""
+"""A kernel of each family under the host's sanitizers: a barrier between any two accesses to one place, and no access outside. What
+the receipts of all others say of it is asked for in verify/test_receipt.py."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from elmanctl import toolchain
 from elmanctl.plugins.discovery import forget, load_folder
 from elmanctl.variant import Spec
-from elmanctl.verify import hashes, receipt, sanitize
+from elmanctl.verify import hashes, sanitize
 from elmanctl.verify.plan import Plan, Request
 from elmanctl.verify.sanitize import host
 
@@ -29,15 +29,6 @@ def test_no_race(folder):
     plan = plan_of(folder)
     ok, text, ran = host.race(plan, sanitize.runs(plan, "float32"))
     assert ok and ran, text
-
-
-@pytest.mark.parametrize("folder", KERNELS, ids=lambda p: p.name)
-def test_a_receipt_says_that_races_and_accesses_were_looked_for(folder):
-    spec = plan_of(folder).spec
-    found = receipt.held(spec, ("host",)).get("host")
-    looked = {f"{tool} {dtype}" for tool in ("race", "address") for dtype in ("float32", "bfloat16")}
-    held = found is not None and found.state == "green" and looked <= set(found.receipt.sanitized)
-    assert held, f"make it again and commit it: elmanctl verify {spec.name} --device cpu --sanitize"
 
 
 @pytest.mark.parametrize("folder", FAMILIES.values(), ids=lambda p: p.name)

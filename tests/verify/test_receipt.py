@@ -133,6 +133,15 @@ def test_every_shipped_kernel_has_host_and_device_receipts_that_nobody_changed(v
 
 
 @pytest.mark.parametrize("variant", KERNELS, ids=lambda v: v.name)
+def test_races_and_accesses_of_every_shipped_kernel_were_looked_for_as_it_is(variant):
+    spec = Spec(variant, variant.config())
+    found = receipt.held(spec, ("host",)).get("host")
+    looked = {f"{tool} {dtype}" for tool in ("race", "address") for dtype in ("float32", "bfloat16")}
+    held = found is not None and found.state == "green" and looked <= set(found.receipt.sanitized)
+    assert held, f"make it again and commit it: elmanctl verify {spec.name} --device cpu --sanitize"
+
+
+@pytest.mark.parametrize("variant", KERNELS, ids=lambda v: v.name)
 def test_every_shipped_kernel_has_a_proof_in_each_of_its_receipts(variant):
     for target, held in receipt.held(Spec(variant, variant.config())).items():
         proof = held.receipt.proof
