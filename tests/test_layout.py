@@ -97,7 +97,9 @@ def test_a_kernel_includes_itself_and_the_shared_headers_only():
 
 
 # Addresses pinned in registers, which nothing of csrc_common offers. To move there with the next receipts of cudagru, whose kernel it is part of.
-PINNED = re.compile(r"variants/cudagru/early\.cuh:\d+: (#ifdef ELMAN_DEVICE|asm volatile\(\"\" : \"\+l\"\(from\.d_y\).*)$")
+PINNED = re.compile(
+    r"variants/cudagru/early\.cuh:\d+: (#ifdef ELMAN_DEVICE|asm volatile\(\"\" : \"\+l\"\(from\.d_y\).*)$"
+)
 
 
 def test_kernels_and_families_name_nothing_of_a_backend():
