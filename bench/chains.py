@@ -12,6 +12,7 @@ measured beside the passes themselves in one run on one GPU of compute capabilit
   a step; the faster of the L2 cache, over several blocks and places, and a neighbour's shared memory in a cluster. The product counts nothing.
 * written: the same operation by operation as the kernels have it, E42's from its parts (exchange through the L2 cache, mma of a warp, one
   barrier), still without loads, stores, waits for producers and the sums over warps. For comparison; no verdict is taken from it.
+* state of 128 x 128 in shared memory: what a step of such a state costs at least if it lies there; the matrix family keeps it in registers.
 * diagonal: the forward step of E74's diagonal state; its backward step, all states kept, is one `fma`.
 * Outside this are methods that are parallel in time or join steps: E42 is linear in its state, and so is the gradient of either model where
   the states are known.

@@ -147,7 +147,7 @@ def test_the_library_has_every_chain_that_a_model_is_measured_by(chains, library
     names, _ = chains.loaded(library)
     known = {*names, chains.TRIP, chains.EXCHANGED}
     assert all(part in known for model in chains.MODELS for part in (*model.least, *model.written))
-    assert len(set(names)) == len(names) == len(STEPS) + 1, "and the barrier"
+    assert len(set(names)) == len(names) == len(STEPS) + 2, "and the barrier, and the state in shared memory"
 
 
 def loop_of(code: str) -> list[str]:

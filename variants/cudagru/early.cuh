@@ -8,6 +8,7 @@
 //   published a_n of step s, and so has read all of a_z and a_r in slot s, let alone in slot s - 1. From there on a_z's words are written, looked at
 //   and ordered by the fences as a_r's are: written half a step before them, looked at just before them.
 #include <elman/families/dense_recurrence/engine.cuh>
+#include <elman/pin.cuh>
 
 namespace cudagru {
 using namespace elman;
@@ -41,14 +42,6 @@ template <class S, class P> struct Look {
     for (int c = 0; c < P::chunks; ++c) matrix.multiply(sum, c, seen[c]);
   }
 };
-
-// Addresses that are computed here and not where they are used.
-template <class Source> ELMAN_FN Source pinned(Source from) {
-#ifdef ELMAN_DEVICE
-  asm volatile("" : "+l"(from.d_y), "+l"(from.kept), "+l"(from.former));
-#endif
-  return from;
-}
 
 // One product of a step: engine.cuh's Phase, in pieces.
 template <class S, class C, class P, class Pass> struct Half : Phase<S, C, P, true, Pass> {
@@ -149,7 +142,9 @@ template <class S, class C, class P, class Q, class First, class Second> struct 
     z.multiply(early, sum);
     if constexpr (alone) {
       const Place next = a.place_of(step + 1, turn);
-      const auto of_a = pinned(a.pass.locate(next)), of_b = pinned(b.pass.locate(at));
+      auto of_a = a.pass.locate(next), of_b = b.pass.locate(at);
+      pin(of_a.d_y, of_a.kept, of_a.former);
+      pin(of_b.d_y, of_b.kept, of_b.former);
       sync_warp();  // else the tests of the look come first, and all this waits for it
       r.end(r_from);
       if (at.mine && next.step < a.T) a.pass.load(of_a, a.next);
