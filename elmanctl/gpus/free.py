@@ -20,6 +20,7 @@ IDLE_MEMORY = 2**30
 IDLE_UTILISATION = 10
 # A trial between two kernels looks idle to a single look.
 SAMPLES, SAMPLE_SECONDS = 3, 0.3
+VANISHED = "vanished"
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -115,7 +116,7 @@ class Sampler:
         """Return every reason why a GPU is not free, as of the last looks and the present locks."""
         last = self._looks[-1].get(uuid) if self._looks else None
         if last is None:
-            return [Reason("vanished", "no longer visible to NVML")]
+            return [Reason(VANISHED, "no longer visible to NVML")]
         found = [reason for look in reversed(self._looks) if uuid in look for reason in load(look[uuid])]
         if not found and len(self._looks) < SAMPLES:
             found = [Reason("utilisation", "not watched for long enough yet")]

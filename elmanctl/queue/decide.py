@@ -5,9 +5,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from elmanctl.gpus.free import Reason
+from elmanctl.gpus.free import VANISHED, Reason
 from elmanctl.gpus.witness import CPU
 from elmanctl.queue.states import ACTIVE, HELD, QUEUED, Job
+
+# A run asks for GPUs by UUID, so one that was replaced by another is waited for until somebody says otherwise.
+GONE = ". If it stays away: `elmanctl runs cancel RUN ROW`, then `elmanctl bench SUITE --run RUN --gpus ...` with others; rows that are done stay"
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def decide(
         if pool is not None and pool.most is not None and used[pool] + need > pool.most:
             waiting[job.label] = f"waits for {'one' if need == 1 else need} of its {pool.most} GPUs"
             continue
-        found_free, blocked = [], []
+        found_free, blocked, vanished = [], [], 0
         for candidate in (CPU,) if pool is None else pool.uuids:
             if candidate in taken:
                 continue
@@ -72,6 +75,7 @@ def decide(
                 asked[candidate] = reasons(candidate)
             if found := asked.get(candidate):
                 blocked.append(f"{names.get(candidate, candidate)} is {found[0].text}")
+                vanished += found[0].name == VANISHED
                 continue
             found_free.append(candidate)
             if len(found_free) == need:
@@ -80,7 +84,8 @@ def decide(
             mine = [names.get(d, d) for d in ((CPU,) if pool is None else pool.uuids) if d in taken]
             busy = f"waits for {', '.join(mine)}" if mine else "waits"
             have = f" ({len(found_free)} of {need} GPUs free)" if need > 1 else ""
-            waiting[job.label] = f"{busy}{have}{': ' if blocked else ''}{'; '.join(blocked)}"
+            gone = GONE if pool is not None and len(pool.uuids) - vanished < need else ""
+            waiting[job.label] = f"{busy}{have}{': ' if blocked else ''}{'; '.join(blocked)}{gone}"
         else:
             starts.append((job, ",".join(found_free)))
             used[pool] += need

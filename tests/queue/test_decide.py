@@ -43,6 +43,13 @@ def test_each_free_gpu_of_the_pool_takes_one_and_the_reasons_of_the_others_are_s
     assert waiting == {"c": "waits for GPU 0, GPU 2: GPU 1 is in use by another process (pid 7)"}
 
 
+def test_what_to_do_is_said_once_too_few_gpus_of_a_pool_are_left(spec):
+    gone, used = [Reason("vanished", "gone")], [Reason("process", "in use")]
+    queue = jobs(spec, "a", pool=Pool(("GPU-0", "GPU-1")))
+    assert plan(queue, {"GPU-0": gone, "GPU-1": used})[1] == {"a": "waits: GPU 0 is gone; GPU 1 is in use"}
+    assert plan(queue, {"GPU-0": gone, "GPU-1": gone})[1]["a"].startswith("waits: GPU 0 is gone; GPU 1 is gone. If ")
+
+
 def test_any_takes_no_more_than_it_said(spec):
     pool = Pool(tuple(f"GPU-{n}" for n in range(8)), 2)
     queue = jobs(spec, "a", "b", "c", pool=pool)
