@@ -84,6 +84,11 @@ def lengths(k: int) -> list[int]:
     return sorted({1, 2, 3, k - 1, k, k + 1, 2 * k + 3} - {0})
 
 
+def long(k: int) -> int:
+    """Return the length of a long case: past the second chunk, however long a chunk is."""
+    return max(LONG, 2 * k + 5)
+
+
 def make(kernel: Kernel, other: dict[str, int], dtype: str, T: int, draw: str, B: int = ROWS) -> Case:
     """Build a case; B gives way where it would equal T."""
     B = 2 if B == T else B
@@ -97,15 +102,13 @@ def default(spec: Spec, kernel: Kernel, constants: dict[str, int], dtypes, draws
     plan = [(T, draws[0]) for T in ((2, k + 1) if quick else lengths(k))]
     plan += [(k + 1 if quick else odd, draw) for draw in draws[1:]]
     if not quick:
-        plan += [(max(LONG, 2 * k + 5), draw) for draw in (draws[0], draws[-1])]
+        plan += [(long(k), draw) for draw in (draws[0], draws[-1])]
     cases = [make(kernel, other, dtype, T, draw) for T, draw in plan for dtype in dtypes]
     if not quick:
         cases += [make(kernel, other, dtype, 3, draws[0], 1) for dtype in dtypes]
         cases += [make(kernel, wide(spec, other), dtype, 3, draws[0], MANY_ROWS) for dtype in dtypes]
     if "bfloat16" in dtypes and not quick:  # where a sum kept in too few bits drifts out of the noise of its store
-        cases.remove(
-            make(kernel, other, "bfloat16", max(LONG, 2 * k + 5), draws[0])
-        )  # the longer case shows what it does
+        cases.remove(make(kernel, other, "bfloat16", long(k), draws[0]))  # the longer case shows what it does
         cases.append(make(kernel, other, "bfloat16", MEMORY, draws[0], 2))
     return list(dict.fromkeys(cases))
 
@@ -113,7 +116,7 @@ def default(spec: Spec, kernel: Kernel, constants: dict[str, int], dtypes, draws
 def thorough(spec: Spec, kernel: Kernel, constants: dict[str, int], dtypes, draws) -> list[Case]:
     """Return the default cases, and every kind of draw at every length, with one row, with many rows, and over many steps."""
     k, other = chunk(constants), other_sizes(spec, kernel)
-    lengthy = (*lengths(k), 3 * k, 3 * k + 1, max(LONG, 2 * k + 5))
+    lengthy = (*lengths(k), 3 * k, 3 * k + 1, long(k))
     every = [make(kernel, other, d, T, draw) for T in lengthy for draw in draws for d in dtypes]
     every += [make(kernel, other, d, T, draw, 1) for T in (k, 2 * k + 3) for draw in draws for d in dtypes]
     every += [

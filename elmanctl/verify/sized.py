@@ -75,7 +75,7 @@ def _cases(spec: Spec, ids: Iterable[str]) -> list[Case]:
 def _shortest(kernel: Kernel, constants, wanted: Case, build: dict[str, int], device: Device | None) -> Case:
     """Return the case with the fewest steps, past a chunk, that compiles to a build."""
     k = cases.chunk(constants)
-    for T in (k + 1, max(cases.LONG, 2 * k + 5)):
+    for T in (k + 1, cases.long(k)):
         case = Case(wanted.dtype, tuple((d, T if d == "T" else size) for d, size in wanted.sizes), wanted.draw)
         if cases.build(kernel, constants, case, device) == build:
             return case
