@@ -44,6 +44,17 @@ def test_a_slot_reads_its_own_row_of_the_state(layer):
     assert moved.tolist() == [[False, True, False], [False, False, False]]
 
 
+def test_each_slot_is_read_out(layer):
+    """The number of slots is alive: a change to any one of the first states moves the output, of its own sequence alone."""
+    x, first = torch.randn(2, 3, 32), layer.initial_state(2, "cpu")
+    y, _ = layer(x, first)
+    for slot in range(3):
+        changed = {"h": first["h"].clone()}
+        changed["h"][0, slot] += 1
+        moved = (layer(x, changed)[0] - y).norm(dim=(1, 2)) / y.norm(dim=(1, 2))
+        assert moved[0] > 1e-3 and moved[1] == 0, slot
+
+
 def test_biases_and_decays_of_two_dimensions_are_not_decayed(layer):
     name = "decay" if layer.config.diagonal else "b"
     assert getattr(layer, name).ndim == 2 and name in layer.no_decay

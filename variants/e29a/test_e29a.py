@@ -32,6 +32,18 @@ def test_slots_of_a_zero_tape_stay_equal():
     assert state["tape"].norm() > 0.1 and spread(state["tape"]) < 1e-6
 
 
+@pytest.mark.parametrize("name", ["E29an3", "E29cn3"])
+def test_each_slot_is_read(name):
+    """The number of slots is alive: a change to any one of a tape moves the output."""
+    layer, x = made(name), torch.randn(1, 3, WIDTH)
+    first = layer.initial_state(1, "cpu")
+    y, _ = layer(x, first)
+    for slot in range(SLOTS):
+        tape = first["tape"].clone()
+        tape[:, slot] += torch.randn(WIDTH)
+        assert (layer(x, {**first, "tape": tape})[0] - y).norm() > 1e-3 * y.norm(), slot
+
+
 def test_rows_begin_when_they_begin():
     """A row that is reset while others go on reads M_0 again, and M_0 gets its gradient and no other's."""
     layer, x = made("E29an3"), torch.randn(2, 8, WIDTH)
